@@ -1,0 +1,30 @@
+"""Explain single lesions of any 3-D segmentation network: signed, quantitative, exact through sliding windows.
+
+Importing this package is cheap: names are loaded when they are first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES: dict[str, str] = {
+    "Box": "volume",
+    "Case": "volume",
+    "ScanName": "volume",
+    "Volume": "volume",
+    "InputError": "errors",
+    "LesionwiseError": "errors",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lesionwise' has no attribute {name!r}")
+    return getattr(import_module(f"lesionwise.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The command line: a thin typed shell around the Python interface."""

@@ -1,0 +1,1 @@
+"""Lesions as instances: components, matching with the reference, control regions."""

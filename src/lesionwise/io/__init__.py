@@ -1,0 +1,1 @@
+"""Files: NIfTI images, BIDS names and folders, whole-file writes."""

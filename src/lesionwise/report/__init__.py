@@ -1,0 +1,1 @@
+"""Pages and figures: what a neurologist, a reviewer and an engineer open."""

@@ -18,7 +18,7 @@ from lesionwise.errors import InputError
 from lesionwise.types import Affine, Shape
 from lesionwise.volume import Box, voxel_sizes_mm
 
-AxisOperator = Float[np.ndarray, "target source"]
+AxisOperator = Float[np.ndarray, "_ _"]
 
 
 class AbstractGridMap(ABC):
@@ -131,11 +131,14 @@ class AxisMap(AbstractGridMap):
         return Box((a, b, c), (d, e, f))
 
 
-def reorientation(affine: Affine, shape: Shape, *, axes: str) -> AxisMap:
+def reorientation(affine: Affine, shape: Shape, *, axes: str | None) -> AxisMap:
     """Flips and transposes that bring a grid as close as possible to the orientation `axes` (such as "RAS").
 
-    Only whole axes are swapped or mirrored: an oblique grid stays oblique and nothing is interpolated.
+    Only whole axes are swapped or mirrored: an oblique grid stays oblique and nothing is interpolated. None leaves all
+    axes as they are.
     """
+    if axes is None:
+        return AxisMap.identity(shape)
     from_codes, _ = _closest_axes(affine)
     wanted = [("RL", "AP", "SI").index(pair) for letter in axes for pair in ("RL", "AP", "SI") if letter in pair]
     permutation = [from_codes.index(world) for world in wanted]
@@ -175,22 +178,19 @@ def inverse_interpolation(to_network: AxisMap, zooms: Sequence[float]) -> AxisMa
     `zooms` are per target axis as for `resampling`; axes with zoom 1 are the exact transpose (flips, crops).
     """
     matrices: list[AxisOperator] = [np.zeros((0, 0))] * 3
-    for target_axis, (axis, matrix, zoom) in enumerate(
-        zip(to_network.permutation, to_network.matrices, zooms, strict=True)
-    ):
+    for axis, matrix, zoom in zip(to_network.permutation, to_network.matrices, zooms, strict=True):
         if zoom == 1.0:
             matrices[axis] = matrix.T.copy()
             continue
         back = resampling(matrix.shape[0], zoom=1.0 / zoom, target=matrix.shape[1])
         flipped = matrix[0] @ np.arange(matrix.shape[1]) > matrix[-1] @ np.arange(matrix.shape[1])
         matrices[axis] = back[::-1].copy() if flipped else back
-        del target_axis
     inverse = np.argsort(to_network.permutation)
     return AxisMap(_triple(matrices), (int(inverse[0]), int(inverse[1]), int(inverse[2])))
 
 
 def on_spacing(
-    affine: Affine, shape: Shape, *, axes: str, spacing_mm: float | None, tolerance: float = 0.05
+    affine: Affine, shape: Shape, *, axes: str | None, spacing_mm: float | None, tolerance: float = 0.05
 ) -> tuple[AxisMap, AxisMap]:
     """Maps from a scan's grid to a network's grid and back: orientation first, then spacing.
 

@@ -1,0 +1,193 @@
+"""What a segmentation model is, to everything above: a differentiable tensor-to-logits network plus a `Spec`.
+
+`Segmenter` is the final, general implementation: it lays a case on the network's grid (orientation, spacing,
+normalisation) and remembers the linear maps there and back. Loaders of foreign models either fill in a `Spec` or
+subclass `AbstractSegmenter` with a placement of their own.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from lesionwise.errors import InputError
+from lesionwise.grids import AbstractGridMap, on_spacing
+from lesionwise.types import Shape
+from lesionwise.volume import Case
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What must be known about a network to predict with it and to explain it.
+
+    `window` is in voxels of the network's grid; `overlap` is the fraction shared by neighbouring windows;
+    `sigma_scale` the standard deviation of the Gaussian importance as a fraction of the window. `classes` counts the
+    logit channels. With `activation="softmax"` the lesion is class `lesion_class`; with "sigmoid" it is that channel
+    on its own. `threshold` is on the lesion probability; components smaller than `min_size_vox` voxels are dropped.
+    `orientation` (such as "RAS") and `spacing_mm` describe the grid the network was trained on; None leaves the scan's.
+    `receptive_field_vox` is the extent per axis beyond which an input cannot matter, None if unbounded or unknown.
+    `cam_layer` is the module name that Grad-CAM++ looks at unless told otherwise.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    window: Shape
+    overlap: float = 0.25
+    blending: Literal["gaussian", "constant"] = "gaussian"
+    sigma_scale: float = 0.125
+    placement: Literal["monai", "nnunet"] = "monai"
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    classes: int = 2
+    lesion_class: int = 1
+    threshold: float = 0.5
+    min_size_vox: int = 6
+    orientation: str | None = "RAS"
+    spacing_mm: float | None = 1.0
+    normalisation: Literal["zscore", "none"] = "zscore"
+    receptive_field_vox: Shape | None = None
+    cam_layer: str | None = None
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.channels:
+            raise InputError("A model needs at least one input channel, found none.")
+        if not 0 <= self.overlap < 1:
+            raise InputError(f"Window overlap must be at least 0 and below 1, found {self.overlap}.")
+        if not 0 <= self.lesion_class < self.classes:
+            raise InputError(f"The lesion class must be one of 0..{self.classes - 1}, found {self.lesion_class}.")
+        if self.activation == "softmax" and self.classes < 2:
+            raise InputError("A softmax needs at least two classes, found one: a single channel goes with a sigmoid.")
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """A case laid on the network's grid.
+
+    `input` (1, channels, i, j, k) is exactly what windows are cut from; `head` marks its in-head voxels; `scale`
+    (channels,) is each channel's in-head standard deviation in the units fed to the network. `to_network` took the
+    scan to this grid; `to_scan` takes logits back to the scan's grid.
+    """
+
+    input: Float[Tensor, "1 channels i j k"]
+    head: Bool[Tensor, "i j k"]
+    scale: Float[Tensor, " channels"]
+    to_network: AbstractGridMap
+    to_scan: AbstractGridMap
+
+    def pull_back(self, gradient: Float[Tensor, "*lead channels i j k"]) -> Float[Tensor, "*lead channels i2 j2 k2"]:
+        """Derivative with respect to the network's input -> target unit per SD of the scan's own voxels.
+
+        M = R^T (g * sd_c), METHOD section 3.
+        """
+        scale = self.scale.to(gradient).reshape(-1, 1, 1, 1)
+        return self.to_network.adjoint(gradient * scale)
+
+
+class AbstractSegmenter(ABC):
+    """A model that can be explained: `network` (batch, channels, *window) -> logits (batch, classes, *window)."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> Spec:
+        """What must be known about the network."""
+
+    @property
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The differentiable network, without activation."""
+
+    @abstractmethod
+    def place(self, case: Case) -> Placement:
+        """Lays a case on the network's grid, normalised as the network expects."""
+
+    def prepare(self, case: Case) -> Float[Tensor, "1 channels i j k"]:
+        """The exact input tensor that windows are cut from."""
+        return self.place(case).input
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights and the spec: two models with one fingerprint give one map."""
+        return fingerprint(self.network, self.spec)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmenter(AbstractSegmenter):
+    """Any `torch.nn.Module` with a `Spec`: orientation, spacing and z-score are applied as the spec says."""
+
+    module: nn.Module
+    description: Spec
+
+    @property
+    def spec(self) -> Spec:
+        """What must be known about the network."""
+        return self.description
+
+    @property
+    def network(self) -> nn.Module:
+        """The differentiable network, without activation."""
+        return self.module
+
+    def place(self, case: Case) -> Placement:
+        """Selects channels by name, z-scores them in the head, lays them on the network's grid."""
+        spec = self.spec
+        image = select_channels(case, spec.channels)
+        if spec.normalisation == "zscore":
+            image = zscore(image, case.head)
+        maps = on_spacing(case.image.affine, case.image.shape, axes=spec.orientation, spacing_mm=spec.spacing_mm)
+        return place_on(torch.from_numpy(image), torch.from_numpy(case.head), *maps)
+
+
+def select_channels(case: Case, channels: tuple[str, ...]) -> np.ndarray:
+    """The case's channels (channels, i, j, k) in the network's order.
+
+    Raises InputError that names what the network expects and what the case has.
+    """
+    missing = [name for name in channels if name not in case.image.channels]
+    if missing:
+        raise InputError(
+            f"The model expects the channels {', '.join(channels)}, but the scan has {', '.join(case.image.channels)}: "
+            f"{', '.join(missing)} is missing."
+        )
+    return case.image.data[[case.image.channels.index(name) for name in channels]]
+
+
+def zscore(image: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """(x - mean) / SD of the in-head voxels per channel, 0 outside the head (METHOD section 1)."""
+    out = np.zeros_like(image, dtype=np.float32)
+    for target, source in zip(out, image, strict=True):
+        inside = source[head].astype(np.float64)
+        spread = inside.std()
+        if not spread > 0:
+            raise InputError(
+                "An image channel has one and the same value everywhere in the head; expected a scan with contrast."
+            )
+        target[head] = (inside - inside.mean()) / spread
+    return out
+
+
+def place_on(
+    image: Float[Tensor, "channels i j k"],
+    head: Bool[Tensor, "i j k"],
+    to_network: AbstractGridMap,
+    to_scan: AbstractGridMap,
+) -> Placement:
+    """Placement of a normalised image whose background is 0."""
+    placed = to_network.forward(image)
+    inside = to_network.forward(head.to(image.dtype)) > 0.5
+    scale = torch.stack([channel[head].double().std(correction=0) for channel in image]).to(image.dtype)
+    return Placement(placed[None].contiguous(), inside, scale, to_network, to_scan)
+
+
+def fingerprint(network: nn.Module, spec: Spec) -> str:
+    """First 16 hex digits of a SHA-256 over the sorted weights (bytes, names, shapes) and the spec."""
+    digest = hashlib.sha256(repr(sorted((k, v) for k, v in asdict(spec).items() if k != "card")).encode())
+    for name, value in sorted(network.state_dict().items()):
+        array = value.detach().to("cpu").contiguous()
+        digest.update(f"{name}{tuple(array.shape)}{array.dtype}".encode())
+        digest.update(array.flatten().view(torch.uint8).numpy().tobytes() if array.numel() else b"")
+    return digest.hexdigest()[:16]

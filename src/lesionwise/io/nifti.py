@@ -14,11 +14,10 @@ from lesionwise.types import Affine, Shape
 from lesionwise.volume import GRID_TOLERANCE_MM, grid_shift_mm
 
 
-def read_image(path: Path | str) -> tuple[np.ndarray, Affine]:
-    """A 3-D image (i, j, k) float32 with its affine to RAS mm.
+def read_array(path: Path | str) -> tuple[np.ndarray, Affine]:
+    """The voxels as stored (scaled, any number of axes) with the affine to RAS mm.
 
-    Raises ImageFileError if the file is missing, unreadable, truncated, not 3-D, empty, of one value only, without a
-    usable affine, or holds NaN or infinite values.
+    Raises ImageFileError if the file is missing, unreadable or truncated.
     """
     path = Path(path)
     if not path.is_file():
@@ -28,6 +27,16 @@ def read_image(path: Path | str) -> tuple[np.ndarray, Affine]:
         data = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
     except (NibabelError, EOFError, OSError, gzip.BadGzipFile, zlib.error, ValueError) as error:
         raise ImageFileError(f"Expected a readable NIfTI image, but {path} is damaged or not one ({error}).") from error
+    return data, np.array(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
+
+
+def read_image(path: Path | str) -> tuple[np.ndarray, Affine]:
+    """A 3-D image (i, j, k) float32 with its affine to RAS mm.
+
+    Raises ImageFileError if the file is missing, unreadable, truncated, not 3-D, empty, without a usable affine, or
+    holds NaN or infinite values.
+    """
+    data, affine = read_array(path)
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]
     if data.ndim != 3:
@@ -39,7 +48,6 @@ def read_image(path: Path | str) -> tuple[np.ndarray, Affine]:
     if not np.isfinite(data).all():
         bad = int(np.count_nonzero(~np.isfinite(data)))
         raise ImageFileError(f"Expected finite intensities, found {bad} NaN or infinite voxels in {path}.")
-    affine = np.asarray(image.affine, dtype=float)  # type: ignore[attr-defined]
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise ImageFileError(f"Expected an affine that can be inverted, found {affine.tolist()} in {path}.")
     return np.ascontiguousarray(data, dtype=np.float32), affine

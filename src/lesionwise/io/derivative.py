@@ -1,0 +1,234 @@
+"""The output folder: a BIDS derivative whose names and columns are a contract (docs/outputs.md)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lesionwise.errors import ImageFileError, InputError
+from lesionwise.io.files import write_text
+from lesionwise.io.nifti import read_array, read_image, write_image
+from lesionwise.saliency import SaliencyMap
+from lesionwise.types import Affine
+from lesionwise.volume import Box, ScanName
+
+BIDS_VERSION = "1.10.0"
+BIDSIGNORE = "config.toml\nlesions.parquet/\nreport.html\n**/*_report.html\n**/*_lesions.*\n**/*_saliency.*\nexperiments/\ntriage/\nfigures/\n"
+
+
+@dataclass(frozen=True)
+class ScanFiles:
+    """Where one scan's outputs lie below `out`."""
+
+    out: Path
+    name: ScanName
+
+    @property
+    def folder(self) -> Path:
+        """`OUT/sub-X/[ses-Y/]anat`."""
+        return self.out / self.name.folder
+
+    def path(self, suffix: str) -> Path:
+        """`OUT/sub-X/[ses-Y/]anat/<stem>_<suffix>`."""
+        return self.folder / f"{self.name.stem}_{suffix}"
+
+    @property
+    def probability(self) -> Path:
+        """Lesion probability on the scan's grid."""
+        return self.path("label-L_probseg.nii.gz")
+
+    @property
+    def facts(self) -> Path:
+        """Sidecar of the probability: model, settings, sources, notes, unit keys."""
+        return self.path("label-L_probseg.json")
+
+    @property
+    def mask(self) -> Path:
+        """p > threshold, before small components are dropped."""
+        return self.path("label-L_mask.nii.gz")
+
+    @property
+    def labels(self) -> Path:
+        """Instance numbers."""
+        return self.path("seg-lesions_dseg.nii.gz")
+
+    @property
+    def labels_table(self) -> Path:
+        """What each instance number is."""
+        return self.path("seg-lesions_dseg.tsv")
+
+    @property
+    def lesions(self) -> Path:
+        """One row per instance."""
+        return self.path("lesions.tsv")
+
+    @property
+    def lesions_sidecar(self) -> Path:
+        """Every column of the table described with its unit; written last, so that it marks a finished scan."""
+        return self.path("lesions.json")
+
+    def saliency(self, label: int, desc: str, *, stat: str | None = None) -> Path:
+        """Map of one lesion by one method; `stat="snr"` is its signal-to-noise companion."""
+        middle = f"_stat-{stat}" if stat else ""
+        return self.path(f"seg-lesions_label-{label:03d}_desc-{desc}{middle}_saliency.nii.gz")
+
+    def saliency_files(self) -> dict[tuple[int, str], Path]:
+        """All maps there are, by (label, desc)."""
+        found = {}
+        for path in sorted(self.folder.glob(f"{self.name.stem}_seg-lesions_label-*_desc-*_saliency.nii.gz")):
+            entities = dict(part.split("-", 1) for part in path.name.split("_") if "-" in part)
+            if "stat" not in entities:
+                found[int(entities["label"]), entities["desc"]] = path
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class ScanOutput:
+    """One explained scan, read back from its files. Large arrays are read when first asked for."""
+
+    files: ScanFiles
+    lesions: pd.DataFrame
+    columns: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> ScanName:
+        """Which scan this is."""
+        return self.files.name
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The model's input channels."""
+        return tuple(self.facts["Channels"])
+
+    @property
+    def sources(self) -> dict[str, Path]:
+        """Input image per channel, and the reference as `reference` if there was one; they may have moved since."""
+        return {what: Path(path) for what, path in self.facts.get("Sources", {}).items()}
+
+    @cached_property
+    def probability(self) -> np.ndarray:
+        """Lesion probability (i, j, k)."""
+        return read_image(self.files.probability)[0]
+
+    @cached_property
+    def affine(self) -> Affine:
+        """Takes the scan's voxels to RAS mm."""
+        return read_image(self.files.probability)[1]
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """Predicted mask (i, j, k), before small components are dropped."""
+        return read_image(self.files.mask)[0] > 0
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Instance numbers (i, j, k)."""
+        return read_image(self.files.labels)[0].astype(np.int32)
+
+    @cached_property
+    def maps(self) -> dict[int, dict[str, SaliencyMap]]:
+        """Maps by lesion and method (`desc`)."""
+        found: dict[int, dict[str, SaliencyMap]] = {}
+        for (label, desc), path in self.files.saliency_files().items():
+            found.setdefault(label, {})[desc] = read_saliency(path)
+        return found
+
+
+def read_scan(out: Path, name: ScanName) -> ScanOutput:
+    """One finished scan of an output folder.
+
+    Raises InputError if the scan is not there or was not finished.
+    """
+    files = ScanFiles(Path(out), name)
+    for path in (files.facts, files.lesions, files.lesions_sidecar):
+        if not path.is_file():
+            raise InputError(f"Expected a finished scan {name.stem} in {out}, but {path.name} is missing there.")
+    table = pd.read_csv(files.lesions, sep="\t", na_values=["n/a"], keep_default_na=False)
+    table["outcome"] = table["outcome"].astype(object).where(table["outcome"].notna(), None)
+    return ScanOutput(files, table, _read_json(files.lesions_sidecar), _read_json(files.facts))
+
+
+def list_scans(out: Path) -> list[ScanName]:
+    """All finished scans of an output folder, sorted."""
+    names = []
+    for path in sorted(Path(out).glob("sub-*/**/*_lesions.json")):
+        entities = dict(part.split("-", 1) for part in path.name.split("_") if "-" in part)
+        names.append(ScanName(entities["sub"], entities.get("ses"), entities.get("acq"), entities.get("run")))
+    return names
+
+
+def write_dataset_description(out: Path, *, version: str, raw: Path | None = None) -> None:
+    """`dataset_description.json` and `.bidsignore` of the derivative; left alone if they are there already."""
+    path = out / "dataset_description.json"
+    if not path.exists():
+        description: dict[str, Any] = {
+            "Name": "lesionwise: instance-level explanations of lesions",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "lesionwise", "Version": version}],
+        }
+        if raw is not None:
+            description["SourceDatasets"] = [{"URL": raw.resolve().as_uri()}]
+        write_json(path, description)
+    if not (out / ".bidsignore").exists():
+        write_text(out / ".bidsignore", BIDSIGNORE)
+
+
+def write_saliency(path: Path, saliency: SaliencyMap, *, snr_path: Path | None = None) -> None:
+    """The 4-D map (i, j, k, channel) and its sidecar; with `snr_path` also its signal-to-noise map."""
+    write_image(
+        path, np.moveaxis(saliency.data, 0, -1), saliency.affine, description="signed saliency, one volume per channel"
+    )
+    if snr_path is not None and saliency.snr is not None:
+        write_image(snr_path, np.moveaxis(saliency.snr, 0, -1), saliency.affine, description="|map| / standard error")
+    sidecar = {
+        "Units": saliency.units,
+        "Channels": list(saliency.channels),
+        "CropStart": list(saliency.box.start),
+        "CropStop": list(saliency.box.stop),
+        **saliency.provenance,
+    }
+    write_json(path.with_name(path.name.replace(".nii.gz", ".json")), sidecar)
+
+
+def read_saliency(path: Path) -> SaliencyMap:
+    """A map with what its sidecar and its signal-to-noise companion (if written) say."""
+    data, affine = read_array(path)
+    data = data[..., None] if data.ndim == 3 else data
+    sidecar = _read_json(path.with_name(path.name.replace(".nii.gz", ".json")))
+    box = Box(tuple(sidecar["CropStart"]), tuple(sidecar["CropStop"]))
+    scan_affine = affine.copy()
+    scan_affine[:3, 3] -= affine[:3, :3] @ np.asarray(box.start, dtype=float)
+    values = np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32)
+    se = None
+    snr_path = path.with_name(path.name.replace("_saliency.nii.gz", "_stat-snr_saliency.nii.gz"))
+    if snr_path.is_file():
+        snr, _ = read_array(snr_path)
+        snr = np.moveaxis(snr[..., None] if snr.ndim == 3 else snr, -1, 0)
+        se = np.divide(np.abs(values), snr, out=np.zeros_like(values), where=snr > 0)
+    known = {"Units", "Channels", "CropStart", "CropStop"}
+    provenance = {key: value for key, value in sidecar.items() if key not in known}
+    return SaliencyMap(values, box, scan_affine, tuple(sidecar["Channels"]), sidecar["Units"], se, provenance)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """A BIDS table: tab-separated, `n/a` for what is missing, floats with seven significant digits."""
+    write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.7g", lineterminator="\n"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Indented JSON, written whole."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ImageFileError(f"Expected a JSON sidecar, but {path} cannot be read ({error}).") from error

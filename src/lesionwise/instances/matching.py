@@ -1,0 +1,130 @@
+"""Which predicted lesions are true and which reference lesions were missed (METHOD section 1)."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool
+from scipy.optimize import linear_sum_assignment
+
+from lesionwise.errors import GridMismatchError, InputError
+from lesionwise.instances.components import SizeUnit, component_voxels, label_components, minimum_voxels
+from lesionwise.instances.instance import Instance
+from lesionwise.metrics import ComponentOverlap, component_overlap
+from lesionwise.types import Affine, MaskArray, Outcome, VoxelArray
+
+IOU_THRESHOLD = 0.25
+MatchRule = Literal["overlap", "iou"]
+
+
+def find_instances(
+    mask: MaskArray,
+    *,
+    affine: Affine,
+    reference: Bool[np.ndarray, "_ _ _"] | None = None,
+    connectivity: int = 18,
+    min_size: int | float = 6,
+    min_size_unit: SizeUnit = "voxels",
+    rule: MatchRule = "overlap",
+    iou_threshold: float = IOU_THRESHOLD,
+    one_to_one: bool = False,
+) -> list[Instance]:
+    """Lesions of a predicted mask, judged against a reference mask, and the reference lesions that were missed.
+
+    First match, then drop: components are compared at full detail and only then those below `min_size` are left out, so
+    that a speck of prediction on a reference lesion still means that the lesion was not missed.
+
+    - `rule="overlap"` (published): a predicted component that shares a voxel with the reference is TP, else FP.
+    - `rule="iou"`: TP if its best IoU reaches `iou_threshold`, US (under-segmented) if it is above 0, else FP.
+    - FN: a reference component without a predicted voxel. With `one_to_one`, each component has at most one partner
+      (the pairing with the largest sum of IoU), and what is left without one is FP or FN even where it overlaps.
+
+    Without a reference every outcome is None. An empty reference makes all FP, an empty prediction all FN. Numbers
+    start at 1: predicted lesions from large to small, then missed ones; equal sizes by scan order.
+
+    Raises GridMismatchError if the masks differ in shape.
+    """
+    if reference is not None and reference.shape != mask.shape:
+        raise GridMismatchError(f"The reference must have the prediction's shape {mask.shape}, not {reference.shape}.")
+    least = minimum_voxels(min_size, unit=min_size_unit, affine=affine)
+    predicted = label_components(mask, connectivity=connectivity)
+    if reference is None:
+        kept = _by_size(enumerate(component_voxels(predicted)), least=least)
+        return [Instance(label, voxels, affine) for label, (_, voxels) in enumerate(kept, start=1)]
+
+    referenced = label_components(reference, connectivity=connectivity)
+    overlap = component_overlap(predicted, referenced)
+    iou, missed = _one_to_one(overlap) if one_to_one else _best(overlap)
+    threshold = iou_threshold if rule == "iou" else 0.0
+    found = _by_size(enumerate(component_voxels(predicted)), least=least)
+    lost = _by_size(((n, v) for n, v in enumerate(component_voxels(referenced)) if missed[n]), least=least)
+    instances = [
+        Instance(label, voxels, affine, _outcome(iou[n], threshold), "prediction", float(iou[n]))
+        for label, (n, voxels) in enumerate(found, start=1)
+    ]
+    return instances + [
+        Instance(label, voxels, affine, "FN", "reference")
+        for label, (_, voxels) in enumerate(lost, start=len(found) + 1)
+    ]
+
+
+def select(instances: list[Instance], lesions: str) -> list[Instance]:
+    """Picks lesions as people ask for them: `all`, `largest:5`, or numbers such as `1,4`; order is kept.
+
+    Raises InputError if the text cannot be read or a number does not exist.
+    """
+    text = lesions.strip().lower()
+    if text == "all":
+        return instances
+    kind, _, count = text.partition(":")
+    if kind == "largest" and count.isdigit():
+        chosen = sorted(instances, key=lambda one: (-one.n_voxels, one.label))[: int(count)]
+        return sorted(chosen, key=lambda one: one.label)
+    try:
+        numbers = {int(part) for part in text.split(",")}
+    except ValueError:
+        raise InputError(f"Lesions must be 'all', 'largest:5' or numbers like '1,4', but are {lesions!r}.") from None
+    absent = sorted(numbers - {one.label for one in instances})
+    if absent:
+        raise InputError(
+            f"Lesions {', '.join(map(str, absent))} were asked for, but the scan has lesions 1 to "
+            f"{max((one.label for one in instances), default=0)}."
+        )
+    return [one for one in instances if one.label in numbers]
+
+
+def _outcome(iou: float, threshold: float) -> Outcome:
+    if iou <= 0.0:
+        return "FP"
+    return "TP" if iou >= threshold else "US"
+
+
+def _best(overlap: ComponentOverlap) -> tuple[np.ndarray, np.ndarray]:
+    """Best IoU of each predicted component, and which reference components nothing touches."""
+    iou = np.zeros(len(overlap.prediction_vox))
+    np.maximum.at(iou, overlap.prediction - 1, overlap.iou)
+    missed = np.ones(len(overlap.reference_vox), dtype=bool)
+    missed[overlap.reference - 1] = False
+    return iou, missed
+
+
+def _one_to_one(overlap: ComponentOverlap) -> tuple[np.ndarray, np.ndarray]:
+    """IoU of each predicted component with its partner (0 without), and which reference components have none."""
+    iou = np.zeros(len(overlap.prediction_vox))
+    missed = np.ones(len(overlap.reference_vox), dtype=bool)
+    # Only components that touch something take part: the matrix stays small however many specks there are.
+    rows, row = np.unique(overlap.prediction, return_inverse=True)
+    columns, column = np.unique(overlap.reference, return_inverse=True)
+    score = np.zeros((len(rows), len(columns)))
+    score[row, column] = overlap.iou
+    for r, c in zip(*linear_sum_assignment(score, maximize=True), strict=True):
+        if score[r, c] > 0:
+            iou[rows[r] - 1] = score[r, c]
+            missed[columns[c] - 1] = False
+    return iou, missed
+
+
+def _by_size(components: Iterable[tuple[int, VoxelArray]], *, least: float) -> list[tuple[int, VoxelArray]]:
+    """Components of at least `least` voxels, large ones first; the sort is stable, so ties keep scan order."""
+    kept = [(n, voxels) for n, voxels in components if len(voxels) >= least]
+    return sorted(kept, key=lambda pair: -len(pair[1]))

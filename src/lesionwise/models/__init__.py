@@ -1,1 +1,1 @@
-"""Networks: the built-in ones and loaders for those people already have; loaders are strangers to one another."""
+"""Models people already have, read into one form: a differentiable network and a spec."""

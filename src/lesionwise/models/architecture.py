@@ -1,0 +1,215 @@
+"""Networks built from a name and plain arguments, and weights put into them strictly.
+
+Only classes of `monai.networks.nets` can be named, and only with numbers, strings and lists of them: a file that names
+an architecture cannot make anything else run.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lesionwise.errors import ModelFileError
+from lesionwise.types import Shape
+
+ALLOWED_PACKAGE = "monai.networks.nets"
+"""The only package whose classes a model file may name."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
+"""What DataParallel, torch.compile and trainers put before every weight's name."""
+
+FORBIDDEN_ARGUMENTS = ("pretrained", "pretrained_path", "weights", "ckpt_path", "device")
+"""Arguments that would fetch or read other files."""
+
+
+def build(class_name: str, arguments: Mapping[str, Any], *, where: str) -> nn.Module:
+    """The network `class_name` (such as "monai.networks.nets.UNet") with plain keyword arguments.
+
+    `where` names the file in messages. Raises ModelFileError if the class is not on the allow-list, unknown, or does
+    not take these arguments.
+    """
+    import monai.networks.nets as nets
+
+    package, _, short = class_name.rpartition(".")
+    if package not in (ALLOWED_PACKAGE, ""):
+        raise ModelFileError(f"Expected a network class of {ALLOWED_PACKAGE}, found {class_name} in {where}.")
+    network_class = getattr(nets, short, None)
+    if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
+        raise ModelFileError(f"Expected a network class of {ALLOWED_PACKAGE}, found {class_name} in {where}.")
+    odd = [name for name, value in arguments.items() if name in FORBIDDEN_ARGUMENTS or not _is_plain(value)]
+    if odd:
+        raise ModelFileError(f"Expected plain numbers, strings and lists as arguments, found {odd[0]} in {where}.")
+    try:
+        return network_class(**arguments)
+    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+        raise ModelFileError(f"{class_name} cannot be built with the arguments in {where}: {error}") from error
+
+
+def load_weights(network: nn.Module, state: Mapping[str, Any], *, where: str) -> nn.Module:
+    """Puts weights into a network, every one of them, and returns it in evaluation mode.
+
+    Prefixes left by wrappers are stripped. Raises ModelFileError that lists what is missing, left over or of another
+    shape.
+    """
+    wanted = network.state_dict()
+    found = match_prefix({k: v for k, v in state.items() if isinstance(v, Tensor)}, wanted)
+    complaints = difference(found, wanted)
+    if complaints:
+        raise ModelFileError(f"The weights in {where} do not fit {type(network).__name__}: {complaints}.")
+    network.load_state_dict(found, strict=True)
+    return network.eval().requires_grad_(False)
+
+
+def match_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights with wrapper prefixes stripped as long as that makes more names fit."""
+    best = dict(state)
+    current = best
+    for _ in range(4):
+        stripped = _strip_one(current)
+        if stripped is None:
+            break
+        current = stripped
+        if len(current.keys() & wanted.keys()) > len(best.keys() & wanted.keys()):
+            best = current
+    return best
+
+
+def difference(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """A readable difference of two sets of weights, empty if there is none."""
+    missing = sorted(wanted.keys() - found.keys())
+    extra = sorted(found.keys() - wanted.keys())
+    shapes = [
+        f"{k} is {tuple(found[k].shape)} instead of {tuple(wanted[k].shape)}"
+        for k in sorted(found.keys() & wanted.keys())
+        if found[k].shape != wanted[k].shape
+    ]
+    parts = []
+    for what, names in (("missing", missing), ("left over", extra), ("of another shape", shapes)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            parts.append(f"{len(names)} {what} ({', '.join(names[:3])}{more})")
+    return "; ".join(parts)
+
+
+class FullResolution(nn.Module):
+    """A network whose list, tuple or dict of outputs is reduced to the one at full resolution.
+
+    Deep supervision heads come first-to-last or last-to-first; of those with the input's size the last is taken (nested
+    U-Nets end with their deepest head; everyone else has just one).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Float[Tensor, "batch channels i j k"]) -> Float[Tensor, "batch classes i j k"]:
+        """Logits at full resolution."""
+        return full_resolution(self.network(x), size=tuple(x.shape[2:]))
+
+
+def full_resolution(output: Any, *, size: tuple[int, ...]) -> Tensor:
+    """The one tensor (batch, classes, *size) among a network's outputs."""
+    if isinstance(output, Tensor):
+        return output
+    members = list(output.values()) if isinstance(output, Mapping) else list(output)
+    fitting = [m for m in members if isinstance(m, Tensor) and tuple(m.shape[2:]) == size]
+    if not fitting:
+        raise ModelFileError(f"The network returned {len(members)} outputs, none of the input's size {size}.")
+    return fitting[-1]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One place inside a network that Grad-CAM could look at: module name, class, and output shape for one window."""
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+
+
+def without_in_place(network: nn.Module) -> nn.Module:
+    """Switches in-place activations off: the same values, but hooks and repeated backward passes work."""
+    for module in network.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    return network
+
+
+def probe(network: nn.Module, *, channels: int, window: Shape) -> tuple[Any, list[Layer]] | None:
+    """Output and layers of a forward pass without arithmetic (on torch's meta device), None where that cannot be done.
+
+    Costs no memory beyond a copy of the weights' shapes; used to see what a network returns before it is used.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        return None
+    layers: list[Layer] = []
+
+    def note(name: str):
+        def hook(module: nn.Module, _: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.ndim >= 4:
+                layers.append(Layer(name, type(module).__name__, tuple(output.shape)))
+
+        return hook
+
+    try:
+        with torch.device("meta"), torch.no_grad():
+            ghost = _ghost(network)
+            for name, module in ghost.named_modules():
+                if name:
+                    module.register_forward_hook(note(name))
+            output = ghost(torch.empty(1, channels, *window))
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError):
+        return None
+    return output, layers
+
+
+def checked(network: nn.Module, *, channels: int, classes: int, window: Shape, where: str) -> nn.Module:
+    """The network, unwrapped to one full-resolution output and without in-place activations.
+
+    Raises ModelFileError if it returns another number of channels than `classes` or another size than `window`.
+    """
+    network = without_in_place(network)
+    seen = probe(network, channels=channels, window=window)
+    if seen is None:
+        return network
+    output, _ = seen
+    if not isinstance(output, Tensor):
+        output, network = full_resolution(output, size=window), FullResolution(network)
+    if output.shape[1] != classes or tuple(output.shape[2:]) != tuple(window):
+        raise ModelFileError(
+            f"Expected {classes} classes on a window of {window} from the network in {where}, found an output of shape "
+            f"{tuple(output.shape[1:])}."
+        )
+    return network
+
+
+def _ghost(network: nn.Module) -> nn.Module:
+    """A copy without data: parameters and buffers on the meta device."""
+    memo: dict[int, Any] = {}
+    for module in network.modules():
+        for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+            empty = torch.empty_like(tensor, device="meta")
+            memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(network, memo)
+
+
+def _strip_one(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Takes one wrapper prefix off every name that has it; None if no name has any."""
+    out, changed = {}, False
+    for name, value in state.items():
+        prefix = next((p for p in PREFIXES if name.startswith(p)), "")
+        out[name[len(prefix) :]] = value
+        changed = changed or bool(prefix)
+    return out if changed and len(out) == len(state) else None
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, str | int | float | bool)

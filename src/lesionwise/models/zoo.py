@@ -1,0 +1,85 @@
+"""One door to every kind of model: a shipped name, a package's name, or a file or folder recognised by its content."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from lesionwise.errors import InputError, ModelFileError
+from lesionwise.models import builtin, statedict
+from lesionwise.segmenter import AbstractSegmenter
+
+
+class Loader(Protocol):
+    """A module that reads one kind of model. `claims` looks at names and content, and never runs anything."""
+
+    def claims(self, path: Path) -> bool:
+        """True if this loader can read the file or folder."""
+        ...
+
+    def load(self, path: Path, *, trust: bool = False) -> AbstractSegmenter:
+        """Reads it; with `trust` the files may run code of their own."""
+        ...
+
+
+LOADERS: Mapping[str, Loader] = {
+    "a folder or file with weights and a TOML that names the network": statedict,
+}
+"""Kinds of files and folders, in the order in which they are asked."""
+
+PACKAGES: Mapping[str, Callable[[], AbstractSegmenter]] = {}
+"""Models of other packages, by name."""
+
+
+def load_model(ref: str | Path, *, trust: bool = False, device: str | torch.device = "cpu") -> AbstractSegmenter:
+    """The model that `ref` names, in evaluation mode, on `device` ("auto": a GPU if there is one).
+
+    `ref` is "builtin" or another shipped name, "lst-ai", "mindglide", or a path. Nothing in a file runs unless `trust`
+    is given. Raises ModelFileError with one sentence that says what was found and what is missing.
+    """
+    model = _load(ref, trust=trust)
+    model.network.to(_device(device)).eval()
+    return model
+
+
+def known() -> list[tuple[str, str]]:
+    """Name and one line of every model that can be asked for by name."""
+    shipped = [(name, builtin.summary(name)) for name in builtin.names()]
+    return [*shipped, *((name, (load.__doc__ or "").split("\n")[0]) for name, load in PACKAGES.items())]
+
+
+def _load(ref: str | Path, *, trust: bool) -> AbstractSegmenter:
+    path = Path(ref)
+    name = str(ref)
+    if name in PACKAGES and not path.exists():
+        return PACKAGES[name]()
+    if name == "builtin" or (name in builtin.names() and not path.exists()):
+        return builtin.load(name)
+    if not path.exists():
+        choices = ", ".join(["builtin", *(n for n in builtin.names() if n != "builtin"), *PACKAGES])
+        raise ModelFileError(f"Expected a model's name ({choices}) or a path, but there is no file or folder {ref}.")
+    for loader in LOADERS.values():
+        if loader.claims(path):
+            return loader.load(path, trust=trust)
+    raise ModelFileError(f"Expected {'; or '.join(LOADERS)}; found {_content(path)}.")
+
+
+def _content(path: Path) -> str:
+    if path.is_file():
+        return f"a file {path} that is none of these"
+    inside = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+    shown = ", ".join(inside[:6]) + (", ..." if len(inside) > 6 else "")
+    return f"a folder {path} with {shown or 'nothing in it'}"
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"Expected a device such as cpu, cuda or cuda:1, found {device}.") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"The device {device} was asked for, but PyTorch finds no usable GPU here.")
+    return chosen

@@ -18,7 +18,16 @@ from lesionwise.types import Affine
 from lesionwise.volume import Box, ScanName
 
 BIDS_VERSION = "1.10.0"
-BIDSIGNORE = "config.toml\nlesions.parquet/\nreport.html\n**/*_report.html\n**/*_lesions.*\n**/*_saliency.*\nexperiments/\ntriage/\nfigures/\n"
+BIDSIGNORE = """config.toml
+lesions.parquet/
+report.html
+**/*_report.html
+**/*_lesions.*
+**/*_saliency.*
+experiments/
+triage/
+figures/
+"""
 
 
 @dataclass(frozen=True)
@@ -183,7 +192,7 @@ def write_dataset_description(out: Path, *, version: str, raw: Path | None = Non
 def write_saliency(path: Path, saliency: SaliencyMap, *, snr_path: Path | None = None) -> None:
     """The 4-D map (i, j, k, channel) and its sidecar; with `snr_path` also its signal-to-noise map."""
     write_image(
-        path, np.moveaxis(saliency.data, 0, -1), saliency.affine, description="signed saliency, one volume per channel"
+        path, np.moveaxis(saliency.data, 0, -1), saliency.affine, description="signed saliency, a volume per channel"
     )
     if snr_path is not None and saliency.snr is not None:
         write_image(snr_path, np.moveaxis(saliency.snr, 0, -1), saliency.affine, description="|map| / standard error")

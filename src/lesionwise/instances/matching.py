@@ -1,20 +1,15 @@
 """Which predicted lesions are true and which reference lesions were missed (METHOD section 1)."""
 
 from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
-from scipy.optimize import linear_sum_assignment
 
 from lesionwise.errors import GridMismatchError, InputError
 from lesionwise.instances.components import SizeUnit, component_voxels, label_components, minimum_voxels
 from lesionwise.instances.instance import Instance
-from lesionwise.metrics import ComponentOverlap, component_overlap
+from lesionwise.metrics import IOU_THRESHOLD, MatchRule, component_overlap
 from lesionwise.types import Affine, MaskArray, Outcome, VoxelArray
-
-IOU_THRESHOLD = 0.25
-MatchRule = Literal["overlap", "iou"]
 
 
 def find_instances(
@@ -54,7 +49,8 @@ def find_instances(
 
     referenced = label_components(reference, connectivity=connectivity)
     overlap = component_overlap(predicted, referenced)
-    iou, missed = _one_to_one(overlap) if one_to_one else _best(overlap)
+    iou, found_iou = overlap.one_to_one() if one_to_one else overlap.best()
+    missed = found_iou == 0
     threshold = iou_threshold if rule == "iou" else 0.0
     found = _by_size(enumerate(component_voxels(predicted)), least=least)
     lost = _by_size(((n, v) for n, v in enumerate(component_voxels(referenced)) if missed[n]), least=least)
@@ -97,31 +93,6 @@ def _outcome(iou: float, threshold: float) -> Outcome:
     if iou <= 0.0:
         return "FP"
     return "TP" if iou >= threshold else "US"
-
-
-def _best(overlap: ComponentOverlap) -> tuple[np.ndarray, np.ndarray]:
-    """Best IoU of each predicted component, and which reference components nothing touches."""
-    iou = np.zeros(len(overlap.prediction_vox))
-    np.maximum.at(iou, overlap.prediction - 1, overlap.iou)
-    missed = np.ones(len(overlap.reference_vox), dtype=bool)
-    missed[overlap.reference - 1] = False
-    return iou, missed
-
-
-def _one_to_one(overlap: ComponentOverlap) -> tuple[np.ndarray, np.ndarray]:
-    """IoU of each predicted component with its partner (0 without), and which reference components have none."""
-    iou = np.zeros(len(overlap.prediction_vox))
-    missed = np.ones(len(overlap.reference_vox), dtype=bool)
-    # Only components that touch something take part: the matrix stays small however many specks there are.
-    rows, row = np.unique(overlap.prediction, return_inverse=True)
-    columns, column = np.unique(overlap.reference, return_inverse=True)
-    score = np.zeros((len(rows), len(columns)))
-    score[row, column] = overlap.iou
-    for r, c in zip(*linear_sum_assignment(score, maximize=True), strict=True):
-        if score[r, c] > 0:
-            iou[rows[r] - 1] = score[r, c]
-            missed[columns[c] - 1] = False
-    return iou, missed
 
 
 def _by_size(components: Iterable[tuple[int, VoxelArray]], *, least: float) -> list[tuple[int, VoxelArray]]:

@@ -139,7 +139,8 @@ class Case:
 
     `head` says which voxels are inside the (skull-stripped) head: normalisation constants, noise and percentiles are
     taken there. `reference` is None if no reference was given, and empty (all False) if it has no lesions. `tissue`
-    holds optional label masks such as `white_matter`. `notes` are sentences about how the case was read, for sidecars.
+    holds optional label masks such as `white_matter`. `notes` are sentences about how the case was read and
+    `sources` the files it was read from, both for sidecars.
     """
 
     image: Volume
@@ -148,6 +149,7 @@ class Case:
     name: ScanName = field(default_factory=ScanName)
     tissue: Mapping[str, MaskArray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         masks = {"head mask": self.head, "reference": self.reference, **self.tissue}

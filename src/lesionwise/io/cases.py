@@ -59,7 +59,15 @@ def read_case(
         check_skull_stripped(head, image, what=str(next(iter(images.values()))))
         notes.append("The head was found from the images.")
     truth = None if reference is None else read_mask(reference, like=like, what="reference")
-    return Case(image, head, truth, name or guess_name(next(iter(images.values()))), notes=tuple(notes))
+    files = {**images, **({} if reference is None else {"reference": reference})}
+    return Case(
+        image,
+        head,
+        truth,
+        name or guess_name(next(iter(images.values()))),
+        notes=tuple(notes),
+        sources={what: str(Path(path).resolve()) for what, path in files.items()},
+    )
 
 
 def guess_name(path: Path | str) -> ScanName:

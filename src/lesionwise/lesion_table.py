@@ -1,0 +1,59 @@
+"""The columns of `lesions.tsv`: their order, meaning and unit."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BASE: Mapping[str, Mapping[str, str]] = {
+    "lesion": {"Description": "Instance number, as in the dseg image"},
+    "outcome": {
+        "Description": "TP: predicted lesion that overlaps the reference; FP: predicted, no overlap; FN: reference lesion "
+        "without a predicted voxel; TN: control region in healthy white matter; US: under-segmented (IoU rule only); "
+        "n/a without a reference"
+    },
+    "volume_mm3": {"Description": "Volume of the instance", "Units": "mm3"},
+    "x_mm": {"Description": "Centroid, towards the right", "Units": "mm (RAS)"},
+    "y_mm": {"Description": "Centroid, towards anterior", "Units": "mm (RAS)"},
+    "z_mm": {"Description": "Centroid, towards superior", "Units": "mm (RAS)"},
+    "probability_mean": {"Description": "Mean lesion probability over the instance", "Units": "1"},
+    "probability_max": {"Description": "Largest lesion probability in the instance", "Units": "1"},
+    "target_mean": {
+        "Description": "Mean of the explained target over the instance, without noise",
+        "Units": "target unit",
+    },
+    "iou": {"Description": "Best intersection over union with one reference component; 0 for FP and FN", "Units": "1"},
+    "n_samples": {"Description": "Noise samples drawn", "Units": "1"},
+    "converged": {"Description": "True if the peak's standard error reached --tolerance; n/a without --tolerance"},
+    "seconds": {"Description": "Computing time of this instance's map", "Units": "s"},
+}
+
+PER_CHANNEL: Mapping[str, Mapping[str, str]] = {
+    "peak": {"Description": "Largest signed value of the map, corrected for maximisation over noise by split draws"},
+    "peak_se": {"Description": "Monte-Carlo standard error of the peak"},
+    "trough": {"Description": "Smallest signed value of the map, corrected as the peak"},
+    "mean_in": {"Description": "Mean of the signed map over the instance"},
+    "mean_shell_0_3mm": {
+        "Description": "Mean of the signed map at (0, 3] mm outside the instance, other lesions excluded"
+    },
+    "mean_shell_3_7mm": {
+        "Description": "Mean of the signed map at (3, 7] mm outside the instance, other lesions excluded"
+    },
+    "mass_in": {"Description": "Sum of |map| over the instance's voxels"},
+    "mass_out": {"Description": "Sum of |map| over all voxels outside the instance"},
+    "share": {"Description": "Total |map| of this channel over that of all channels", "Units": "1"},
+}
+
+
+def columns(channels: Sequence[str]) -> list[str]:
+    """All column names in order."""
+    return [*BASE, *(f"{measure}_{channel}" for channel in channels for measure in PER_CHANNEL)]
+
+
+def described(channels: Sequence[str], *, units: str) -> dict[str, Any]:
+    """The sidecar: every column with its meaning and unit (`units` is the map's)."""
+    entries: dict[str, Any] = {name: dict(entry) for name, entry in BASE.items()}
+    for channel in channels:
+        for measure, entry in PER_CHANNEL.items():
+            filled = {"Units": units, **entry}
+            filled["Description"] = f"{entry['Description']} ({channel})"
+            entries[f"{measure}_{channel}"] = filled
+    return entries

@@ -1,0 +1,5 @@
+"""`python -m lesionwise`."""
+
+from lesionwise.cli.main import main
+
+main()

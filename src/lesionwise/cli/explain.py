@@ -1,0 +1,105 @@
+"""`lesionwise explain`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lesionwise import __version__
+from lesionwise.api import Result, resolve_device
+from lesionwise.cli import options as o
+from lesionwise.cli.console import reporting
+from lesionwise.config import write_config
+from lesionwise.io.cases import read_case
+from lesionwise.models.zoo import load_model
+from lesionwise.report.page import write_scan_report
+from lesionwise.units import explain_case
+from lesionwise.volume import ScanName
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def explain(
+    image: Annotated[
+        list[str], typer.Option("-i", "--image", help="CHANNEL=FILE, once per channel: -i FLAIR=flair.nii.gz")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Output folder.")],
+    reference: Annotated[Path | None, typer.Option("--reference", help="Reference lesion mask.")] = None,
+    brain_mask: Annotated[Path | None, typer.Option("--brain-mask", help="Brain mask, for heads with skull.")] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Interpolate channels onto the first one's grid.")
+    ] = False,
+    subject: Annotated[
+        str | None, typer.Option("--subject", help="Subject label (else from the file name, else 01).")
+    ] = None,
+    model: o.Model = "builtin",
+    trust: o.Trust = False,
+    method: o.Method = "smoothgrad",
+    reduce: o.Reduce = "mean",
+    max_voxels: o.MaxVoxels = "64",
+    target: o.Target = "log_odds",
+    samples: o.Samples = None,
+    noise: o.Noise = None,
+    preset: o.Preset = None,
+    lesions: o.Lesions = "all",
+    controls: o.Controls = 0,
+    threshold: o.Threshold = None,
+    connectivity: o.Connectivity = 18,
+    min_size: o.MinSize = None,
+    rule: o.Rule = "overlap",
+    one_to_one: o.OneToOne = False,
+    tolerance: o.Tolerance = None,
+    antithetic: o.Antithetic = False,
+    device: o.Device = "auto",
+    seed: o.Seed = 0,
+    snr: o.Snr = True,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
+) -> None:
+    """Explain the lesions of one scan: probability, instances, a signed map per lesion, a table and a report."""
+    settings = o.settings_of(
+        method=method,
+        reduce=reduce,
+        max_voxels=max_voxels,
+        target=target,
+        samples=samples,
+        noise=noise,
+        preset=preset,
+        lesions=lesions,
+        controls=controls,
+        threshold=threshold,
+        connectivity=connectivity,
+        min_size=min_size,
+        rule=rule,
+        one_to_one=one_to_one,
+        tolerance=tolerance,
+        antithetic=antithetic,
+        device=resolve_device(device),
+        seed=seed,
+        snr=snr,
+    )
+    segmenter = load_model(model, trust=trust, device=settings.device)
+    name = None if subject is None else ScanName(subject.removeprefix("sub-"))
+    case = read_case(o.images_of(image), reference=reference, brain_mask=brain_mask, resample=resample, name=name)
+    with reporting() as reporter:
+        explained = explain_case(
+            segmenter,
+            case,
+            settings,
+            out=out,
+            progress_fn=reporter.step,
+            announce_fn=reporter.say,
+            version=__version__,
+        )
+        write_config(out, replace(settings), explained.model, version=__version__)
+        if report:
+            reporter.say(f"Report: {write_scan_report(out, case.name, out / 'report.html')}")
+    typer.echo(summary(Result(explained), out))
+
+
+def summary(result: Result, out: Path) -> str:
+    """The last lines of a run: what was found and where it lies."""
+    counts = ", ".join(f"{number} {outcome}" for outcome, number in result.counts.items()) or "no lesions"
+    lines = [f"{len(result.lesions)} instances ({counts}), {len(result.maps)} explained. Results: {out}"]
+    return "\n".join(lines)

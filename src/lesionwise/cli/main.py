@@ -1,0 +1,111 @@
+"""`lesionwise`: one command per question. Exit codes: 0 done; 2 the user's input; 3 some scans left out; 1 our fault;
+130 interrupted."""
+
+import importlib
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+import click
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from lesionwise import __version__
+from lesionwise.errors import InputError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": (
+        "lesionwise.cli.demo",
+        "Explain a synthetic patient with the built-in model: no data, no network, no GPU.",
+    ),
+    "explain": ("lesionwise.cli.explain", "Explain the lesions of one scan."),
+    "study": ("lesionwise.cli.study", "Explain every scan of a BIDS data set, then collect the cohort."),
+    "experiment": ("lesionwise.cli.experiment", "Run one of the published experiments on a data set."),
+    "train": ("lesionwise.cli.train", "Train a network on a BIDS data set."),
+    "evaluate": ("lesionwise.cli.evaluate", "Measure how well models segment a data set."),
+    "triage": ("lesionwise.cli.triage", "Say which predicted lesions are probably false."),
+    "report": ("lesionwise.cli.report", "Write the report of an output folder."),
+    "figure": ("lesionwise.cli.figure", "Draw one lesion as a publication-ready panel."),
+    "serve": ("lesionwise.cli.serve", "Serve an output folder's report on this machine."),
+    "phantom": ("lesionwise.cli.phantom", "Write synthetic patients as a BIDS data set."),
+    "models": ("lesionwise.cli.models", "List models, or show what one expects."),
+}
+"""Each command's module (imported only when it is used) and its line in the help. A module offers `app`."""
+
+
+class LazyGroup(TyperGroup):
+    """Loads a command's module when the command is used, so that `--version` and the help stay quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command itself; None if there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, line = COMMANDS[cmd_name]
+        command = get_command(importlib.import_module(module).app)
+        command.name = cmd_name
+        command.short_help = line
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table of commands, without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+app = typer.Typer(
+    cls=LazyGroup, add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: bool = typer.Option(False, "--version", help="Show the version and stop.", is_eager=True)) -> None:
+    """Explain single lesions of a 3-D segmentation network. Research use only, not a medical device."""
+    if version:
+        typer.echo(f"lesionwise {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and turns what happens into an exit code; one sentence on stderr for the user's mistakes."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        result = app(
+            args=list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="lesionwise"
+        )
+        code = result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except InputError as error:
+        typer.echo(f"lesionwise: {error}", err=True)
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo(
+            "lesionwise: interrupted; what was finished is kept, and the same command goes on from there.", err=True
+        )
+        code = 130
+    except MemoryError:
+        typer.echo(
+            "lesionwise: this machine's memory does not suffice; fewer lesions at a time (--lesions) need less.",
+            err=True,
+        )
+        code = 2
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        typer.echo(f"lesionwise: expected to read or write files, but{where}: {error.strerror or error}.", err=True)
+        code = 2
+    except Exception:
+        traceback.print_exc()
+        typer.echo("lesionwise: this is a fault of lesionwise, not of your input; the lines above say where.", err=True)
+        code = 1
+    if arguments is None:
+        sys.exit(code)
+    return code

@@ -1,0 +1,150 @@
+"""Options that mean the same in every command, and how they become settings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lesionwise.attribution.method import METHODS, AbstractMethod, preset_settings
+from lesionwise.errors import InputError
+from lesionwise.instances.components import parse_min_size
+from lesionwise.units import Settings
+
+Model = Annotated[str, typer.Option("--model", help="builtin, another shipped name, or a model's file or folder.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Let the model's files run code of their own.")]
+Method = Annotated[str, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")]
+Reduce = Annotated[
+    str, typer.Option("--reduce", help="mean over the lesion's voxels, or max (signed, largest magnitude).")
+]
+MaxVoxels = Annotated[str, typer.Option("--max-voxels", help="Voxels of a lesion that max looks at: a number, or all.")]
+Target = Annotated[str, typer.Option("--target", help="log_odds, logit or probability of the lesion class.")]
+Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Noise samples (50).", show_default=False)]
+Noise = Annotated[
+    float | None,
+    typer.Option("--noise", min=0.0, help="Noise SD as a fraction of a channel's range in the head (0.05)."),
+]
+Preset = Annotated[str | None, typer.Option("--preset", help="spagnolo2026: the published settings.")]
+Lesions = Annotated[str, typer.Option("--lesions", help="all, numbers such as 1,4, or largest:5.")]
+Controls = Annotated[
+    int, typer.Option("--controls", min=0, help="Control regions (TN) to place in healthy white matter.")
+]
+Threshold = Annotated[
+    float | None, typer.Option("--threshold", help="Probability above which a voxel is lesion (the model's).")
+]
+Connectivity = Annotated[int, typer.Option("--connectivity", help="6, 18 or 26.")]
+MinSize = Annotated[str | None, typer.Option("--min-size", help="Smallest lesion: voxels (6), or mm3 as in 10mm3.")]
+Rule = Annotated[str, typer.Option("--rule", help="overlap (one voxel, published) or iou (0.25).")]
+OneToOne = Annotated[bool, typer.Option("--one-to-one", help="Match each component with at most one.")]
+Tolerance = Annotated[
+    float | None, typer.Option("--tolerance", help="Stop a lesion when its peak's SE falls below this fraction of it.")
+]
+Antithetic = Annotated[bool, typer.Option("--antithetic", help="Draw noise in pairs of opposite sign.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the noise and of every random choice.")]
+Snr = Annotated[bool, typer.Option("--snr/--no-snr", help="Also write the map's signal-to-noise ratio.")]
+
+
+def images_of(pairs: Sequence[str]) -> dict[str, Path]:
+    """`["FLAIR=a.nii.gz", ...]` as a mapping. Raises InputError for anything else."""
+    images: dict[str, Path] = {}
+    for pair in pairs:
+        channel, equals, path = pair.partition("=")
+        if not equals or not channel or not path:
+            raise InputError(f"Expected an image as CHANNEL=FILE, such as FLAIR=flair.nii.gz, found {pair!r}.")
+        if channel in images:
+            raise InputError(f"Expected each channel once, found {channel} twice.")
+        images[channel] = Path(path)
+    return images
+
+
+def settings_of(
+    *,
+    method: str,
+    reduce: str,
+    max_voxels: str,
+    target: str,
+    samples: int | None,
+    noise: float | None,
+    preset: str | None,
+    lesions: str,
+    controls: int,
+    threshold: float | None,
+    connectivity: int,
+    min_size: str | None,
+    rule: str,
+    one_to_one: bool,
+    tolerance: float | None,
+    antithetic: bool,
+    device: str,
+    seed: int,
+    snr: bool,
+) -> Settings:
+    """Settings from the command line. Raises InputError that names the option and what it takes."""
+    size, unit = (None, "voxels") if min_size is None else parse_min_size(min_size)
+    chosen: dict = {"target": _one_of("--target", target, ("log_odds", "logit", "probability"))}
+    if preset is not None:
+        chosen |= dict(preset_settings(preset))
+    else:
+        chosen["method"] = method_of(
+            method,
+            reduce=_one_of("--reduce", reduce, ("mean", "max")),
+            max_voxels=max_voxels,
+            samples=samples,
+            noise=noise,
+            tolerance=tolerance,
+            antithetic=antithetic,
+        )
+    return Settings(
+        lesions=lesions,
+        controls=controls,
+        connectivity=connectivity,
+        min_size=size,
+        min_size_unit=unit,
+        rule=_one_of("--rule", rule, ("overlap", "iou")),
+        one_to_one=one_to_one,
+        device=device,
+        seed=seed,
+        snr=snr,
+        **{**chosen, **({} if threshold is None else {"threshold": threshold})},
+    )
+
+
+def method_of(
+    name: str,
+    *,
+    reduce: str,
+    max_voxels: str,
+    samples: int | None,
+    noise: float | None,
+    tolerance: float | None,
+    antithetic: bool,
+) -> AbstractMethod:
+    """A method with the options that it understands; an option it does not know is an error, not ignored."""
+    if name not in METHODS:
+        raise InputError(f"Expected --method to be one of {', '.join(METHODS)}, found {name!r}.")
+    kind = METHODS[name]
+    known = set(kind.__dataclass_fields__)
+    if max_voxels != "all" and not (max_voxels.isdigit() and int(max_voxels) > 0):
+        raise InputError(f"Expected --max-voxels to be a number above 0 or all, found {max_voxels!r}.")
+    given: dict = {}
+    if "reduce" in known:
+        given |= {"reduce": reduce, "max_voxels": None if max_voxels == "all" else int(max_voxels)}
+    for option, value in (
+        ("n_samples", samples),
+        ("noise", noise),
+        ("tolerance", tolerance),
+        ("antithetic", antithetic or None),
+    ):
+        if value is None:
+            continue
+        if option not in known:
+            raise InputError(f"The method {name} has no option --{option.replace('n_', '')}.")
+        given[option] = value
+    return kind(**given)
+
+
+def _one_of(option: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise InputError(f"Expected {option} to be {' or '.join(choices)}, found {value!r}.")
+    return value

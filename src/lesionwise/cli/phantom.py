@@ -1,0 +1,28 @@
+"""`lesionwise phantom`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lesionwise.cli.console import reporting
+from lesionwise.phantom import write_phantoms
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def phantom(
+    bids_dir: Annotated[Path, typer.Argument(help="Folder of the new BIDS data set.")],
+    subjects: Annotated[int, typer.Option("--subjects", min=1, help="Patients to draw.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal patients.")] = 0,
+) -> None:
+    """Write synthetic patients (FLAIR, T1w, lesion masks, tissue labels) as a BIDS data set."""
+    with reporting() as reporter:
+        write_phantoms(
+            bids_dir,
+            subjects=subjects,
+            seed=seed,
+            progress_fn=lambda done, total: reporter.step("patients", done, total),
+        )
+    typer.echo(f"{subjects} synthetic patients: {bids_dir}")

@@ -6,8 +6,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
@@ -34,15 +34,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Each command's module (imported only when it is used) and its line in the help. A module offers `app`."""
 
+USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""What typer raises for a wrong option: it carries its own copy of click, so the class is looked up, not imported."""
+
 
 class LazyGroup(TyperGroup):
     """Loads a command's module when the command is used, so that `--version` and the help stay quick."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """All names, in the order of the table."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command itself; None if there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
@@ -52,7 +55,7 @@ class LazyGroup(TyperGroup):
         command.short_help = line
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The table of commands, without importing any of them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
@@ -79,15 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="lesionwise"
         )
         code = result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         code = stop.exit_code
-    except click.ClickException as error:
+    except USAGE_ERROR as error:
         error.show()
         code = 2
     except InputError as error:
         typer.echo(f"lesionwise: {error}", err=True)
         code = 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo(
             "lesionwise: interrupted; what was finished is kept, and the same command goes on from there.", err=True
         )

@@ -22,7 +22,7 @@ Target = Annotated[str, typer.Option("--target", help="log_odds, logit or probab
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Noise samples (50).", show_default=False)]
 Noise = Annotated[
     float | None,
-    typer.Option("--noise", min=0.0, help="Noise SD as a fraction of a channel's range in the head (0.05)."),
+    typer.Option("--noise", min=0.0, help="Noise SD as a fraction of a channel's range (0.05)."),
 ]
 Preset = Annotated[str | None, typer.Option("--preset", help="spagnolo2026: the published settings.")]
 Lesions = Annotated[str, typer.Option("--lesions", help="all, numbers such as 1,4, or largest:5.")]
@@ -37,7 +37,7 @@ MinSize = Annotated[str | None, typer.Option("--min-size", help="Smallest lesion
 Rule = Annotated[str, typer.Option("--rule", help="overlap (one voxel, published) or iou (0.25).")]
 OneToOne = Annotated[bool, typer.Option("--one-to-one", help="Match each component with at most one.")]
 Tolerance = Annotated[
-    float | None, typer.Option("--tolerance", help="Stop a lesion when its peak's SE falls below this fraction of it.")
+    float | None, typer.Option("--tolerance", help="Stop when the peak's SE is below this fraction of it.")
 ]
 Antithetic = Annotated[bool, typer.Option("--antithetic", help="Draw noise in pairs of opposite sign.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]

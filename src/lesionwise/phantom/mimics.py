@@ -29,7 +29,7 @@ def mimic_maps(rng: np.random.Generator, anatomy: Anatomy, lesions: LesionMap) -
     plexus = np.clip(smooth_field(rng, shape, spacing_vox=rng.uniform(2.5, 4)) + rng.uniform(-0.8, 0.2), 0, 1.2)
     plexus = plexus * (d < -0.7) * np.clip(-anatomy.deep + 1.2, 0, 1)
     membrane = np.zeros(shape, dtype=np.float32)
-    middle = int(round(90 - anatomy.box.start[0] + rng.normal())) if anatomy.shape[0] > 100 else shape[0] // 2
+    middle = round(90 - anatomy.box.start[0] + rng.normal()) if anatomy.shape[0] > 100 else shape[0] // 2
     if 1 <= middle < shape[0] - 1:
         membrane[middle : middle + 1 + int(rng.uniform() < 0.4)] = 1.0
     return {

@@ -162,6 +162,11 @@ def _as_wished(contrast: Contrast, flair: float | None, t1w: float | None, *, mi
     return replace(contrast, flair=first, t1w=second)
 
 
+def _without_mimics(c: ChannelContrast) -> ChannelContrast:
+    c = replace(c, rim=0.0, cap=0.0, patches=0.0, dirty=0.0, vessel=0.0, pulse=0.0, choroid=0.0)
+    return replace(c, shell=0.0, halo=0.0, tract=0.0)
+
+
 def _phantom(scene: Scene, data: np.ndarray, head: np.ndarray, seed: int, visit: int) -> Phantom:
     anatomy, lesions = scene.anatomy, scene.lesions
     canvas = anatomy.on_canvas

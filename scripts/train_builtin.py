@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import multiprocessing
+import os
 import queue
 import time
 from pathlib import Path
@@ -24,11 +25,8 @@ from safetensors.torch import load_file, save_file
 from scipy import ndimage
 from torch.nn import functional
 
-from lesionwise.head import find_head
-from lesionwise.phantom import synthesise
 from lesionwise.phantom.contrast import draw_contrast
 from lesionwise.phantom.patient import build_scene, image_of
-from lesionwise.segmenter import zscore
 
 NETWORK = {
     "spatial_dims": 3,
@@ -185,6 +183,7 @@ def _unpack(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def _render_forever(folder: Path, seed: int, outbox) -> None:
+    os.nice(3)
     torch.set_num_threads(1)
     rng, pool, made = np.random.default_rng(seed), PatientPool(folder), 0
     while True:
@@ -215,7 +214,7 @@ class PatchStream:
         while len(self.held) < 8 * n:
             self.held.append(self.inbox.get())
             self.received += 1
-        for _ in range(2 * n):
+        for _ in range(n // 2):
             try:
                 fresh = self.inbox.get_nowait()
             except queue.Empty:
@@ -270,7 +269,9 @@ def train(arguments) -> None:
     while (elapsed := time.monotonic() - began) < limit:
         share = elapsed / limit
         for group in optimiser.param_groups:
-            group["lr"] = arguments.rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+            group["lr"] = (
+                arguments.rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+            )
         images, mask = stream.batch(arguments.batch)
         images = images.to(memory_format=torch.channels_last_3d)
         with torch.autocast("cpu", dtype=torch.bfloat16):

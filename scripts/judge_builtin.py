@@ -1,0 +1,140 @@
+"""Judges weights of the built-in network: on synthetic patients (threshold, smallest lesion) or on real scans.
+
+    python scripts/judge_builtin.py choose WEIGHTS.safetensors --patients 12 --first 900000
+    python scripts/judge_builtin.py scans WEIGHTS.safetensors BIDS_DIR --threshold 0.5 --min-size 6
+
+`choose` alone may set anything; `scans` only reports.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.networks.nets import UNet
+from safetensors.torch import load_file
+from train_builtin import NETWORK
+
+from lesionwise.head import find_head
+from lesionwise.instances.components import label_components
+from lesionwise.io.bids import find_scans
+from lesionwise.io.cases import read_case
+from lesionwise.metrics import dice, lesion_counts, normalised_dice
+from lesionwise.phantom import synthesise
+from lesionwise.segmenter import Segmenter, Spec
+from lesionwise.volume import Case
+from lesionwise.windows import WindowGrid, predict, probability
+
+THRESHOLDS = tuple(np.round(np.arange(0.1, 0.96, 0.05), 2))
+SIZES = (1, 4, 6, 9, 12, 16, 20)
+
+
+def load(path: Path) -> Segmenter:
+    """The network with these weights, as the package will run it."""
+    network = UNet(**NETWORK)
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+    return Segmenter(network.eval(), Spec("trial", ("FLAIR", "T1w"), (96, 96, 96)))
+
+
+def probabilities(model: Segmenter, case: Case) -> np.ndarray:
+    """Lesion probability on the scan's grid."""
+    placement = model.place(case)
+    logits = predict(model.network, placement.input, WindowGrid.of(model.spec, tuple(placement.input.shape[2:])))
+    return probability(placement.to_scan.forward(logits), model.spec).numpy()
+
+
+def without_small(mask: np.ndarray, least: int) -> np.ndarray:
+    """The mask without components below `least` voxels."""
+    labels = label_components(mask)
+    return mask & (np.bincount(labels.ravel()) >= least)[labels]
+
+
+def measure(p: np.ndarray, reference: np.ndarray, threshold: float, least: int) -> dict[str, float]:
+    """Dice, nDSC and lesion rates of one scan."""
+    mask = without_small(p > threshold, least)
+    counts = lesion_counts(label_components(mask), label_components(reference))
+    return {
+        "dice": dice(mask, reference),
+        "ndsc": normalised_dice(mask, reference),
+        "tpr": counts.tpr,
+        "fdr": counts.fdr,
+        "predicted": counts.predicted,
+        "reference": counts.reference,
+        "ml": float(mask.sum()) / 1000,
+        "reference_ml": float(reference.sum()) / 1000,
+    }
+
+
+def choose(arguments) -> None:
+    """Mean nDSC and lesion F1 over held-out synthetic patients for each threshold and smallest lesion."""
+    model = load(arguments.weights)
+    table: dict[tuple[float, int], list] = {}
+    bins, hits = np.zeros((10, 2)), 0
+    for seed in range(arguments.first, arguments.first + arguments.patients):
+        phantom = synthesise(seed)
+        case = Case(phantom.image, find_head(phantom.image), phantom.reference)
+        p = probabilities(model, case)
+        where = np.digitize(p[case.head], np.linspace(0, 1, 11)[1:-1])
+        bins += np.stack(
+            [np.bincount(where, p[case.head], 10), np.bincount(where, phantom.reference[case.head], 10)], 1
+        )
+        hits = hits + np.bincount(where, minlength=10)
+        for threshold in THRESHOLDS:
+            for least in SIZES:
+                table.setdefault((float(threshold), least), []).append(measure(p, phantom.reference, threshold, least))
+    rows = []
+    for (threshold, least), found in table.items():
+        mean = {k: float(np.nanmean([f[k] for f in found])) for k in ("dice", "ndsc", "tpr", "fdr")}
+        f1 = 2 * mean["tpr"] * (1 - mean["fdr"]) / max(mean["tpr"] + 1 - mean["fdr"], 1e-9)
+        rows.append({"threshold": threshold, "min_size": least, **mean, "f1": f1, "score": mean["ndsc"] + f1})
+    rows.sort(key=lambda r: -r["score"])
+    for row in rows[:8]:
+        print(json.dumps({k: round(v, 3) for k, v in row.items()}))
+    for threshold in (0.3, 0.5, 0.7, 0.9):
+        row = next(r for r in rows if r["threshold"] == threshold and r["min_size"] == 6)
+        print(json.dumps({k: round(v, 3) for k, v in row.items()}))
+    print("calibration: predicted, observed, voxels")
+    for (predicted, observed), n in zip(bins, hits, strict=True):
+        print(f"  {predicted / max(n, 1):.3f} {observed / max(n, 1):.3f} {n}")
+
+
+def scans(arguments) -> None:
+    """One line per real scan, then means over patients."""
+    model = load(arguments.weights)
+    per_patient: dict[str, list] = {}
+    for scan in find_scans(arguments.bids, channels=("FLAIR", "T1w")).scans:
+        case = read_case(scan.images, reference=scan.reference, name=scan.name)
+        began = time.monotonic()
+        p = probabilities(model, case)
+        found = measure(p, case.reference, arguments.threshold, arguments.min_size)
+        print(
+            scan.name.stem, json.dumps({k: round(v, 3) for k, v in found.items()}), f"{time.monotonic() - began:.1f} s"
+        )
+        per_patient.setdefault(scan.name.subject, []).append(found)
+    means = {s: {k: np.nanmean([f[k] for f in rows]) for k in rows[0]} for s, rows in per_patient.items()}
+    for subject, row in means.items():
+        print(subject, json.dumps({k: round(float(v), 3) for k, v in row.items()}))
+    overall = {k: round(float(np.nanmean([m[k] for m in means.values()])), 3) for k in ("dice", "ndsc", "tpr", "fdr")}
+    print("patients", json.dumps(overall))
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["choose", "scans"])
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("bids", type=Path, nargs="?")
+    parser.add_argument("--patients", type=int, default=12)
+    parser.add_argument("--first", type=int, default=900_000)
+    parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--min-size", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    {"choose": choose, "scans": scans}[arguments.stage](arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -91,7 +91,7 @@ def test_patient_pairs_has_one_row_per_pair_and_each_patient_once():
     assert list(zip(table["first"], table["second"], strict=True)) == [("TP", "FP"), ("TP", "TN"), ("FP", "TN")]
     assert (table["patients"] == 10).all()
     assert table["p_holm"][0] < 0.01
-    assert table["auc_low"][0] > 0.9
+    assert table["auc_low"][0] > 0.8
     assert table["p_holm"][2] > 0.05
 
 

@@ -29,6 +29,8 @@ class Spec:
     `sigma_scale` the standard deviation of the Gaussian importance as a fraction of the window. `classes` counts the
     logit channels. With `activation="softmax"` the lesion is class `lesion_class`; with "sigmoid" it is that channel
     on its own. `threshold` is on the lesion probability; components smaller than `min_size_vox` voxels are dropped.
+    An ensemble that averages probabilities has `members` above 1; its network returns their logits one after another
+    along the channel axis, `members * classes` in all, because logits fuse linearly and probabilities do not.
     `orientation` (such as "RAS") and `spacing_mm` describe the grid the network was trained on; None leaves the scan's.
     `receptive_field_vox` is the extent per axis beyond which an input cannot matter, None if unbounded or unknown.
     `cam_layer` is the module name that Grad-CAM++ looks at unless told otherwise.
@@ -44,6 +46,7 @@ class Spec:
     activation: Literal["softmax", "sigmoid"] = "softmax"
     classes: int = 2
     lesion_class: int = 1
+    members: int = 1
     threshold: float = 0.5
     min_size_vox: int = 6
     orientation: str | None = "RAS"

@@ -4,7 +4,7 @@ z[v] = sum_w a_w[v] z_w[v] / sum_w a_w[v] with importance a_w (METHOD section 1)
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -151,7 +151,10 @@ def predict(
 
 
 def probability(logits: Float[Tensor, " classes *grid"], spec: Spec) -> Float[Tensor, " *grid"]:
-    """Lesion probability from fused logits, by the spec's activation."""
+    """Lesion probability from fused logits, by the spec's activation; the mean over an ensemble's members."""
+    if spec.members > 1:
+        alone = replace(spec, members=1)
+        return torch.stack([probability(part, alone) for part in logits.chunk(spec.members)]).mean(dim=0)
     if spec.activation == "sigmoid":
         return torch.sigmoid(logits[spec.lesion_class])
     return torch.softmax(logits, dim=0)[spec.lesion_class]

@@ -1,0 +1,315 @@
+"""Gradients: plain, times the input, and instance SmoothGrad with reduction mean or max (METHOD section 3)."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from lesionwise.attribution.draws import AbstractDraws, AsIs, Noisy
+from lesionwise.attribution.method import AbstractMethod
+from lesionwise.attribution.moments import Moments
+from lesionwise.attribution.noise import random_subset, spread
+from lesionwise.attribution.result import Attribution, trimmed
+from lesionwise.attribution.sampling import Sampled, accumulate
+from lesionwise.attribution.scene import Scene
+from lesionwise.attribution.site import Site
+from lesionwise.attribution.target import AbstractTarget
+from lesionwise.attribution.work import Work
+from lesionwise.errors import InputError
+from lesionwise.types import Reduction
+from lesionwise.volume import Box
+
+_CHECK_EVERY = 10  # draws between two looks at the tolerance; fixed, so that grouping cannot change when a lesion stops
+
+
+@dataclass(frozen=True)
+class SmoothGrad(AbstractMethod):
+    """Mean over noisy copies of the scan of the derivative of Omega's target.
+
+    `reduce="mean"` averages it over Omega; "max" keeps, per input voxel, the signed derivative of largest magnitude over
+    (at most `max_voxels`, None for all, of) the voxels of Omega. `noise` is sigma as a fraction of the channel's spread
+    (METHOD section 3). `tolerance` stops a lesion once the standard error of its largest peak is below that fraction of
+    the peak. `antithetic` draws come in pairs x + e, x - e.
+    """
+
+    n_samples: int = 50
+    reduce: Reduction = "mean"
+    noise: float = 0.05
+    max_voxels: int | None = 64
+    tolerance: float | None = None
+    antithetic: bool = False
+    noise_rule: Literal["percentiles", "published"] = "percentiles"
+
+    def __post_init__(self) -> None:
+        if self.n_samples < 1:
+            raise InputError(f"SmoothGrad needs at least one sample, found {self.n_samples}.")
+        if self.reduce not in ("mean", "max"):
+            raise InputError(f"The reduction must be mean or max, found {self.reduce!r}.")
+        if self.noise < 0:
+            raise InputError(f"The noise must not be negative, found {self.noise}.")
+        if self.max_voxels is not None and self.max_voxels < 1:
+            raise InputError(f"The maximum needs at least one voxel, found {self.max_voxels}.")
+        if self.antithetic and self.n_samples % 2:
+            raise InputError(f"Antithetic samples come in pairs: expected an even number, found {self.n_samples}.")
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise InputError(f"The tolerance must be above 0, found {self.tolerance}.")
+
+    @property
+    def name(self) -> str:
+        """Name in files."""
+        return f"smoothgrad{self.reduce}"
+
+    @property
+    def draws_per_lesion(self) -> int:
+        """Noisy copies."""
+        return self.n_samples
+
+    @property
+    def seeds_per_lesion(self) -> int | None:
+        """One for the mean, one per voxel for the maximum."""
+        return 1 if self.reduce == "mean" else self.max_voxels
+
+    def units(self, target: AbstractTarget) -> str:
+        """Unit of the map's values."""
+        return f"{target.unit} per standard deviation of the channel in the head"
+
+    def explain(self, scene: Scene, work: Work, sites: Sequence[Site]) -> Iterator[tuple[int, Attribution]]:
+        """Site number and its map, as they are finished."""
+        published = self.noise_rule == "published"
+        lead = scene.spec.channels.index("FLAIR") if "FLAIR" in scene.spec.channels else 0
+        head = scene.placement.head
+        sigma = spread(
+            scene.placement.input[0], head, noise=self.noise, rule=self.noise_rule, leading_channel=lead
+        ).tolist()
+        device_head = None if published else head.to(scene.padded.device)
+        draws = Noisy(tuple(sigma), self.n_samples, device_head, self.antithetic)
+        details = {"noise": self.noise, "noise_rule": self.noise_rule, "sigma": sigma, "antithetic": self.antithetic}
+        yield from sampled_maps(
+            scene,
+            work,
+            sites,
+            draws,
+            reduce=self.reduce,
+            max_voxels=self.max_voxels,
+            tolerance=self.tolerance,
+            details=details,
+        )
+
+
+@dataclass(frozen=True)
+class Gradient(AbstractMethod):
+    """Derivative of the mean target over Omega at the scan itself."""
+
+    @property
+    def name(self) -> str:
+        """Name in files."""
+        return "gradient"
+
+    def units(self, target: AbstractTarget) -> str:
+        """Unit of the map's values."""
+        return f"{target.unit} per standard deviation of the channel in the head"
+
+    def explain(self, scene: Scene, work: Work, sites: Sequence[Site]) -> Iterator[tuple[int, Attribution]]:
+        """Site number and its map, as they are finished."""
+        yield from sampled_maps(scene, work, sites, AsIs())
+
+
+@dataclass(frozen=True)
+class InputTimesGradient(AbstractMethod):
+    """The gradient times the normalised input: first-order contributions against the mean intensity of the head."""
+
+    @property
+    def name(self) -> str:
+        """Name in files."""
+        return "inputxgradient"
+
+    def units(self, target: AbstractTarget) -> str:
+        """Unit of the map's values."""
+        return target.unit
+
+    def explain(self, scene: Scene, work: Work, sites: Sequence[Site]) -> Iterator[tuple[int, Attribution]]:
+        """Site number and its map, as they are finished."""
+        yield from sampled_maps(scene, work, sites, AsIs(times_input=True))
+
+
+def sampled_maps(
+    scene: Scene,
+    work: Work,
+    sites: Sequence[Site],
+    draws: AbstractDraws,
+    *,
+    reduce: Reduction = "mean",
+    max_voxels: int | None = None,
+    tolerance: float | None = None,
+    details: dict[str, Any] | None = None,
+) -> Iterator[tuple[int, Attribution]]:
+    """The maps of all sites, group by group; a lesion whose tolerance is met is finished before the others."""
+    by_number = {site.number: site for site in sites}
+    for members in work.groups:
+        group = [by_number[number] for number in members if number in by_number]
+        started = time.perf_counter()
+        states = []
+        for site, values in zip(group, scene.values(group), strict=True):
+            chosen = _chosen(site, scene.seed, max_voxels) if reduce == "max" else ()
+            state = Sampled(site, Moments(draws.antithetic), float(values.mean()), chosen=chosen)
+            state.converged = None if tolerance is None else False
+            states.append(state)
+        active = states
+        shared = (time.perf_counter() - started) / max(len(states), 1)
+        for state in states:
+            state.seconds += shared
+        for n in range(draws.count):
+            began = time.perf_counter()
+            accumulate(scene, active, draws, draw_numbers=[n], reduce=reduce, workload=work.workload)
+            each = (time.perf_counter() - began) / max(len(active), 1)
+            for state in active:
+                state.seconds += each
+            work.done()
+            if tolerance is not None and (n + 1) % _CHECK_EVERY == 0:
+                for state in active:
+                    state.converged = _is_settled(state, tolerance)
+                for state in [s for s in active if s.converged]:
+                    yield state.site.number, finished(scene, state, draws, reduce=reduce, details=details)
+                active = [s for s in active if not s.converged]
+            if not active:
+                work.done(draws.count - n - 1)
+                break
+        for state in active:
+            yield state.site.number, finished(scene, state, draws, reduce=reduce, details=details)
+
+
+def finished(
+    scene: Scene,
+    state: Sampled,
+    draws: AbstractDraws,
+    *,
+    reduce: Reduction = "mean",
+    details: dict[str, Any] | None = None,
+) -> Attribution:
+    """The map on the scan's grid from the draws taken."""
+    site, moments = state.site, state.moments
+    facts: dict[str, Any] = {"reduce": reduce, **(details or {})}
+    if reduce == "max":
+        facts["max_voxels"] = None if len(state.chosen) == len(site.voxels) else len(state.chosen)
+        facts["voxels"] = site.voxels[list(state.chosen)].tolist()
+    if state.box is None:
+        return _nothing_reached(scene, state, draws, facts)
+    power = 0 if draws.are_contributions else 1
+    mean, box = _on_scan(state, moments.mean, power)
+    variance = moments.variance_of_mean if draws.is_random else None
+    se = None if variance is None else np.sqrt(_on_scan(state, variance, 2 * power)[0])
+    extremes = _Extremes.of(state, power) if draws.is_random else _Extremes.plain(mean)
+    trim = trimmed(box, mean)
+    cut = (slice(None), *trim.relative_to(box).slices)
+    return Attribution(
+        data=np.ascontiguousarray(mean[cut]),
+        box=trim,
+        se=None if se is None else np.ascontiguousarray(se[cut]),
+        n_samples=moments.draws,
+        converged=state.converged,
+        peak=extremes.peak,
+        trough=extremes.trough,
+        peak_se=extremes.peak_se,
+        trough_se=extremes.trough_se,
+        target_mean=state.target_mean,
+        sign_flip_fraction=_flips(state, mean) if reduce == "max" else None,
+        seconds=state.seconds,
+        details=facts,
+    )
+
+
+def _nothing_reached(scene: Scene, state: Sampled, draws: AbstractDraws, facts: dict[str, Any]) -> Attribution:
+    """The map of an instance that lies where the network does not look: zero."""
+    channels = len(scene.padded)
+    first = tuple(int(v) for v in state.site.voxels[0])
+    box = Box(first, (first[0] + 1, first[1] + 1, first[2] + 1))  # type: ignore[arg-type]
+    data = np.zeros((channels, 1, 1, 1), dtype=scene.padded.cpu().numpy().dtype)
+    zero = np.zeros(channels)
+    se = zero.copy() if draws.is_random else None
+    flips = (0.0,) * channels if "voxels" in facts else None
+    facts = {**facts, "outside_the_network": True}
+    return Attribution(
+        data, box, data.copy() if draws.is_random else None, state.moments.draws, state.converged, zero, zero.copy(),
+        se, se, state.target_mean, flips, state.seconds, facts,
+    )  # fmt: skip
+
+
+def _chosen(site: Site, seed: int, max_voxels: int | None) -> tuple[int, ...]:
+    if max_voxels is None or len(site.voxels) <= max_voxels:
+        return tuple(range(len(site.voxels)))
+    wanted = {tuple(v) for v in random_subset(site.voxels, max_voxels, seed=seed).tolist()}
+    return tuple(n for n, v in enumerate(site.voxels.tolist()) if tuple(v) in wanted)
+
+
+def _on_scan(state: Sampled, values: torch.Tensor, power: int) -> tuple[np.ndarray, Box]:
+    if state.box is None:
+        raise RuntimeError("A map needs a place.")
+    box = state.box
+    if state.site.moves_only:
+        values, box = state.site.pull_back(values, box, power=power)
+    return values.detach().to("cpu").numpy(), box
+
+
+def _is_settled(state: Sampled, tolerance: float) -> bool:
+    if state.box is None:
+        return True
+    extremes = _Extremes.of(state, 1)
+    if extremes.peak_se is None or extremes.trough_se is None:
+        return False
+    values = np.concatenate([extremes.peak, extremes.trough])
+    errors = np.concatenate([extremes.peak_se, extremes.trough_se])
+    largest = int(np.argmax(np.abs(values)))
+    return bool(errors[largest] <= tolerance * abs(values[largest]))
+
+
+def _flips(state: Sampled, mean: np.ndarray) -> tuple[float, ...]:
+    if state.moments.positive is None:
+        return (0.0,) * len(mean)
+    positive, _ = _on_scan(state, state.moments.positive.to(torch.float32), 0)
+    share = positive / state.moments.draws
+    flipped, weight = np.where(mean > 0, 1 - share, share), np.abs(mean)
+    total = weight.sum(axis=(1, 2, 3))
+    return tuple(((flipped * weight).sum(axis=(1, 2, 3)) / np.where(total > 0, total, 1)).tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class _Extremes:
+    """Peak and trough per channel, with standard errors."""
+
+    peak: np.ndarray
+    trough: np.ndarray
+    peak_se: np.ndarray | None = None
+    trough_se: np.ndarray | None = None
+
+    @classmethod
+    def plain(cls, data: np.ndarray) -> "_Extremes":
+        return cls(data.max(axis=(1, 2, 3)), data.min(axis=(1, 2, 3)))
+
+    @classmethod
+    def of(cls, state: Sampled, power: int) -> "_Extremes":
+        """Places found on one half of the draws, values and errors taken from the other; both ways averaged."""
+        halves = []
+        for half in state.moments.halves:
+            if half.mean is None:
+                whole = cls.plain(_on_scan(state, state.moments.mean, power)[0])
+                unknown = np.full(len(whole.peak), np.nan)
+                return cls(whole.peak, whole.trough, unknown, unknown.copy())
+            mean = _on_scan(state, half.mean, power)[0]
+            variance = half.variance_of_mean
+            spare = np.full_like(mean, np.nan) if variance is None else _on_scan(state, variance, 2 * power)[0]
+            halves.append((mean.reshape(len(mean), -1), spare.reshape(len(mean), -1)))
+        peak, peak_se = _split_extreme(halves, np.argmax)
+        trough, trough_se = _split_extreme(halves, np.argmin)
+        return cls(peak, trough, peak_se, trough_se)
+
+
+def _split_extreme(halves: list[tuple[np.ndarray, np.ndarray]], place_fn: Any) -> tuple[np.ndarray, np.ndarray]:
+    (even, even_var), (odd, odd_var) = halves
+    rows = np.arange(len(even))
+    at_even, at_odd = place_fn(even, axis=1), place_fn(odd, axis=1)
+    value = 0.5 * (odd[rows, at_even] + even[rows, at_odd])
+    error = 0.5 * np.sqrt(odd_var[rows, at_even] + even_var[rows, at_odd])
+    return value, error

@@ -1,0 +1,193 @@
+"""What explaining will cost, measured before it starts, and how the work is cut so that it fits into memory."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lesionwise.attribution.method import AbstractMethod
+from lesionwise.attribution.passes import Cotangent, Runner, Strategy
+from lesionwise.attribution.scene import Scene
+from lesionwise.attribution.site import Site, VoxelSet, locate
+from lesionwise.attribution.target import AbstractTarget
+from lesionwise.errors import OutOfMemoryError
+from lesionwise.segmenter import Placement, Spec
+from lesionwise.volume import Box
+
+_MAPS_PER_LESION = 6  # mean and squares of both halves, the draw, and what a reduction copies
+_DEFAULT_MEMORY = 4 << 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much work there is and how it is cut. `groups` hold instance numbers (from 0) explained together."""
+
+    lesions: int
+    windows: int
+    draws: int
+    forward_passes: int
+    backward_passes: int
+    groups: tuple[tuple[int, ...], ...]
+    strategy: Strategy
+    batch: int
+    together: int
+    kept_windows: int
+    seconds: float
+    memory_bytes: int
+    device: str
+
+    def describe(self) -> str:
+        """One line for a person who is about to wait."""
+        count = f"{self.lesions} lesion{'s' if self.lesions != 1 else ''}"
+        return (
+            f"{count} in {self.windows} windows, {self.draws} draws each: {self.forward_passes:,} forward and "
+            f"{self.backward_passes:,} backward passes on {self.device}, about {_duration(self.seconds)}, "
+            f"{self.memory_bytes / 2**30:.1f} GiB of memory"
+        )
+
+    def __str__(self) -> str:
+        return self.describe()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Measured on one window: seconds of a forward and of a backward pass, bytes that its graph holds."""
+
+    forward_s: float
+    backward_s: float
+    graph_bytes: int
+    strategy: Strategy
+    together: int
+
+
+def plan_attribution(
+    network: nn.Module,
+    spec: Spec,
+    placement: Placement,
+    voxel_sets: Sequence[VoxelSet],
+    *,
+    method: AbstractMethod,
+    target: "str | AbstractTarget" = "log_odds",
+    memory_bytes: int | None = None,
+    device: str | torch.device = "cpu",
+) -> Plan:
+    """Measures one window and says what the instances will cost.
+
+    Raises OutOfMemoryError if even one window at a time does not fit into `memory_bytes`.
+    """
+    with Scene.open(network, spec, placement, target=target, device=device) as scene:
+        sites = locate(placement, scene.grid, voxel_sets)
+        return plan_sites(scene, sites, method, memory_bytes=memory_bytes)
+
+
+def plan_sites(scene: Scene, sites: Sequence[Site], method: AbstractMethod, *, memory_bytes: int | None = None) -> Plan:
+    """The plan for sites that are already located."""
+    budget = memory_bytes or _DEFAULT_MEMORY
+    seen = [site for site in sites if site.windows]
+    cost = measure(scene, seen[0]) if seen else Cost(0.0, 0.0, 0, "loop", 1)
+    if cost.graph_bytes > budget:
+        raise OutOfMemoryError(
+            f"One window needs {cost.graph_bytes / 2**30:.1f} GiB, more than the {budget / 2**30:.1f} GiB allowed; "
+            "expected a smaller window or more memory."
+        )
+    groups = grouped(sites, scene, budget=budget - cost.graph_bytes, shared=method.shares_draws)
+    by_number = {site.number: site for site in sites}
+    draws = method.draws_per_lesion
+    linear = scene.target.is_linear(scene.spec)
+    forwards = backwards = 0
+    for group in groups:
+        members = [by_number[n] for n in group]
+        met = len({w for site in members for w in site.windows})
+        forwards += met * (draws + 1)
+        backwards += draws * sum(len(site.windows) * _seeds(method, site) for site in members)
+    state = max((sum(_bytes(scene, by_number[n]) for n in group) for group in groups), default=0)
+    kept = max(1, min(8, (budget - state) // max(cost.graph_bytes, 1)))
+    if not linear and kept < 2:
+        forwards *= 2
+    return Plan(
+        lesions=len(sites),
+        windows=len({w for site in sites for w in site.windows}),
+        draws=draws,
+        forward_passes=forwards,
+        backward_passes=backwards,
+        groups=groups,
+        strategy=cost.strategy,
+        batch=1,
+        together=cost.together,
+        kept_windows=int(kept),
+        seconds=forwards * cost.forward_s + backwards * cost.backward_s,
+        memory_bytes=int(state + cost.graph_bytes * (1 if linear and method.seeds_per_lesion == 1 else kept)),
+        device=str(scene.padded.device),
+    )
+
+
+def grouped(sites: Sequence[Site], scene: Scene, *, budget: int, shared: bool = True) -> tuple[tuple[int, ...], ...]:
+    """Site numbers in groups whose maps fit into `budget` bytes, lesions of the same windows together."""
+    if not shared:
+        return tuple((site.number,) for site in sites)
+    groups: list[list[int]] = []
+    used = math.inf
+    for site in sorted(sites, key=lambda site: (site.windows, site.number)):
+        size = _bytes(scene, site)
+        if used + size > budget:
+            groups.append([])
+            used = 0
+        groups[-1].append(site.number)
+        used += size
+    return tuple(tuple(group) for group in groups)
+
+
+def measure(scene: Scene, site: Site) -> Cost:
+    """Runs one window forward and backward, twice, and takes the faster."""
+    window = site.windows[0]
+    runner = Runner(scene.runner.network, autocast=scene.runner.autocast)
+    held: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    forward_s = backward_s = math.inf
+    for _ in range(2):
+        began = _now(scene)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            graph = runner.forward(scene.window(window)[None])
+        middle = _now(scene)
+        for _part in graph.derivatives([[_probe(scene, site, window, graph.logits)]]):
+            pass
+        forward_s, backward_s = min(forward_s, middle - began), min(backward_s, _now(scene) - middle)
+    return Cost(forward_s, backward_s, sum(held.values()), "loop", 1)
+
+
+def _probe(scene: Scene, site: Site, window: int, logits: Tensor) -> Cotangent:
+    local, _ = scene.in_window(window, site.readout.source)
+    return Cotangent(local, logits.new_ones((logits.shape[1], *local.shape)))
+
+
+def _seeds(method: AbstractMethod, site: Site) -> int:
+    if method.seeds_per_lesion is None:
+        return len(site.voxels)
+    return min(method.seeds_per_lesion, len(site.voxels))
+
+
+def _bytes(scene: Scene, site: Site) -> int:
+    box: Box = site.box
+    return int(_MAPS_PER_LESION * len(scene.padded) * np.prod(box.shape, dtype=np.int64)) * scene.padded.element_size()
+
+
+def _now(scene: Scene) -> float:
+    if scene.padded.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,57 @@
+"""The map of one instance, with what is known about its certainty."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lesionwise.types import MapArray
+from lesionwise.volume import Box
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """A signed, unscaled map on the scan's grid, and its summary numbers.
+
+    `data` (channels, *box) is 0 outside `box`; `se` is its Monte-Carlo standard error per voxel, None for methods that do
+    not sample. `peak` and `trough` are the largest and smallest signed value per channel, for sampled maps by split draws
+    (place found on one half, value and standard error taken from the other, both ways averaged; METHOD section 3); their
+    standard errors are NaN with fewer than four units and None for methods that do not sample. `target_mean` is the mean
+    over Omega of the target at the scan as it is. `converged` is None unless a tolerance was set. `sign_flip_fraction`
+    (reduction max) is, per channel, the share of draws whose sign differs from the map's, weighted by |M|.
+    """
+
+    data: MapArray
+    box: Box
+    se: MapArray | None
+    n_samples: int
+    converged: bool | None
+    peak: np.ndarray
+    trough: np.ndarray
+    peak_se: np.ndarray | None
+    trough_se: np.ndarray | None
+    target_mean: float
+    sign_flip_fraction: tuple[float, ...] | None
+    seconds: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def snr(self) -> MapArray | None:
+        """|M| / SE per voxel, 0 where the map is 0; infinite where every draw gave the same."""
+        if self.se is None:
+            return None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.data == 0, 0.0, np.abs(self.data) / self.se).astype(self.data.dtype)
+
+
+def trimmed(box: Box, data: np.ndarray) -> Box:
+    """The smallest box within `box` that holds every nonzero value of `data`; one voxel if there is none."""
+    hits = np.any(data != 0, axis=0)
+    if not hits.any():
+        return Box(box.start, (box.start[0] + 1, box.start[1] + 1, box.start[2] + 1)).intersection(box)
+    spans = []
+    for axis in range(3):
+        where = np.flatnonzero(hits.any(axis=tuple(a for a in range(3) if a != axis)))
+        spans.append((int(where[0]), int(where[-1]) + 1))
+    (a, d), (b, e), (c, f) = spans
+    return Box((a, b, c), (d, e, f)).shifted(box.start)

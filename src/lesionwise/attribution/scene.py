@@ -1,0 +1,137 @@
+"""All that stays the same while the instances of one scan are explained: network, input, windows, target, device."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lesionwise.attribution.network import frozen
+from lesionwise.attribution.passes import Runner
+from lesionwise.attribution.site import Site
+from lesionwise.attribution.target import AbstractTarget, target_named
+from lesionwise.errors import InputError
+from lesionwise.segmenter import Placement, Spec
+from lesionwise.volume import Box
+from lesionwise.windows import WindowGrid
+
+ProgressFn = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One scan before one network. `padded` (channels, i, j, k) is the network's input with the windows' padding."""
+
+    runner: Runner
+    spec: Spec
+    placement: Placement
+    grid: WindowGrid
+    target: AbstractTarget
+    padded: Float[Tensor, "channels i j k"]
+    seed: int = 0
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        network: nn.Module,
+        spec: Spec,
+        placement: Placement,
+        *,
+        target: "str | AbstractTarget" = "log_odds",
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        autocast: torch.dtype | None = None,
+    ) -> "Iterator[Scene]":
+        """The scene, with the network frozen and on `device` inside the block and back where it was after it.
+
+        Raises InputError if the input's channels are not the network's, UnsupportedModelError if it cannot be frozen.
+        """
+        found = placement.input.shape[1]
+        if found != len(spec.channels):
+            raise InputError(
+                f"The network expects {len(spec.channels)} channels ({', '.join(spec.channels)}), found {found}."
+            )
+        home = next((p.device for p in network.parameters()), torch.device("cpu"))
+        there = torch.device(device)
+        try:
+            if there != home:
+                network.to(there)
+            with frozen(network):
+                grid = WindowGrid.of(spec, tuple(placement.input.shape[2:]))  # type: ignore[arg-type]
+                padded = grid.pad(placement.input[0].to(there))
+                yield cls(Runner(network, autocast=autocast), spec, placement, grid, target_named(target), padded, seed)
+        finally:
+            if there != home:
+                network.to(home)
+
+    def running(self, runner: Runner) -> "Scene":
+        """The same scene with another way to run windows."""
+        return replace(self, runner=runner)
+
+    def window(self, index: int) -> Float[Tensor, "channels i j k"]:
+        """The input of one window, as it is."""
+        return self.padded[(slice(None), *self.grid.boxes[index].slices)]
+
+    def share(self, index: int, local: Box) -> Float[Tensor, "i j k"]:
+        """a_w[v] / sum_w a_w[v] on a box of window `index` (window coordinates)."""
+        whole = local.shifted(self.grid.boxes[index].start)
+        share = self.grid.importance[local.slices].double() / self.grid.total_importance[whole.slices]
+        return share.to(self.padded)
+
+    def in_window(self, index: int, box: Box) -> tuple[Box, Box]:
+        """What a box of the volume shares with a window: in window coordinates, and in the box's own."""
+        padded = box.shifted(self.grid.offset)
+        shared = padded.intersection(self.grid.boxes[index])
+        return shared.relative_to(self.grid.boxes[index]), shared.relative_to(padded)
+
+    def in_volume(
+        self, index: int, local: Box, values: Float[Tensor, "*lead i j k"]
+    ) -> tuple[Box, Float[Tensor, "*lead i2 j2 k2"]]:
+        """A box of a window, without what lies in the padding: in the volume's coordinates."""
+        back = (-self.grid.offset[0], -self.grid.offset[1], -self.grid.offset[2])
+        moved = local.shifted(self.grid.boxes[index].start).shifted(back)
+        inside = moved.intersection(Box.whole(self.grid.shape))
+        return inside, values[(..., *inside.relative_to(moved).slices)]
+
+    def fuse(
+        self, fused: Float[Tensor, "outputs i j k"], source: Box, index: int, logits: Float[Tensor, "outputs i2 j2 k2"]
+    ) -> None:
+        """Adds one window's part to the fused logits on `source` (volume coordinates), in place."""
+        local, own = self.in_window(index, source)
+        if not local.is_empty:
+            fused[(slice(None), *own.slices)] += logits[(slice(None), *local.slices)] * self.share(index, local)
+
+    def values(self, sites: Sequence[Site], *, batch: int = 1) -> list[Float[Tensor, " voxels"]]:
+        """y at every voxel of Omega for the scan as it is, one forward pass per window that meets any of the sites."""
+        windows = sorted({w for site in sites for w in site.windows})
+        return self.values_of(sites, {w: self.window(w) for w in windows}, batch=batch)
+
+    def values_of(
+        self, sites: Sequence[Site], inputs: dict[int, Float[Tensor, "channels i j k"]], *, batch: int = 1
+    ) -> list[Float[Tensor, " voxels"]]:
+        """y at every voxel of Omega from the inputs of all windows that meet the sites."""
+        fused: dict[int, Tensor] = {}
+        windows = list(inputs)
+        for start in range(0, len(windows), batch):
+            some = windows[start : start + batch]
+            logits = self.runner.logits(torch.stack([inputs[w] for w in some]))
+            for w, own in zip(some, logits, strict=True):
+                for site in sites:
+                    if w in site.windows:
+                        if site.number not in fused:
+                            fused[site.number] = own.new_zeros((len(own), *site.readout.source.shape))
+                        self.fuse(fused[site.number], site.readout.source, w, own)
+        outputs = self.spec.classes * self.spec.members
+        nothing = self.padded.new_zeros((outputs, 0))
+        return [
+            self.target.value(
+                site.readout.read(fused[site.number])
+                if site.number in fused
+                else nothing.new_zeros((outputs, len(site.voxels))),
+                self.spec,
+            )
+            for site in sites
+        ]

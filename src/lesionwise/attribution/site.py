@@ -1,0 +1,141 @@
+"""Where an instance lies: which logits its target reads, which windows those need, and how derivatives come back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lesionwise.errors import InputError
+from lesionwise.grids import AbstractGridMap
+from lesionwise.segmenter import Placement
+from lesionwise.types import VoxelArray
+from lesionwise.volume import Box
+from lesionwise.windows import WindowGrid
+
+VoxelSet = Int[np.ndarray, "_ 3"]
+"""Voxels of one instance among several, each with a number of voxels of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """How the scan's voxels Omega read the network's fused logits.
+
+    `part` takes fused logits on `source` (network's grid) to logits on `box` (scan's grid, around Omega).
+    """
+
+    voxels: VoxelArray
+    part: AbstractGridMap
+    source: Box
+    box: Box
+
+    @classmethod
+    def of(cls, to_scan: AbstractGridMap, voxels: VoxelArray) -> "Readout":
+        """The part of `to_scan` that Omega needs."""
+        box = Box.around(voxels)
+        part, source = to_scan.restrict(box)
+        return cls(voxels, part, source, box)
+
+    def read(self, fused: Float[Tensor, "outputs i j k"]) -> Float[Tensor, "outputs voxels"]:
+        """Logits at Omega from fused logits on `source`."""
+        i, j, k = self._index
+        return self.part.forward(fused)[:, i, j, k]
+
+    def spread(self, seeds: Float[Tensor, "outputs voxels"]) -> Float[Tensor, "outputs i j k"]:
+        """Adjoint of `read`: seeds at Omega to a cotangent on `source`."""
+        i, j, k = self._index
+        on_scan = seeds.new_zeros((len(seeds), *self.box.shape))
+        on_scan[:, i, j, k] = seeds
+        return self.part.adjoint(on_scan)
+
+    def single(self, index: int) -> tuple[Box, Float[Tensor, "i j k"]]:
+        """The box on the network's grid, and the weights there, of which voxel `index` of Omega is the sum."""
+        local = Box.around(self.voxels[index : index + 1]).relative_to(self.box)
+        part, source = self.part.restrict(local)
+        return source.shifted(self.source.start), part.adjoint(torch.ones(1, 1, 1, dtype=torch.float64))
+
+    @property
+    def _index(self) -> tuple[Tensor, Tensor, Tensor]:
+        i, j, k = (torch.from_numpy(np.ascontiguousarray(axis)) for axis in (self.voxels - self.box.start).T)
+        return i, j, k
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One instance over one window grid.
+
+    `windows` meet it; `box` is what they cover of the volume (network's grid); `pull` takes `scan_box` to `box`.
+    `scale` is each channel's in-head SD in the units fed to the network, 0 where preprocessing clipped the intensity.
+    """
+
+    number: int
+    readout: Readout
+    windows: tuple[int, ...]
+    box: Box
+    scan_box: Box
+    pull: AbstractGridMap
+    scale: Float[Tensor, "channels _ _ _"]
+
+    @property
+    def voxels(self) -> VoxelArray:
+        """Omega, on the scan's grid."""
+        return self.readout.voxels
+
+    @property
+    def moves_only(self) -> bool:
+        """True if going back to the scan's grid moves values but never mixes them (identity, flip, crop)."""
+        return self.pull.is_identity or bool(getattr(self.pull, "is_gather", False))
+
+    def pull_back(
+        self, gradient: Float[Tensor, "*lead channels i j k"], box: Box, *, power: int = 1
+    ) -> tuple[Float[Tensor, "*lead channels i2 j2 k2"], Box]:
+        """Derivative on `box` of the network's grid -> scan's grid, times (SD of the channel) ** power."""
+        part, source = self.pull.restrict(box.relative_to(self.box))
+        if power:
+            inside = self.scale if self.scale.shape[1:] == (1, 1, 1) else self.scale[(slice(None), *box.slices)]
+            gradient = gradient * inside.to(gradient) ** power
+        return part.adjoint(gradient), source.shifted(self.scan_box.start)
+
+
+def locate(placement: Placement, grid: WindowGrid, voxel_sets: Sequence[VoxelSet]) -> list[Site]:
+    """One site per instance.
+
+    Raises InputError if an instance has no voxel or lies outside the scan.
+    """
+    shape = placement.to_scan.target_shape
+    sites = []
+    for number, voxels in enumerate(voxel_sets):
+        unique = np.unique(np.asarray(voxels), axis=0)
+        if len(unique) == 0:
+            raise InputError(f"Instance {number + 1} has no voxels; expected at least one.")
+        if (unique < 0).any() or (unique >= np.asarray(shape)).any():
+            raise InputError(f"Instance {number + 1} reaches outside the scan of {shape} voxels.")
+        sites.append(_site(placement, grid, number, unique))
+    return sites
+
+
+def _site(placement: Placement, grid: WindowGrid, number: int, voxels: VoxelArray) -> Site:
+    readout = Readout.of(placement.to_scan, voxels)
+    windows: list[int] = []
+    if not readout.source.is_empty:
+        # Random positive seeds: their adjoint is nonzero wherever a logit is read, whatever the signs of the weights.
+        seeds = torch.from_numpy(np.random.default_rng(0).uniform(1, 2, (1, len(voxels))))
+        touched = np.argwhere(readout.spread(seeds)[0].numpy() != 0) + readout.source.start
+        windows = grid.meeting_voxels(touched)
+    whole = Box.whole(grid.shape)
+    boxes = [grid.boxes[w].shifted(_negative(grid.offset)).intersection(whole) for w in windows]
+    box = boxes[0] if boxes else Box((0, 0, 0), (0, 0, 0))
+    for other in boxes[1:]:
+        box = box.union(other)
+    pull, scan_box = placement.to_network.restrict(box)
+    scale = placement.scale.reshape(-1, 1, 1, 1)
+    passes = getattr(placement, "passes", None)
+    if passes is not None:
+        scale = scale * passes.to(scale)
+    return Site(number, readout, tuple(windows), box, scan_box, pull, scale)
+
+
+def _negative(offset: tuple[int, int, int]) -> tuple[int, int, int]:
+    return -offset[0], -offset[1], -offset[2]

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,12 @@ import pandas as pd
 import torch
 
 from lesionwise import lesion_table
-from lesionwise.attribution.engine import Attribution, attribute, plan_attribution
-from lesionwise.attribution.method import AbstractMethod, SmoothGrad
+from lesionwise.attribution.engine import stream
+from lesionwise.attribution.gradient import SmoothGrad
+from lesionwise.attribution.method import AbstractMethod
+from lesionwise.attribution.plan import plan_attribution
+from lesionwise.attribution.result import Attribution
+from lesionwise.attribution.target import target_named
 from lesionwise.errors import InputError
 from lesionwise.instances.controls import place_controls, white_matter
 from lesionwise.instances.instance import Instance, instances_to_labels
@@ -40,8 +44,8 @@ from lesionwise.store import write_part
 from lesionwise.volume import Box, Case, voxel_sizes_mm
 from lesionwise.windows import WindowGrid, predict, probability
 
-CHUNK = 48
-"""Lesions explained together between two saves: enough to share forward passes, few enough to lose little."""
+MEMORY_SHARE = 0.6
+"""Fraction of the free memory that explaining may take."""
 
 ProgressFn = Callable[[str, int, int], None]
 
@@ -75,6 +79,23 @@ class Settings:
             raise InputError(f"Connectivity must be 6, 18 or 26, found {self.connectivity}.")
         if self.controls < 0:
             raise InputError(f"The number of control regions must not be negative, found {self.controls}.")
+
+
+def preset(name: str, model: AbstractSegmenter) -> dict[str, Any]:
+    """Settings of a published study, by name.
+
+    "spagnolo2026": SmoothGrad of the logit, maximum over all voxels, 50 samples, the published noise on both channels and
+    everywhere, 18-connectivity, threshold 0.3 for a U-Net and 0.4 for other networks (METHOD sections 3 and 6). Raises
+    InputError for an unknown name.
+    """
+    if name != "spagnolo2026":
+        raise InputError(f"Expected a preset's name (spagnolo2026), found {name!r}.")
+    return {
+        "method": SmoothGrad(n_samples=50, reduce="max", noise=0.05, max_voxels=None, noise_rule="published"),
+        "target": "logit",
+        "connectivity": 18,
+        "threshold": 0.3 if type(model.network).__name__ == "UNet" else 0.4,
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +236,7 @@ def explain_case(
         instances=tuple(instances),
         maps={},
         lesions=pd.DataFrame(columns=lesion_table.columns(model.spec.channels)),
-        columns=lesion_table.described(model.spec.channels, units=settings.method.units(settings.target)),
+        columns=lesion_table.described(model.spec.channels, units=map_units(settings)),
         notes=(*case.notes, *notes),
         keys=keys,
     )
@@ -324,39 +345,54 @@ def _explain(
         say(f"{len(maps)} of {len(wanted)} maps are there already and are kept.")
     if not todo:
         return maps
-    common = {"method": method, "target": settings.target, "seed": settings.seed, "device": settings.device}
-    plan = plan_attribution(
+    common: dict[str, Any] = {
+        "method": method,
+        "target": settings.target,
+        "device": settings.device,
+        "memory_bytes": int(MEMORY_SHARE * free_memory_bytes(settings.device)),
+    }
+    voxel_sets = [instance.voxels for instance, _ in todo]
+    plan = plan_attribution(model.network, model.spec, placement, voxel_sets, **common)
+    say(f"Plan: {plan.describe()}.")
+    started = time.perf_counter()
+    found = stream(
         model.network,
         model.spec,
         placement,
-        [one.voxels for one, _ in todo],
-        **common,  # type: ignore[arg-type]
+        voxel_sets,
+        plan=plan,
+        seed=settings.seed,
+        healthy=explained.case.tissue.get("white_matter"),
+        progress_fn=None if progress_fn is None else partial(progress_fn, "explain"),
+        **common,
     )
-    say(plan.describe())
-    started = time.perf_counter()
-    for first in range(0, len(todo), CHUNK):
-        chunk = todo[first : first + CHUNK]
-        step = None
-        if progress_fn is not None:
-            before, whole = first / len(todo), len(chunk) / len(todo)
-            step = _scaled(progress_fn, before, whole)
-        found = attribute(
-            model.network,
-            model.spec,
-            placement,
-            [one.voxels for one, _ in chunk],
-            progress_fn=step,
-            **common,  # type: ignore[arg-type]
-        )
-        for (instance, key), attribution in zip(chunk, found, strict=True):
-            saliency = _as_map(attribution, explained, key)
-            maps[instance.label] = saliency
-            if files is not None:
-                path = files.saliency(instance.label, method.name)
-                snr_path = files.saliency(instance.label, method.name, stat="snr") if settings.snr else None
-                write_saliency(path, saliency, snr_path=snr_path)
+    for number, attribution in found:
+        instance, key = todo[number]
+        saliency = _as_map(attribution, explained, key)
+        maps[instance.label] = saliency
+        if files is not None:
+            path = files.saliency(instance.label, method.name)
+            snr_path = files.saliency(instance.label, method.name, stat="snr") if settings.snr else None
+            write_saliency(path, saliency, snr_path=snr_path)
     say(f"Explained {len(todo)} lesions in {time.perf_counter() - started:.0f} s.")
-    return maps
+    return dict(sorted(maps.items()))
+
+
+def free_memory_bytes(device: str) -> int:
+    """Memory that is free now: the GPU's for a GPU, else the machine's."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 8 << 30
+
+
+def map_units(settings: Settings) -> str:
+    """Unit of the map's values."""
+    return settings.method.units(target_named(settings.target))
 
 
 def _as_map(attribution: Attribution, explained: Explained, key: str) -> SaliencyMap:
@@ -380,7 +416,7 @@ def _as_map(attribution: Attribution, explained: Explained, key: str) -> Salienc
         attribution.box,
         explained.case.image.affine,
         channels,
-        settings.method.units(settings.target),
+        map_units(settings),
         attribution.se,
         provenance,
     )
@@ -396,8 +432,8 @@ def _statistics(attribution: Attribution, channels: Sequence[str]) -> dict[str, 
     }
     for measure in ("peak", "trough", "peak_se"):
         values = getattr(attribution, measure)
-        for channel, value in zip(channels, values, strict=True):
-            figures[f"{measure}_{channel}"] = _finite(value)
+        for number, channel in enumerate(channels):
+            figures[f"{measure}_{channel}"] = None if values is None else _finite(values[number])
     return figures
 
 
@@ -448,13 +484,6 @@ def _census(instances: Sequence[Instance], wanted: Sequence[Instance]) -> str:
         return f"Found {len(instances)} lesions (no reference); {len(wanted)} to explain."
     counts = ", ".join(f"{outcomes.count(o)} {o}" for o in ("TP", "US", "FP", "FN", "TN") if o in outcomes)
     return f"Found {len(instances)} lesions ({counts}); {len(wanted)} to explain."
-
-
-def _scaled(progress_fn: ProgressFn, before: float, whole: float) -> Callable[[int, int], None]:
-    def step(done: int, total: int) -> None:
-        progress_fn("explain", round(1000 * (before + whole * done / max(total, 1))), 1000)
-
-    return step
 
 
 def _digest(*parts: bytes | str) -> str:

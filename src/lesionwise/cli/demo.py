@@ -7,7 +7,7 @@ import typer
 
 from lesionwise import __version__
 from lesionwise.api import Result
-from lesionwise.attribution.method import SmoothGrad
+from lesionwise.attribution.gradient import SmoothGrad
 from lesionwise.cli.console import reporting
 from lesionwise.config import write_config
 from lesionwise.io.bids import find_scans

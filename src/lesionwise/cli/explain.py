@@ -1,6 +1,5 @@
 """`lesionwise explain`."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +57,9 @@ def explain(
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
 ) -> None:
     """Explain the lesions of one scan: probability, instances, a signed map per lesion, a table and a report."""
+    segmenter = load_model(model, trust=trust, device=resolve_device(device))
     settings = o.settings_of(
+        segmenter,
         method=method,
         reduce=reduce,
         max_voxels=max_voxels,
@@ -75,11 +76,10 @@ def explain(
         one_to_one=one_to_one,
         tolerance=tolerance,
         antithetic=antithetic,
-        device=resolve_device(device),
+        device=device,
         seed=seed,
         snr=snr,
     )
-    segmenter = load_model(model, trust=trust, device=settings.device)
     name = None if subject is None else ScanName(subject.removeprefix("sub-"))
     case = read_case(o.images_of(image), reference=reference, brain_mask=brain_mask, resample=resample, name=name)
     with reporting() as reporter:
@@ -92,7 +92,7 @@ def explain(
             announce_fn=reporter.say,
             version=__version__,
         )
-        write_config(out, replace(settings), explained.model, version=__version__)
+        write_config(out, settings, explained.model, version=__version__)
         if report:
             reporter.say(f"Report: {write_scan_report(out, case.name, out / 'report.html')}")
     typer.echo(summary(Result(explained), out))

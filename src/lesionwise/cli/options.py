@@ -1,15 +1,20 @@
 """Options that mean the same in every command, and how they become settings."""
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lesionwise.attribution.method import METHODS, AbstractMethod, preset_settings
+from lesionwise.api import resolve_device
+from lesionwise.attribution import METHODS
+from lesionwise.attribution.method import AbstractMethod
 from lesionwise.errors import InputError
 from lesionwise.instances.components import parse_min_size
+from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.units import Settings
+from lesionwise.units import preset as preset_named
 
 Model = Annotated[str, typer.Option("--model", help="builtin, another shipped name, or a model's file or folder.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the model's files run code of their own.")]
@@ -59,6 +64,7 @@ def images_of(pairs: Sequence[str]) -> dict[str, Path]:
 
 
 def settings_of(
+    segmenter: AbstractSegmenter,
     *,
     method: str,
     reduce: str,
@@ -80,33 +86,41 @@ def settings_of(
     seed: int,
     snr: bool,
 ) -> Settings:
-    """Settings from the command line. Raises InputError that names the option and what it takes."""
+    """Settings from the command line; a preset comes first, --threshold and --samples change it.
+
+    Raises InputError that names the option and what it takes.
+    """
     size, unit = (None, "voxels") if min_size is None else parse_min_size(min_size)
-    chosen: dict = {"target": _one_of("--target", target, ("log_odds", "logit", "probability"))}
-    if preset is not None:
-        chosen |= dict(preset_settings(preset))
-    else:
-        chosen["method"] = method_of(
+    chosen: dict = {
+        "target": one_of("--target", target, ("log_odds", "logit", "probability")),
+        "connectivity": connectivity,
+        "method": method_of(
             method,
-            reduce=_one_of("--reduce", reduce, ("mean", "max")),
+            reduce=one_of("--reduce", reduce, ("mean", "max")),
             max_voxels=max_voxels,
             samples=samples,
             noise=noise,
             tolerance=tolerance,
             antithetic=antithetic,
-        )
+        ),
+    }
+    if preset is not None:
+        chosen |= preset_named(preset, segmenter)
+        if samples is not None:
+            chosen["method"] = replace(chosen["method"], n_samples=samples)
+    if threshold is not None:
+        chosen["threshold"] = threshold
     return Settings(
         lesions=lesions,
         controls=controls,
-        connectivity=connectivity,
         min_size=size,
         min_size_unit=unit,
-        rule=_one_of("--rule", rule, ("overlap", "iou")),
+        rule=one_of("--rule", rule, ("overlap", "iou")),
         one_to_one=one_to_one,
-        device=device,
+        device=resolve_device(device),
         seed=seed,
         snr=snr,
-        **{**chosen, **({} if threshold is None else {"threshold": threshold})},
+        **chosen,
     )
 
 
@@ -124,7 +138,7 @@ def method_of(
     if name not in METHODS:
         raise InputError(f"Expected --method to be one of {', '.join(METHODS)}, found {name!r}.")
     kind = METHODS[name]
-    known = set(kind.__dataclass_fields__)
+    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
     if max_voxels != "all" and not (max_voxels.isdigit() and int(max_voxels) > 0):
         raise InputError(f"Expected --max-voxels to be a number above 0 or all, found {max_voxels!r}.")
     given: dict = {}
@@ -144,7 +158,7 @@ def method_of(
     return kind(**given)
 
 
-def _one_of(option: str, value: str, choices: Sequence[str]) -> str:
+def one_of(option: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise InputError(f"Expected {option} to be {' or '.join(choices)}, found {value!r}.")
     return value

@@ -53,7 +53,7 @@ def explain(
     antithetic: o.Antithetic = False,
     device: o.Device = "auto",
     seed: o.Seed = 0,
-    snr: o.Snr = True,
+    snr: o.Snr = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
 ) -> None:
     """Explain the lesions of one scan: probability, instances, a signed map per lesion, a table and a report."""

@@ -427,13 +427,13 @@ def _statistics(attribution: Attribution, channels: Sequence[str]) -> dict[str, 
     figures: dict[str, Any] = {
         "n_samples": attribution.n_samples,
         "converged": attribution.converged,
-        "target_mean": _finite(attribution.target_mean),
+        "target_mean": _finite(float(attribution.target_mean)),
         "seconds": round(attribution.seconds, 3),
     }
     for measure in ("peak", "trough", "peak_se"):
         values = getattr(attribution, measure)
         for number, channel in enumerate(channels):
-            figures[f"{measure}_{channel}"] = None if values is None else _finite(values[number])
+            figures[f"{measure}_{channel}"] = None if values is None else _finite(float(values[number]))
     return figures
 
 

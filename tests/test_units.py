@@ -1,0 +1,181 @@
+"""One scan's work: the outputs are a contract, a repeated run redoes only what changed, the map sits on the lesion."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from lesionwise import lesion_table
+from lesionwise.attribution import Gradient, SmoothGrad
+from lesionwise.io.derivative import list_scans, read_scan
+from lesionwise.store import read_cohort
+from lesionwise.units import Settings, explain_case, predict_case, preset
+from lesionwise.volume import Case, ScanName, to_mm
+
+SETTINGS = Settings(method=SmoothGrad(n_samples=4), lesions="largest:3", controls=2)
+
+
+@pytest.fixture(scope="module")
+def explained(small_case, bright_model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    said: list[str] = []
+    result = explain_case(bright_model, small_case, SETTINGS, out=out, announce_fn=said.append, version="test")
+    return result, out, said
+
+
+def test_files_are_the_contract(explained):
+    result, out, _ = explained
+    maps = sorted(result.maps)
+    stem = "sub-small/anat/sub-small"
+    expected = {"dataset_description.json", ".bidsignore", "lesions.parquet/sub-small.parquet"}
+    expected |= {f"{stem}_label-L_probseg.nii.gz", f"{stem}_label-L_probseg.json", f"{stem}_label-L_mask.nii.gz"}
+    expected |= {f"{stem}_seg-lesions_dseg.nii.gz", f"{stem}_seg-lesions_dseg.tsv"}
+    expected |= {f"{stem}_lesions.tsv", f"{stem}_lesions.json"}
+    for label in maps:
+        expected |= {
+            f"{stem}_seg-lesions_label-{label:03d}_desc-smoothgradmean_saliency{end}" for end in (".nii.gz", ".json")
+        }
+    found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert found == expected
+    assert len(maps) == 3
+
+
+def test_table_has_the_columns_of_the_contract_and_a_row_per_instance(explained):
+    result, out, _ = explained
+    table = pd.read_csv(out / "sub-small/anat/sub-small_lesions.tsv", sep="\t", na_values="n/a", keep_default_na=False)
+    per_channel = [
+        "peak",
+        "peak_se",
+        "trough",
+        "mean_in",
+        "mean_shell_0_3mm",
+        "mean_shell_3_7mm",
+        "mass_in",
+        "mass_out",
+        "share",
+    ]
+    base = ["lesion", "outcome", "volume_mm3", "x_mm", "y_mm", "z_mm", "probability_mean", "probability_max"]
+    base += ["target_mean", "iou", "n_samples", "converged", "seconds"]
+    assert list(table.columns) == base + [f"{m}_{c}" for c in ("FLAIR", "T1w") for m in per_channel]
+    assert set(lesion_table.columns(("FLAIR", "T1w"))) == set(table.columns)
+    assert len(table) == len(result.instances)
+    assert set(table["outcome"]) >= {"TP", "TN"}
+    explained_rows = table["lesion"].isin(result.maps)
+    assert table.loc[explained_rows, "peak_FLAIR"].notna().all()
+    assert table.loc[~explained_rows, "peak_FLAIR"].isna().all()
+    assert np.allclose(table.loc[explained_rows, "share_FLAIR"] + table.loc[explained_rows, "share_T1w"], 1)
+    sidecar = json.loads((out / "sub-small/anat/sub-small_lesions.json").read_text())
+    assert set(sidecar) == set(table.columns)
+    assert "log-odds" in sidecar["peak_FLAIR"]["Units"]
+
+
+def test_map_sits_on_its_lesion_in_world_space(explained):
+    """For any viewer: where the map's affine puts its mass is where the dseg's affine puts the lesion."""
+    result, out, _ = explained
+    dseg = nib.load(out / "sub-small/anat/sub-small_seg-lesions_dseg.nii.gz")
+    for label in result.maps:
+        saliency = nib.load(
+            out / f"sub-small/anat/sub-small_seg-lesions_label-{label:03d}_desc-smoothgradmean_saliency.nii.gz"
+        )
+        assert saliency.get_data_dtype() == np.float32
+        mass = np.abs(saliency.get_fdata()).sum(axis=-1)
+        where = to_mm(np.argwhere(mass > 0), saliency.affine)
+        centre = (where * mass[mass > 0][:, None]).sum(axis=0) / mass.sum()
+        lesion = to_mm(np.argwhere(dseg.get_fdata() == label), dseg.affine)
+        assert np.linalg.norm(centre - lesion.mean(axis=0)) < 1.5
+        assert np.abs(where.min(axis=0) - lesion.min(axis=0)).max() <= 1 + 1e-4  # the receptive field adds one voxel
+
+
+def test_what_is_read_back_is_what_was_computed(explained):
+    result, out, _ = explained
+    assert list_scans(out) == [ScanName("small")]
+    scan = read_scan(out, ScanName("small"))
+    assert np.array_equal(scan.probability, result.prediction)
+    assert np.array_equal(scan.labels, result.labels)
+    for label, saliency in result.maps.items():
+        back = scan.maps[label]["smoothgradmean"]
+        assert np.array_equal(back.data, saliency.data)
+        assert back.box == saliency.box
+        assert np.allclose(back.scan_affine, saliency.scan_affine)
+    cohort = read_cohort(out)
+    assert len(cohort) == len(result.instances)
+    assert set(cohort["method"]) == {"smoothgradmean"}
+
+
+def test_second_run_computes_nothing_and_a_changed_setting_only_its_part(
+    explained, small_case, bright_model, monkeypatch
+):
+    result, out, _ = explained
+    import lesionwise.units as units
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(units, "predict", forbidden)
+        patch.setattr(units, "stream", forbidden)
+        again = explain_case(bright_model, small_case, SETTINGS, out=out)
+    pd.testing.assert_frame_equal(again.lesions, result.lesions, check_exact=False, rtol=1e-6)
+    with monkeypatch.context() as patch:
+        patch.setattr(units, "predict", forbidden)
+        other = explain_case(bright_model, small_case, Settings(method=Gradient(), lesions="largest:1"), out=out)
+    assert len(other.maps) == 1
+    assert set(read_cohort(out)["method"]) == {"smoothgradmean", "gradient"}
+
+
+def test_plan_is_announced_before_the_work(explained):
+    _, _, said = explained
+    plan = next(n for n, sentence in enumerate(said) if sentence.startswith("Plan: "))
+    done = next(n for n, sentence in enumerate(said) if sentence.startswith("Explained "))
+    assert plan < done
+    assert "passes" in said[plan]
+    assert "GiB" in said[plan]
+
+
+@pytest.mark.parametrize("reference", ["none", "empty"])
+def test_no_lesion_at_all_is_a_result(small_case, bright_model, reference, tmp_path):
+    blank = None if reference == "none" else np.zeros_like(small_case.reference)
+    case = Case(small_case.image, small_case.head, blank, ScanName("empty"))
+    result = explain_case(bright_model, case, Settings(threshold=0.999999), out=tmp_path)
+    assert len(result.lesions) == 0
+    assert (tmp_path / "sub-empty/anat/sub-empty_lesions.tsv").read_text().count("\n") == 1
+    assert len(read_scan(tmp_path, ScanName("empty")).lesions) == 0
+
+
+def test_outcomes_without_reference_and_without_lesions_in_it(small_case, bright_model):
+    settings = Settings(method=Gradient(), lesions="largest:1")
+    alone = explain_case(bright_model, Case(small_case.image, small_case.head), settings)
+    assert alone.lesions["outcome"].isna().all()
+    empty = Case(small_case.image, small_case.head, np.zeros_like(small_case.reference))
+    assert set(explain_case(bright_model, empty, settings).lesions["outcome"]) == {"FP"}
+
+
+def test_missed_lesions_are_explained_over_the_reference(small_case, bright_model):
+    result = explain_case(bright_model, small_case, Settings(method=Gradient(), threshold=0.9999))
+    missed = result.lesions[result.lesions["outcome"] == "FN"]
+    assert len(missed)
+    assert missed["peak_FLAIR"].notna().all()
+    assert (missed["probability_max"] <= 0.9999).all()
+
+
+def test_prediction_does_not_depend_on_the_orientation_of_the_file(small_case, bright_model):
+    """The same head stored as LAS, with the affine saying so, gives the same probabilities at the same places."""
+    from lesionwise.volume import Volume
+
+    flipped = small_case.image.affine.copy()
+    flipped[:3, 3] = flipped[:3, :3] @ [small_case.image.shape[0] - 1, 0, 0] + flipped[:3, 3]
+    flipped[:3, 0] *= -1
+    image = Volume(small_case.image.data[:, ::-1].copy(), flipped, small_case.image.channels)
+    other = Case(image, small_case.head[::-1].copy())
+    straight = predict_case(bright_model, Case(small_case.image, small_case.head)).probability
+    turned = predict_case(bright_model, other).probability
+    assert np.allclose(turned[::-1], straight, atol=1e-6)
+
+
+def test_preset_is_the_published_one(bright_model):
+    chosen = Settings(**preset("spagnolo2026", bright_model))
+    assert chosen.target == "logit"
+    assert chosen.threshold == 0.4
+    assert (chosen.method.reduce, chosen.method.n_samples, chosen.method.max_voxels) == ("max", 50, None)

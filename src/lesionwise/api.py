@@ -15,7 +15,6 @@ from lesionwise.config import write_config
 from lesionwise.io.cases import read_case
 from lesionwise.io.derivative import ScanFiles, write_saliency
 from lesionwise.models.zoo import load_model
-from lesionwise.report.page import write_scan_report
 from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.units import Explained, ProgressFn, Settings, explain_case, save_prediction, save_table
@@ -69,6 +68,8 @@ class Result:
 
     def report(self, path: Path | str) -> Path:
         """Writes the one-file report to `path`; the scan is saved beside it first, so that the two belong together."""
+        from lesionwise.report.page import write_scan_report
+
         path = Path(path)
         self.save(path.parent)
         return write_scan_report(path.parent, self.case.name, path)

@@ -12,7 +12,6 @@ from lesionwise.cli.console import reporting
 from lesionwise.config import write_config
 from lesionwise.io.cases import read_case
 from lesionwise.models.zoo import load_model
-from lesionwise.report.page import write_scan_report
 from lesionwise.units import explain_case
 from lesionwise.volume import ScanName
 
@@ -94,6 +93,8 @@ def explain(
         )
         write_config(out, settings, explained.model, version=__version__)
         if report:
+            from lesionwise.report.page import write_scan_report
+
             reporter.say(f"Report: {write_scan_report(out, case.name, out / 'report.html')}")
     typer.echo(summary(Result(explained), out))
 

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="lesionwise"
         )
         code = result if isinstance(result, int) else 0
-    except typer.Exit as stop:
+    except typer.Exit as stop:  # also what typer makes of an interrupt, with code 130
         code = stop.exit_code
     except USAGE_ERROR as error:
         error.show()
@@ -109,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         typer.echo("lesionwise: this is a fault of lesionwise, not of your input; the lines above say where.", err=True)
         code = 1
+    if code == 130:
+        typer.echo("lesionwise: interrupted; what was finished is kept, and the same command goes on from there.", err=True)
     if arguments is None:
         sys.exit(code)
     return code

@@ -1,9 +1,14 @@
 """Per-instance attribution: targets, methods, and the engine that runs them exactly through sliding windows."""
 
+from lesionwise.attribution.cam import GradCAMPlusPlus, HiResCAM, SegGradCAM
 from lesionwise.attribution.engine import attribute, stream
 from lesionwise.attribution.gradient import Gradient, InputTimesGradient, SmoothGrad
+from lesionwise.attribution.instance_target import InstanceTarget
 from lesionwise.attribution.method import AbstractMethod, MethodFactory
+from lesionwise.attribution.occlusion import Occlusion, Shapley
+from lesionwise.attribution.path import ExpectedGradients, IntegratedGradients
 from lesionwise.attribution.plan import Plan, plan_attribution
+from lesionwise.attribution.preset import PRESETS, Preset, preset
 from lesionwise.attribution.result import Attribution
 from lesionwise.attribution.target import TARGETS, AbstractTarget, target_named
 
@@ -11,21 +16,39 @@ METHODS: dict[str, MethodFactory] = {
     "smoothgrad": SmoothGrad,
     "gradient": Gradient,
     "inputxgradient": InputTimesGradient,
+    "ig": IntegratedGradients,
+    "eg": ExpectedGradients,
+    "gradcampp": GradCAMPlusPlus,
+    "hirescam": HiResCAM,
+    "seggradcam": SegGradCAM,
+    "occlusion": Occlusion,
+    "shapley": Shapley,
 }
 """Methods by the name that the command line knows."""
 
 __all__ = [
     "METHODS",
+    "PRESETS",
     "TARGETS",
     "AbstractMethod",
     "AbstractTarget",
     "Attribution",
+    "ExpectedGradients",
+    "GradCAMPlusPlus",
     "Gradient",
+    "HiResCAM",
     "InputTimesGradient",
+    "InstanceTarget",
+    "IntegratedGradients",
+    "Occlusion",
     "Plan",
+    "Preset",
+    "SegGradCAM",
+    "Shapley",
     "SmoothGrad",
     "attribute",
     "plan_attribution",
+    "preset",
     "stream",
     "target_named",
 ]

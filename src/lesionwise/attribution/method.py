@@ -8,6 +8,7 @@ from lesionwise.attribution.scene import Scene
 from lesionwise.attribution.site import Site
 from lesionwise.attribution.target import AbstractTarget
 from lesionwise.attribution.work import Work
+from lesionwise.segmenter import Spec
 
 
 class AbstractMethod(ABC):
@@ -37,6 +38,10 @@ class AbstractMethod(ABC):
     def seeds_per_lesion(self) -> int | None:
         """Vector-Jacobian products per lesion and draw; None for one per lesion voxel."""
         return 1
+
+    def channels(self, spec: Spec) -> tuple[str, ...]:
+        """Names of the map's channels."""
+        return spec.channels
 
     @abstractmethod
     def units(self, target: AbstractTarget) -> str:

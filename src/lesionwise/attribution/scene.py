@@ -75,6 +75,11 @@ class Scene:
         """The input of one window, as it is."""
         return self.padded[(slice(None), *self.grid.boxes[index].slices)]
 
+    def windows_of(self, image: Float[Tensor, "channels i j k"], windows: Sequence[int]) -> dict[int, Tensor]:
+        """Some windows of another image on the network's grid."""
+        padded = self.grid.pad(image)
+        return {w: padded[(slice(None), *self.grid.boxes[w].slices)] for w in windows}
+
     def share(self, index: int, local: Box) -> Float[Tensor, "i j k"]:
         """a_w[v] / sum_w a_w[v] on a box of window `index` (window coordinates)."""
         whole = local.shifted(self.grid.boxes[index].start)
@@ -104,34 +109,38 @@ class Scene:
         if not local.is_empty:
             fused[(slice(None), *own.slices)] += logits[(slice(None), *local.slices)] * self.share(index, local)
 
-    def values(self, sites: Sequence[Site], *, batch: int = 1) -> list[Float[Tensor, " voxels"]]:
-        """y at every voxel of Omega for the scan as it is, one forward pass per window that meets any of the sites."""
-        windows = sorted({w for site in sites for w in site.windows})
-        return self.values_of(sites, {w: self.window(w) for w in windows}, batch=batch)
+    def fused(
+        self,
+        sites: Sequence[Site],
+        inputs: dict[int, Tensor] | None = None,
+        *,
+        batch: int = 1,
+    ) -> list[Float[Tensor, "outputs _"]]:
+        """Logits at every voxel of Omega, one forward pass per window that meets any of the sites.
 
-    def values_of(
-        self, sites: Sequence[Site], inputs: dict[int, Float[Tensor, "channels i j k"]], *, batch: int = 1
-    ) -> list[Float[Tensor, " voxels"]]:
-        """y at every voxel of Omega from the inputs of all windows that meet the sites."""
-        fused: dict[int, Tensor] = {}
-        windows = list(inputs)
+        `inputs` gives other inputs (channels, i, j, k) than the scan's for those windows.
+        """
+        windows = sorted({w for site in sites for w in site.windows})
+        found: dict[int, Tensor] = {}
         for start in range(0, len(windows), batch):
             some = windows[start : start + batch]
-            logits = self.runner.logits(torch.stack([inputs[w] for w in some]))
-            for w, own in zip(some, logits, strict=True):
+            stack = torch.stack([self.window(w) if inputs is None else inputs[w] for w in some])
+            for w, own in zip(some, self.runner.logits(stack), strict=True):
                 for site in sites:
                     if w in site.windows:
-                        if site.number not in fused:
-                            fused[site.number] = own.new_zeros((len(own), *site.readout.source.shape))
-                        self.fuse(fused[site.number], site.readout.source, w, own)
+                        if site.number not in found:
+                            found[site.number] = own.new_zeros((len(own), *site.readout.source.shape))
+                        self.fuse(found[site.number], site.readout.source, w, own)
         outputs = self.spec.classes * self.spec.members
-        nothing = self.padded.new_zeros((outputs, 0))
         return [
-            self.target.value(
-                site.readout.read(fused[site.number])
-                if site.number in fused
-                else nothing.new_zeros((outputs, len(site.voxels))),
-                self.spec,
-            )
+            site.readout.read(found[site.number])
+            if site.number in found
+            else self.padded.new_zeros((outputs, len(site.voxels)))
             for site in sites
         ]
+
+    def values(
+        self, sites: Sequence[Site], inputs: dict[int, Tensor] | None = None, *, batch: int = 1
+    ) -> list[Float[Tensor, " _"]]:
+        """y at every voxel of Omega."""
+        return [self.target.value(logits, self.spec) for logits in self.fused(sites, inputs, batch=batch)]

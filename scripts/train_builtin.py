@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import multiprocessing
-import os
 import queue
 import time
 from pathlib import Path
@@ -32,8 +31,8 @@ NETWORK = {
     "spatial_dims": 3,
     "in_channels": 2,
     "out_channels": 2,
-    "channels": [12, 24, 48, 96, 160],
-    "strides": [1, 2, 2, 2],
+    "channels": [24, 48, 96, 128, 160],
+    "strides": [2, 2, 2, 2],
     "num_res_units": 0,
     "norm": "BATCH",
 }
@@ -80,7 +79,7 @@ def _spots(reference: np.ndarray, maps: dict, seed: int) -> np.ndarray:
     """Patch centres (n, 4): kind (0 lesion, 1 look-alike or border, 2 anywhere) and voxel."""
     rng = np.random.default_rng(seed)
     rows = []
-    labels, count = ndimage.label(reference, np.ones((3, 3, 3)))
+    labels, _ = ndimage.label(reference, np.ones((3, 3, 3)))
     for found in ndimage.find_objects(labels):
         voxels = np.argwhere(reference[found]) + [s.start for s in found]
         picks = rng.choice(len(voxels), min(len(voxels), 1 + len(voxels) // 400))
@@ -183,7 +182,6 @@ def _unpack(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def _render_forever(folder: Path, seed: int, outbox) -> None:
-    os.nice(3)
     torch.set_num_threads(1)
     rng, pool, made = np.random.default_rng(seed), PatientPool(folder), 0
     while True:
@@ -214,7 +212,7 @@ class PatchStream:
         while len(self.held) < 8 * n:
             self.held.append(self.inbox.get())
             self.received += 1
-        for _ in range(n // 2):
+        for _ in range(n):
             try:
                 fresh = self.inbox.get_nowait()
             except queue.Empty:

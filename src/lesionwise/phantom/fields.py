@@ -8,7 +8,7 @@ _SPLINE_SD = 0.4794**1.5
 """Standard deviation of a cubic B-spline field with unit-normal coefficients (mean over the cell, three axes)."""
 
 
-def smooth_field(rng: np.random.Generator, shape: Shape, *, spacing_vox: float | tuple[float, ...]) -> np.ndarray:
+def smooth_field(rng: np.random.Generator, shape: Shape, *, spacing_vox: float | int | tuple[float, ...]) -> np.ndarray:
     """A random field (i, j, k), float32, of mean 0 and standard deviation about 1.
 
     `spacing_vox` is the distance of the lattice points, one number or one per axis: structures are about twice as wide.
@@ -39,7 +39,7 @@ def blur(field: np.ndarray, sigmas_vox: tuple[float, float, float]) -> np.ndarra
     return np.ascontiguousarray(field, dtype=np.float32)
 
 
-def sheets(rng: np.random.Generator, shape: Shape, *, spacing_vox: float) -> np.ndarray:
+def sheets(rng: np.random.Generator, shape: Shape, *, spacing_vox: float | int) -> np.ndarray:
     """Distance in voxels, float32, to the nearest of a family of folded sheets: the zeros of a smooth field.
 
     First-order: |n| / |grad n|. Sulci are such sheets.

@@ -10,23 +10,27 @@ from lesionwise.types import Shape
 from lesionwise.volume import Box
 
 COUNT_QUANTILES = ((0.0, 0.25, 0.5, 0.75, 1.0), (12, 25, 57, 99, 309))
-BODY_QUANTILES_MM3 = ((0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0), (5, 7, 13, 27, 63, 330, 1000))
+BODY_QUANTILES_MM3 = ((0.0, 0.051, 0.255, 0.51, 0.765, 0.969, 1.0), (5, 7, 13, 27, 63, 355, 1000))
 CONFLUENT_QUANTILES_MM3 = ((0.0, 0.5, 1.0), (1000, 3835, 50000))
 DISTANCE_QUANTILES_MM = ((0.0, 0.134, 0.25, 0.5, 0.75, 1.0), (0.3, 3, 5, 9, 14, 34))
-CONFLUENT_PER_PATIENT = 1.6
-"""Mean number above 1000 mm3: 2 % of the mean number of lesions."""
+WITH_CONFLUENT, FURTHER_CONFLUENT = 0.6, 1.5
+"""Share of patients with a lesion above 1000 mm3, and how many more such lesions they have on average."""
+
+LARGEST_LOAD_MM3 = 52_000.0
 
 
 @dataclass(frozen=True)
 class LesionPlan:
     """One lesion to be planted: everything that is random about it, so that a follow-up can change one thing.
 
-    `distance_mm` is from its near edge to the ventricles; `place` in 0..1 picks among the voxels at that distance.
+    `distance_mm` is from its near edge to the ventricles; its centre lies `centre_mm` from them, and `place` in 0..1
+    picks among the voxels at that distance. Both stay when the lesion grows.
     `brightness` and `darkness` are standard normal deviates of its FLAIR and T1w contrast about the patient's.
     """
 
     volume_mm3: float
     distance_mm: float
+    centre_mm: float
     place: float
     confluent: bool
     seed: int
@@ -48,12 +52,26 @@ def plan_lesions(rng: np.random.Generator, *, n_lesions: int | None = None, shar
     """Draws a patient's lesions. `share` scales their number for a brain of which only a part is shown."""
     if n_lesions is None:
         count = float(np.exp(np.interp(rng.uniform(), COUNT_QUANTILES[0], np.log(COUNT_QUANTILES[1]))))
-        burden = rng.gamma(1.0) * CONFLUENT_PER_PATIENT * np.clip((count / 70) ** 0.4, 0.5, 2.0)
-        large, n_lesions = int(rng.poisson(burden * share)), max(1, round(count * share))
+        large = 0
+        if rng.uniform() < share**0.5 * np.clip(WITH_CONFLUENT * (count / 60) ** 0.7, 0.1, 0.95):
+            large = 1 + int(rng.poisson(FURTHER_CONFLUENT * share * np.clip((count / 70) ** 0.5, 0.5, 2.0)))
+        n_lesions = max(1, round(count * share))
     else:
         large = int(rng.binomial(n_lesions, 0.02))
-    plans = [_draw(rng, confluent=i < large) for i in range(n_lesions + (large if n_lesions > large else 0))]
-    return sorted(plans[: max(n_lesions, large)] if n_lesions else [], key=lambda p: -p.volume_mm3)
+    plans = [_draw(rng, confluent=i < large) for i in range(n_lesions)]
+    return sorted(_within_load(plans), key=lambda plan: -plan.volume_mm3)
+
+
+def _within_load(plans: list[LesionPlan]) -> list[LesionPlan]:
+    """Shrinks confluent lesions, none below 1000 mm3, until the load is one that was seen."""
+    for _ in range(3):
+        confluent = sum(p.volume_mm3 for p in plans if p.confluent)
+        excess = sum(p.volume_mm3 for p in plans) - LARGEST_LOAD_MM3
+        if excess <= 0 or confluent == 0:
+            break
+        factor = max(0.02, 1 - excess / confluent)
+        plans = [replace(p, volume_mm3=max(1000.0, p.volume_mm3 * factor)) if p.confluent else p for p in plans]
+    return plans
 
 
 def _draw(rng: np.random.Generator, *, confluent: bool) -> LesionPlan:
@@ -65,6 +83,7 @@ def _draw(rng: np.random.Generator, *, confluent: bool) -> LesionPlan:
     return LesionPlan(
         volume_mm3=volume,
         distance_mm=float(distance),
+        centre_mm=float(distance + (1.0 if confluent else 0.85 * _radius_mm(volume))),
         place=float(rng.uniform()),
         confluent=confluent,
         seed=int(rng.integers(2**31)),
@@ -75,7 +94,7 @@ def _draw(rng: np.random.Generator, *, confluent: bool) -> LesionPlan:
 
 
 def followed_up(
-    rng: np.random.Generator, plans: tuple[LesionPlan, ...], *, new_lesions: float = 4.0, growth: float = 0.15
+    rng: np.random.Generator, plans: tuple[LesionPlan, ...], *, new_lesions: float | int = 4.0, growth: float = 0.15
 ) -> list[LesionPlan]:
     """The same lesions some time later: each grown or shrunk a little, some more, and new ones at the end.
 
@@ -98,9 +117,9 @@ def plant(anatomy: Anatomy, plans: list[LesionPlan]) -> LesionMap:
     spots = spots[np.argsort(anatomy.ventricle_mm.ravel()[spots], kind="stable")]
     reach = anatomy.ventricle_mm.ravel()[spots]
     for number, plan in enumerate(plans, start=1):
-        radius = (3 * plan.volume_mm3 / (4 * np.pi)) ** (1 / 3)
+        radius = _radius_mm(plan.volume_mm3)
         rng = np.random.default_rng(plan.seed)
-        centre = _spot(rng, plan, radius, spots, reach, soft, shape)
+        centre = _spot(plan, spots, reach, soft, shape)
         if centre is None:
             continue
         box, shade = (_confluent if plan.confluent else _focal)(rng, plan, radius, centre, anatomy, ground, soft)
@@ -110,13 +129,12 @@ def plant(anatomy: Anatomy, plans: list[LesionPlan]) -> LesionMap:
     return LesionMap(tuple(plans), soft, index)
 
 
-def _spot(rng, plan: LesionPlan, radius: float, spots, reach, soft, shape: Shape) -> np.ndarray | None:
+def _spot(plan: LesionPlan, spots, reach, soft, shape: Shape) -> np.ndarray | None:
     """A white matter voxel at the wished distance where no lesion is yet."""
     if len(spots) == 0:
         return None
-    wished = plan.distance_mm + (1.0 if plan.confluent else 0.85 * radius)
     for widen in (0.4, 1.0, 3.0, 8.0):
-        low, high = np.searchsorted(reach, [wished - widen, wished + widen])
+        low, high = np.searchsorted(reach, [plan.centre_mm - widen, plan.centre_mm + widen])
         for attempt in range(6):
             if high <= low:
                 break
@@ -166,10 +184,15 @@ def _confluent(rng, plan, radius, centre, anatomy: Anatomy, ground, soft) -> tup
 
 def _shade(score: np.ndarray, plan: LesionPlan, ground: np.ndarray, taken: np.ndarray) -> np.ndarray:
     """Soft lesion whose half-level set in white matter holds the planned volume. `score` is in mm, about."""
-    score = score - 4.0 * (1 - np.clip(1.6 * ground, 0, 1)) - 3.0 * (taken > 0.3)
+    penalty = 4.0 + _radius_mm(plan.volume_mm3)
+    score = score - penalty * (1 - np.clip(1.6 * ground, 0, 1)) - 3.0 * (taken > 0.3)
     size = min(max(round(plan.volume_mm3), 2), score.size - 1)
     level = np.partition(score.ravel(), score.size - size)[score.size - size]
     return (1 / (1 + np.exp(np.clip((level - score) / plan.edge_mm, -30, 30)))).astype(np.float32)
+
+
+def _radius_mm(volume_mm3: float) -> float:
+    return float((3 * volume_mm3 / (4 * np.pi)) ** (1 / 3))
 
 
 def _outward(distance: np.ndarray, centre: np.ndarray) -> np.ndarray:

@@ -62,8 +62,8 @@ def synthesise(
     size: Literal["full", "small"] = "full",
     n_lesions: int | None = None,
     visible_on: tuple[str, ...] = CHANNELS,
-    lesion_contrast: float | None = None,
-    t1w_contrast: float | None = None,
+    lesion_contrast: float | int | None = None,
+    t1w_contrast: float | int | None = None,
     mimics: bool = True,
     visit: int = 1,
     wide: bool = False,
@@ -139,15 +139,17 @@ def image_of(
     channels = []
     for name, channel, deviates, sign in (("FLAIR", contrast.flair, bright, 1.0), ("T1w", contrast.t1w, dark, -1.0)):
         gains = lesion_gains(channel, deviates, sign=sign) * scales[name]
+        shown = maps
         if not scales[name]:
             channel = replace(channel, core=0.0, halo=0.0)
-        image = render(rng, maps, channel, gains.astype(np.float32), step_mm=step_mm)
+            shown = {**maps, "lesion": np.zeros_like(maps["lesion"])}
+        image = render(rng, shown, channel, gains.astype(np.float32), step_mm=step_mm)
         kept = head if name == "FLAIR" else head | (maps["depth_mm"] > contrast.strip_mm - contrast.t1w_extra_mm)
         channels.append(np.where(kept, image, 0))
     return np.stack(channels).astype(np.float32), head
 
 
-def _as_wished(contrast: Contrast, flair: float | None, t1w: float | None, *, mimics: bool) -> Contrast:
+def _as_wished(contrast: Contrast, flair: float | int | None, t1w: float | int | None, *, mimics: bool) -> Contrast:
     """Fixes the contrasts that the caller chose."""
     first, second = contrast.flair, contrast.t1w
     if flair is not None:
@@ -155,10 +157,7 @@ def _as_wished(contrast: Contrast, flair: float | None, t1w: float | None, *, mi
     if t1w is not None:
         second = replace(second, lesion=t1w, lesion_spread=0.0, core=0.0)
     if not mimics:
-        none = {
-            n: 0.0 for n in ("rim", "cap", "patches", "dirty", "vessel", "pulse", "choroid", "shell", "halo", "tract")
-        }
-        first, second = replace(first, **none), replace(second, **none)
+        first, second = _without_mimics(first), _without_mimics(second)
     return replace(contrast, flair=first, t1w=second)
 
 

@@ -49,7 +49,7 @@ def mni_templates() -> Templates:
     lateral_mm = _signed_distance(ventricles)
     zones = {
         "deep": _ellipsoid(x, y, z, (0, -5, 5), (34, 34, 19)),
-        "cerebellum": _soft(-38 - y, 3) * _soft(-13 + 12 * np.exp(-((x / 16) ** 2)) - z, 3),
+        "cerebellum": _soft(-38 - y, 3.0) * _soft(-13 + 12 * np.exp(-((x / 16) ** 2)) - z, 3.0),
         "stem": _ellipsoid(x, y, z, (0, -28, -30), (17, 17, 32)),
         "insula": _ellipsoid(np.abs(x), y, z, (38, 5, 2), (9, 24, 16)) + _ellipsoid(x, y, z, (0, 10, 30), (10, 50, 18)),
         "tract": _ellipsoid(np.abs(x), y, z, (24, -18, 10), (5, 7, 16)),

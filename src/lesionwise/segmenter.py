@@ -73,7 +73,9 @@ class Placement:
 
     `input` (1, channels, i, j, k) is exactly what windows are cut from; `head` marks its in-head voxels; `scale`
     (channels,) is each channel's in-head standard deviation in the units fed to the network. `to_network` took the
-    scan to this grid; `to_scan` takes logits back to the scan's grid.
+    scan to this grid; `to_scan` takes logits back to the scan's grid. `passes` on the network's and
+    `scan_passes` on the scan's grid are False where preprocessing clipped the intensity, so that the input does not
+    follow the scan there; None if it clips nowhere.
     """
 
     input: Float[Tensor, "1 channels i j k"]
@@ -81,6 +83,8 @@ class Placement:
     scale: Float[Tensor, " channels"]
     to_network: AbstractGridMap
     to_scan: AbstractGridMap
+    passes: Bool[Tensor, "channels i j k"] | None = None
+    scan_passes: Bool[Tensor, "channels i2 j2 k2"] | None = None
 
     def pull_back(self, gradient: Float[Tensor, "*lead channels i j k"]) -> Float[Tensor, "*lead channels i2 j2 k2"]:
         """Derivative with respect to the network's input -> target unit per SD of the scan's own voxels.
@@ -88,7 +92,10 @@ class Placement:
         M = R^T (g * sd_c), METHOD section 3.
         """
         scale = self.scale.to(gradient).reshape(-1, 1, 1, 1)
-        return self.to_network.adjoint(gradient * scale)
+        if self.passes is not None:
+            scale = scale * self.passes.to(gradient)
+        pulled = self.to_network.adjoint(gradient * scale)
+        return pulled if self.scan_passes is None else pulled * self.scan_passes.to(pulled)
 
 
 class AbstractSegmenter(ABC):

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from lesionwise.errors import InputError
-from lesionwise.segmenter import Spec
+from lesionwise.segmenter import Placement, Spec
 from lesionwise.types import Shape
 from lesionwise.volume import Box
 
@@ -160,6 +160,18 @@ def probability(logits: Float[Tensor, " classes *grid"], spec: Spec) -> Float[Te
     return torch.softmax(logits, dim=0)[spec.lesion_class]
 
 
+def probability_on_scan(
+    logits: Float[Tensor, "classes i j k"], placement: Placement, spec: Spec
+) -> Float[Tensor, "i2 j2 k2"]:
+    """Lesion probability on the scan's grid from fused logits on the network's; 0 where the network did not look.
+
+    A model that crops the scan says nothing about the rest, which its own software takes to be background.
+    """
+    on_scan = probability(placement.to_scan.forward(logits), spec)
+    seen = placement.to_scan.forward(torch.ones_like(logits[0])) > 0.5
+    return torch.where(seen, on_scan, torch.zeros_like(on_scan))
+
+
 def importance_map(
     window: Shape, blending: str, sigma_scale: float, placement: str = "monai"
 ) -> Float[Tensor, "i j k"]:
@@ -188,7 +200,8 @@ def nnunet_starts(shape: Shape, window: Shape, overlap: float) -> list[Shape]:
     for n, w in zip(shape, window, strict=True):
         steps = int(np.ceil((n - w) / (w * (1 - overlap)))) + 1
         spread = (n - w) / (steps - 1) if steps > 1 else 0.0
-        axes.append([round(spread * step) for step in range(steps)])
+        # a window of one voxel (2-D networks, slice by slice) would otherwise come twice at half steps
+        axes.append(list(dict.fromkeys(round(spread * step) for step in range(steps))))
     return [(a, b, c) for a in axes[0] for b in axes[1] for c in axes[2]]
 
 

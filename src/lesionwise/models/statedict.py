@@ -36,6 +36,7 @@ from lesionwise.segmenter import AbstractSegmenter, Segmenter, Spec
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 """Endings of files that may hold a state_dict."""
 
+OPTIONS: tuple[str, ...] = ()
 _LEFT_AS_SCAN = "scan"
 _CONTAINERS = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network")
 
@@ -49,8 +50,8 @@ def claims(path: Path) -> bool:
     return path.is_file() and (path.suffix == ".safetensors" or (path.suffix in WEIGHT_SUFFIXES and is_pickled(path)))
 
 
-def load(path: Path, *, trust: bool = False) -> AbstractSegmenter:
-    """Reads network, weights and spec. `trust` is not needed: nothing in this format can run.
+def load(path: Path, *, trust: bool = False, options: Mapping[str, str] | None = None) -> AbstractSegmenter:
+    """Reads network, weights and spec. `trust` is not needed: nothing in this format can run. There are no options.
 
     Raises ModelFileError with one sentence if the TOML or the weights are missing or do not fit.
     """

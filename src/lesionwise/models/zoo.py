@@ -7,35 +7,42 @@ from typing import Protocol
 import torch
 
 from lesionwise.errors import InputError, ModelFileError
-from lesionwise.models import builtin, statedict
+from lesionwise.models import builtin, nnunet, statedict
 from lesionwise.segmenter import AbstractSegmenter
 
 
 class Loader(Protocol):
     """A module that reads one kind of model. `claims` looks at names and content, and never runs anything."""
 
+    @property
+    def OPTIONS(self) -> tuple[str, ...]:
+        """Names of the options that may follow a path."""
+        ...
+
     def claims(self, path: Path) -> bool:
         """True if this loader can read the file or folder."""
         ...
 
-    def load(self, path: Path, *, trust: bool = False) -> AbstractSegmenter:
-        """Reads it; with `trust` the files may run code of their own."""
+    def load(self, path: Path, *, trust: bool = False, options: Mapping[str, str] | None = None) -> AbstractSegmenter:
+        """Reads it; with `trust` the files may run code of their own. `options` are those named in OPTIONS."""
         ...
 
 
 LOADERS: Mapping[str, Loader] = {
+    "an nnU-Net v2 results folder (plans.json, dataset.json, fold_*)": nnunet,
     "a folder or file with weights and a TOML that names the network": statedict,
 }
 """Kinds of files and folders, in the order in which they are asked."""
 
-PACKAGES: Mapping[str, Callable[[], AbstractSegmenter]] = {}
+PACKAGES: Mapping[str, Callable[[Mapping[str, str]], AbstractSegmenter]] = {}
 """Models of other packages, by name."""
 
 
 def load_model(ref: str | Path, *, trust: bool = False, device: str | torch.device = "cpu") -> AbstractSegmenter:
     """The model that `ref` names, in evaluation mode, on `device` ("auto": a GPU if there is one).
 
-    `ref` is "builtin" or another shipped name, "lst-ai", "mindglide", or a path. Nothing in a file runs unless `trust`
+    `ref` is "builtin" or another shipped name, "lst-ai", "mindglide", or a path; options of the format may follow, as
+    in "RESULTS?folds=0,1&mirroring=off". Nothing in a file runs unless `trust`
     is given. Raises ModelFileError with one sentence that says what was found and what is missing.
     """
     model = _load(ref, trust=trust)
@@ -50,18 +57,23 @@ def known() -> list[tuple[str, str]]:
 
 
 def _load(ref: str | Path, *, trust: bool) -> AbstractSegmenter:
-    path = Path(ref)
-    name = str(ref)
+    name, _, query = (str(ref), "", "") if Path(ref).exists() else str(ref).partition("?")
+    path = Path(name)
+    options = dict(pair.partition("=")[::2] for pair in query.split("&") if pair)
     if name in PACKAGES and not path.exists():
-        return PACKAGES[name]()
+        return PACKAGES[name](options)
     if name == "builtin" or (name in builtin.names() and not path.exists()):
         return builtin.load(name)
     if not path.exists():
         choices = ", ".join(["builtin", *(n for n in builtin.names() if n != "builtin"), *PACKAGES])
-        raise ModelFileError(f"Expected a model's name ({choices}) or a path, but there is no file or folder {ref}.")
-    for loader in LOADERS.values():
+        raise ModelFileError(f"Expected a model's name ({choices}) or a path, but there is no file or folder {name}.")
+    for kind, loader in LOADERS.items():
         if loader.claims(path):
-            return loader.load(path, trust=trust)
+            unknown = sorted(options.keys() - set(loader.OPTIONS))
+            if unknown:
+                allowed = ", ".join(loader.OPTIONS) or "none"
+                raise InputError(f"Expected options among {allowed} for {kind}, found {unknown[0]}.")
+            return loader.load(path, trust=trust, options=options)
     raise ModelFileError(f"Expected {'; or '.join(LOADERS)}; found {_content(path)}.")
 
 

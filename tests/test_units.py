@@ -11,7 +11,7 @@ from lesionwise import lesion_table
 from lesionwise.attribution import Gradient, SmoothGrad
 from lesionwise.io.derivative import list_scans, read_scan
 from lesionwise.store import read_cohort
-from lesionwise.units import Settings, explain_case, predict_case, preset
+from lesionwise.units import Settings, explain_case, predict_case
 from lesionwise.volume import Case, ScanName, to_mm
 
 SETTINGS = Settings(method=SmoothGrad(n_samples=4), lesions="largest:3", controls=2)
@@ -172,10 +172,3 @@ def test_prediction_does_not_depend_on_the_orientation_of_the_file(small_case, b
     straight = predict_case(bright_model, Case(small_case.image, small_case.head)).probability
     turned = predict_case(bright_model, other).probability
     assert np.allclose(turned[::-1], straight, atol=1e-6)
-
-
-def test_preset_is_the_published_one(bright_model):
-    chosen = Settings(**preset("spagnolo2026", bright_model))
-    assert chosen.target == "logit"
-    assert chosen.threshold == 0.4
-    assert (chosen.method.reduce, chosen.method.n_samples, chosen.method.max_voxels) == ("max", 50, None)

@@ -81,23 +81,6 @@ class Settings:
             raise InputError(f"The number of control regions must not be negative, found {self.controls}.")
 
 
-def preset(name: str, model: AbstractSegmenter) -> dict[str, Any]:
-    """Settings of a published study, by name.
-
-    "spagnolo2026": SmoothGrad of the logit, maximum over all voxels, 50 samples, the published noise on both channels and
-    everywhere, 18-connectivity, threshold 0.3 for a U-Net and 0.4 for other networks (METHOD sections 3 and 6). Raises
-    InputError for an unknown name.
-    """
-    if name != "spagnolo2026":
-        raise InputError(f"Expected a preset's name (spagnolo2026), found {name!r}.")
-    return {
-        "method": SmoothGrad(n_samples=50, reduce="max", noise=0.05, max_voxels=None, noise_rule="published"),
-        "target": "logit",
-        "connectivity": 18,
-        "threshold": 0.3 if type(model.network).__name__ == "UNet" else 0.4,
-    }
-
-
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """What the network says of a case: the lesion probability on the scan's grid, and how the case was laid on its grid."""

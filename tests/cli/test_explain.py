@@ -166,3 +166,12 @@ def test_maps_of_a_flipped_file_are_the_flipped_maps(run, files, tmp_path, small
     assert np.allclose(first.get_fdata(), second.get_fdata()[::-1], atol=1e-7)
     corner = np.array([first.shape[0] - 1, 0, 0, 1])
     assert np.allclose(first.affine @ corner, second.affine @ [0, 0, 0, 1])
+
+
+def test_preset_is_the_published_one(bright_model):
+    from lesionwise.cli.options import published
+
+    chosen = published("spagnolo2026", bright_model, method="smoothgrad")
+    assert (chosen["target"], chosen["connectivity"], chosen["threshold"]) == ("logit", 18, 0.4)
+    method = chosen["method"]
+    assert (method.reduce, method.n_samples, method.max_voxels, method.noise_rule) == ("max", 50, None, "published")

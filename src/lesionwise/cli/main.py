@@ -110,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         typer.echo("lesionwise: this is a fault of lesionwise, not of your input; the lines above say where.", err=True)
         code = 1
     if code == 130:
-        typer.echo("lesionwise: interrupted; what was finished is kept, and the same command goes on from there.", err=True)
+        typer.echo(
+            "lesionwise: interrupted; what was finished is kept, and the same command goes on from there.", err=True
+        )
     if arguments is None:
         sys.exit(code)
     return code

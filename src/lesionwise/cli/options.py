@@ -10,11 +10,12 @@ import typer
 from lesionwise.api import resolve_device
 from lesionwise.attribution import METHODS
 from lesionwise.attribution.method import AbstractMethod
+from lesionwise.attribution.preset import PRESETS
+from lesionwise.attribution.preset import preset as preset_named
 from lesionwise.errors import InputError
 from lesionwise.instances.components import parse_min_size
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.units import Settings
-from lesionwise.units import preset as preset_named
 
 Model = Annotated[str, typer.Option("--model", help="builtin, another shipped name, or a model's file or folder.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the model's files run code of their own.")]
@@ -29,7 +30,7 @@ Noise = Annotated[
     float | None,
     typer.Option("--noise", min=0.0, help="Noise SD as a fraction of a channel's range (0.05)."),
 ]
-Preset = Annotated[str | None, typer.Option("--preset", help="spagnolo2026: the published settings.")]
+Preset = Annotated[str | None, typer.Option("--preset", help=f"Published settings: {', '.join(PRESETS)}.")]
 Lesions = Annotated[str, typer.Option("--lesions", help="all, numbers such as 1,4, or largest:5.")]
 Controls = Annotated[
     int, typer.Option("--controls", min=0, help="Control regions (TN) to place in healthy white matter.")
@@ -105,8 +106,8 @@ def settings_of(
         ),
     }
     if preset is not None:
-        chosen |= preset_named(preset, segmenter)
-        if samples is not None:
+        chosen |= published(preset, segmenter, method=method)
+        if samples is not None and method != "gradcampp":
             chosen["method"] = replace(chosen["method"], n_samples=samples)
     if threshold is not None:
         chosen["threshold"] = threshold
@@ -122,6 +123,17 @@ def settings_of(
         snr=snr,
         **chosen,
     )
+
+
+def published(name: str, segmenter: AbstractSegmenter, *, method: str) -> dict:
+    """What a preset sets: target, method (its Grad-CAM++ if that is asked for), connectivity, threshold of the network."""
+    chosen = preset_named(name)
+    return {
+        "target": chosen.target,
+        "method": chosen.gradcampp if method == "gradcampp" else chosen.smoothgrad,
+        "connectivity": chosen.connectivity,
+        "threshold": chosen.thresholds.get(type(segmenter.network).__name__.lower(), max(chosen.thresholds.values())),
+    }
 
 
 def method_of(

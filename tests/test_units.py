@@ -108,18 +108,18 @@ def test_second_run_computes_nothing_and_a_changed_setting_only_its_part(
     explained, small_case, bright_model, monkeypatch
 ):
     result, out, _ = explained
-    import lesionwise.units as units
+    from lesionwise.units import prediction, work
 
     def forbidden(*args, **kwargs):
         raise AssertionError("computed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(units, "predict", forbidden)
-        patch.setattr(units, "stream", forbidden)
+        patch.setattr(prediction, "predict", forbidden)
+        patch.setattr(work, "stream", forbidden)
         again = explain_case(bright_model, small_case, SETTINGS, out=out)
     pd.testing.assert_frame_equal(again.lesions, result.lesions, check_exact=False, rtol=1e-6)
     with monkeypatch.context() as patch:
-        patch.setattr(units, "predict", forbidden)
+        patch.setattr(prediction, "predict", forbidden)
         other = explain_case(bright_model, small_case, Settings(method=Gradient(), lesions="largest:1"), out=out)
     assert len(other.maps) == 1
     assert set(read_cohort(out)["method"]) == {"smoothgradmean", "gradient"}

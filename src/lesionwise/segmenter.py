@@ -7,6 +7,7 @@ subclass `AbstractSegmenter` with a placement of their own.
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lesionwise.errors import InputError
+from lesionwise.errors import InputError, UnsupportedModelError
 from lesionwise.grids import AbstractGridMap, on_spacing
 from lesionwise.types import Shape
 from lesionwise.volume import Case
@@ -201,3 +202,30 @@ def fingerprint(network: nn.Module, spec: Spec) -> str:
         digest.update(f"{name}{tuple(array.shape)}{array.dtype}".encode())
         digest.update(array.flatten().view(torch.uint8).numpy().tobytes() if array.numel() else b"")
     return digest.hexdigest()[:16]
+
+
+def full_resolution(output: Any, size: Sequence[int]) -> Float[Tensor, "batch outputs i j k"]:
+    """The logits among what a network returns: a tensor, or the last of a list, tuple or dict that has the input's size.
+
+    Deep supervision stacked along a second axis (batch, heads, outputs, i, j, k) counts as a list of heads. Raises
+    UnsupportedModelError if there is none of that size.
+    """
+    wanted = tuple(size)
+    found = output
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        fitting = [part for part in output if isinstance(part, Tensor) and tuple(part.shape[2:]) == wanted]
+        if not fitting:
+            raise UnsupportedModelError(
+                f"Expected logits of the window's size {wanted} among the network's {len(output)} outputs, found none."
+            )
+        found = fitting[-1]
+    elif isinstance(output, Tensor) and output.ndim == 6:
+        found = output[:, 0]
+    if not isinstance(found, Tensor) or found.ndim != 5 or tuple(found.shape[2:]) != wanted:
+        what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise UnsupportedModelError(
+            f"Expected the network to return logits (batch, classes, *{wanted}) for a window of that size, found {what}."
+        )
+    return found

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from lesionwise.errors import InputError
-from lesionwise.segmenter import Placement, Spec
+from lesionwise.segmenter import Placement, Spec, full_resolution
 from lesionwise.types import Shape
 from lesionwise.volume import Box
 
@@ -137,7 +137,7 @@ def predict(
     with torch.no_grad():
         for done, members in enumerate(_batches(chosen, batch)):
             stack = torch.cat([padded[(..., *grid.boxes[n].slices)] for n in members])
-            logits = network(stack)
+            logits = full_resolution(network(stack), stack.shape[2:])
             if fused is None:
                 fused = x.new_zeros((logits.shape[1], *grid.padded_shape))
             for n, window_logits in zip(members, logits, strict=True):

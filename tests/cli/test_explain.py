@@ -97,12 +97,12 @@ def test_images_on_different_grids_name_resample(run, files, tmp_path):
 
 
 def test_interrupt_is_130_and_keeps_what_is_done(run, files, tmp_path, monkeypatch):
-    import lesionwise.units as units
+    from lesionwise.units import work
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(units, "stream", interrupted)
+    monkeypatch.setattr(work, "stream", interrupted)
     code, _, err = run("--lesions", "1", "-o", str(tmp_path))
     assert code == 130
     assert "goes on from there" in err

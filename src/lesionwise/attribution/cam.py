@@ -17,14 +17,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lesionwise.attribution.method import AbstractMethod
-from lesionwise.attribution.network import full_resolution, layer_named
+from lesionwise.attribution.network import layer_named
 from lesionwise.attribution.result import Attribution, trimmed
 from lesionwise.attribution.scene import Scene
 from lesionwise.attribution.site import Site
 from lesionwise.attribution.target import AbstractTarget
 from lesionwise.attribution.work import Work
 from lesionwise.errors import UnsupportedModelError
-from lesionwise.segmenter import Spec
+from lesionwise.segmenter import Spec, full_resolution
 from lesionwise.types import Shape
 from lesionwise.volume import Box
 

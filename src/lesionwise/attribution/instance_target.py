@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lesionwise.attribution.network import full_resolution
 from lesionwise.attribution.site import Site, VoxelSet, locate
 from lesionwise.attribution.target import AbstractTarget, target_named
-from lesionwise.segmenter import Placement, Spec
+from lesionwise.segmenter import Placement, Spec, full_resolution
 from lesionwise.windows import WindowGrid
 
 

@@ -1,12 +1,10 @@
 """The caller's network, held still while it is differentiated and left exactly as it was found."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from lesionwise.errors import UnsupportedModelError
 
@@ -32,32 +30,6 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(wanted)
         for module, was_training in training:
             module.training = was_training
-
-
-def full_resolution(output: Any, size: Sequence[int]) -> Float[Tensor, "batch outputs i j k"]:
-    """The logits among what a network returns: a tensor, or the first of a list, tuple or dict that has the input's size.
-
-    Deep supervision stacked along a second axis (batch, heads, outputs, i, j, k) counts as a list of heads.
-    """
-    wanted = tuple(size)
-    found = output
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if isinstance(output, (list, tuple)):
-        fitting = [part for part in output if isinstance(part, Tensor) and tuple(part.shape[2:]) == wanted]
-        if not fitting:
-            raise UnsupportedModelError(
-                f"Expected logits of the window's size {wanted} among the network's {len(output)} outputs, found none."
-            )
-        found = fitting[0]
-    elif isinstance(output, Tensor) and output.ndim == 6:
-        found = output[:, 0]
-    if not isinstance(found, Tensor) or found.ndim != 5 or tuple(found.shape[2:]) != wanted:
-        what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise UnsupportedModelError(
-            f"Expected the network to return logits (batch, classes, *{wanted}) for a window of that size, found {what}."
-        )
-    return found
 
 
 def layer_named(network: nn.Module, name: str) -> nn.Module:

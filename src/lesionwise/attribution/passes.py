@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lesionwise.attribution.network import full_resolution
+from lesionwise.segmenter import full_resolution
 from lesionwise.volume import Box
 
 Strategy = Literal["loop", "batched"]

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lesionwise.errors import ModelFileError
+from lesionwise.segmenter import full_resolution
 from lesionwise.types import Shape
 
 ALLOWED_PACKAGE = "monai.networks.nets"
@@ -108,18 +109,7 @@ class FullResolution(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels i j k"]) -> Float[Tensor, "batch classes i j k"]:
         """Logits at full resolution."""
-        return full_resolution(self.network(x), size=tuple(x.shape[2:]))
-
-
-def full_resolution(output: Any, *, size: tuple[int, ...]) -> Tensor:
-    """The one tensor (batch, classes, *size) among a network's outputs."""
-    if isinstance(output, Tensor):
-        return output
-    members = list(output.values()) if isinstance(output, Mapping) else list(output)
-    fitting = [m for m in members if isinstance(m, Tensor) and tuple(m.shape[2:]) == size]
-    if not fitting:
-        raise ModelFileError(f"The network returned {len(members)} outputs, none of the input's size {size}.")
-    return fitting[-1]
+        return full_resolution(self.network(x), x.shape[2:])
 
 
 @dataclass(frozen=True)
@@ -178,7 +168,7 @@ def checked(network: nn.Module, *, channels: int, classes: int, window: Shape, w
         return network
     output, _ = seen
     if not isinstance(output, Tensor):
-        output, network = full_resolution(output, size=window), FullResolution(network)
+        output, network = full_resolution(output, window), FullResolution(network)
     if output.shape[1] != classes or tuple(output.shape[2:]) != tuple(window):
         raise ModelFileError(
             f"Expected {classes} classes on a window of {window} from the network in {where}, found an output of shape "

@@ -1,0 +1,39 @@
+"""Keys by content: what a step depends on, as one hash."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lesionwise.volume import Case
+
+
+def case_key(case: Case) -> str:
+    """Hash of everything in a case that a prediction depends on."""
+    return digest(
+        np.ascontiguousarray(case.image.data).tobytes(),
+        np.ascontiguousarray(case.image.affine).tobytes(),
+        repr(case.image.channels),
+        np.packbits(case.head).tobytes(),
+    )
+
+
+def digest(*parts: bytes | str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:24]
+
+
+def stored(path: Path) -> Mapping[str, Any]:
+    """A sidecar's content, empty if it is missing or broken (the step is then computed again)."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,102 @@
+"""From a case to its lesions: probability on the scan's grid, mask, instances."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lesionwise.instances.controls import place_controls, white_matter
+from lesionwise.instances.instance import Instance
+from lesionwise.instances.matching import find_instances
+from lesionwise.io.derivative import (
+    ScanFiles,
+)
+from lesionwise.io.nifti import read_image
+from lesionwise.segmenter import AbstractSegmenter, Placement
+from lesionwise.units.keys import case_key, digest, stored
+from lesionwise.units.settings import ProgressFn, Settings
+from lesionwise.volume import Case
+from lesionwise.windows import WindowGrid, predict, probability_on_scan
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the network says of a case: the lesion probability on the scan's grid, and how the case was laid on its grid."""
+
+    probability: np.ndarray
+    placement: Placement
+    key: str
+
+
+def model_facts(model: AbstractSegmenter) -> dict[str, Any]:
+    """Which model spoke: name, fingerprint, what its card says."""
+    spec = model.spec
+    return {
+        "Name": spec.name,
+        "Fingerprint": model.fingerprint,
+        "Channels": list(spec.channels),
+        "Window": list(spec.window),
+        "Threshold": spec.threshold,
+        "Card": {key: value for key, value in spec.card.items() if isinstance(value, str | int | float)},
+    }
+
+
+def predict_case(
+    model: AbstractSegmenter,
+    case: Case,
+    *,
+    device: str = "cpu",
+    progress_fn: ProgressFn | None = None,
+    known: ScanFiles | None = None,
+) -> Prediction:
+    """Lesion probability on the scan's grid; 0 where the network's grid does not reach.
+
+    `known` names an output folder from which an earlier, identical prediction is read back.
+    """
+    placement = model.place(case)
+    key = digest(case_key(case), model.fingerprint)
+    if known is not None and stored(known.facts).get("PredictionKey") == key and known.probability.is_file():
+        return Prediction(read_image(known.probability)[0], placement, key)
+    grid = WindowGrid.of(model.spec, _shape(placement.input))
+    step = None if progress_fn is None else lambda done, total: progress_fn("predict", done, total)
+    logits = predict(model.network, placement.input.to(device), grid, progress_fn=step).cpu()
+    on_scan = probability_on_scan(logits, placement, model.spec)
+    return Prediction(np.ascontiguousarray(on_scan.numpy(), dtype=np.float32), placement, key)
+
+
+def find_lesions(
+    model: AbstractSegmenter, case: Case, prediction: np.ndarray, settings: Settings
+) -> tuple[np.ndarray, list[Instance], tuple[str, ...]]:
+    """Mask (p > threshold), instances with outcome, control regions, and sentences about what could not be placed."""
+    threshold = model.spec.threshold if settings.threshold is None else settings.threshold
+    mask = prediction > threshold
+    instances = find_instances(
+        mask,
+        affine=case.image.affine,
+        reference=case.reference,
+        connectivity=settings.connectivity,
+        min_size=model.spec.min_size_vox if settings.min_size is None else settings.min_size,
+        min_size_unit=settings.min_size_unit if settings.min_size is not None else "voxels",  # type: ignore[arg-type]
+        rule=settings.rule,  # type: ignore[arg-type]
+        one_to_one=settings.one_to_one,
+    )
+    notes: tuple[str, ...] = ()
+    if settings.controls and instances:
+        healthy = white_matter(case, seed=settings.seed)
+        avoid = mask if case.reference is None else mask | case.reference
+        placed = place_controls(
+            instances,
+            white_matter=healthy.mask,
+            avoid=avoid,
+            rng=np.random.default_rng(settings.seed),
+            n=settings.controls,
+        )
+        instances = [*instances, *placed.instances]
+        notes = (healthy.note, *placed.failures, *placed.notes)
+    return mask, instances, notes
+
+
+def _shape(tensor: torch.Tensor) -> tuple[int, int, int]:
+    i, j, k = tensor.shape[-3:]
+    return int(i), int(j), int(k)

@@ -1,0 +1,63 @@
+"""A scan's outputs on disk: written step by step, the mark of a finished scan last."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lesionwise.io.derivative import (
+    ScanFiles,
+    write_dataset_description,
+    write_json,
+    write_table,
+)
+from lesionwise.io.nifti import write_image
+from lesionwise.store import write_part
+from lesionwise.units.explained import Explained
+from lesionwise.units.keys import stored
+
+
+def save_prediction(explained: Explained, files: ScanFiles, *, version: str = "") -> None:
+    """Probability, mask and instance numbers, with the facts that say where they come from."""
+    write_dataset_description(files.out, version=version)
+    affine = explained.case.image.affine
+    files.lesions_sidecar.unlink(missing_ok=True)  # the scan is not finished again until the table is
+    if stored(files.facts).get("PredictionKey") != explained.keys["PredictionKey"]:
+        write_image(files.probability, explained.prediction, affine, description="lesion probability")
+    write_image(files.mask, explained.mask, affine, dtype=bool, description="lesion mask")
+    write_image(files.labels, explained.labels, affine, dtype=np.int16, description="lesion instances")
+    names = pd.DataFrame(
+        {
+            "index": [one.label for one in explained.instances],
+            "name": [f"lesion-{one.label:03d}" for one in explained.instances],
+            "outcome": [one.outcome for one in explained.instances],
+            "source": [one.source for one in explained.instances],
+        }
+    )
+    write_table(files.labels_table, names)
+    write_json(files.facts, facts(explained))
+
+
+def facts(explained: Explained) -> dict[str, Any]:
+    """Sidecar of the probability map: model, settings, sources, notes and keys."""
+    settings = explained.settings
+    threshold = explained.model["Threshold"] if settings.threshold is None else settings.threshold
+    return {
+        "Description": "Probability of lesion, fused over sliding windows, on the scan's own grid",
+        "Model": dict(explained.model),
+        "Channels": explained.model["Channels"],
+        "Threshold": threshold,
+        "Connectivity": settings.connectivity,
+        "HasReference": explained.case.reference is not None,
+        "Sources": dict(explained.case.sources),
+        "Notes": list(explained.notes),
+        **explained.keys,
+    }
+
+
+def save_table(explained: Explained, files: ScanFiles) -> None:
+    """The table, its part of the cohort's table, and last the sidecar that marks the scan as finished."""
+    write_table(files.lesions, explained.lesions)
+    method = explained.settings.method.name
+    write_part(files.out, files.name, explained.lesions, model=explained.model["Fingerprint"], method=method)
+    write_json(files.lesions_sidecar, explained.columns)

@@ -1,0 +1,47 @@
+"""What a user may choose, with one name and one meaning in every command."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lesionwise.attribution.gradient import SmoothGrad
+from lesionwise.attribution.method import AbstractMethod
+from lesionwise.attribution.target import target_named
+from lesionwise.errors import InputError
+
+ProgressFn = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose; the same names and meanings in every command.
+
+    `threshold`, `min_size` None take the model's. `lesions` is "all", "largest:5" or "1,4". `controls` asks for that
+    many control regions in healthy white matter.
+    """
+
+    method: AbstractMethod = field(default_factory=SmoothGrad)
+    target: str = "log_odds"
+    lesions: str = "all"
+    controls: int = 0
+    threshold: float | None = None
+    connectivity: int = 18
+    min_size: float | None = None
+    min_size_unit: str = "voxels"
+    rule: str = "overlap"
+    one_to_one: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    snr: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise InputError(f"A probability threshold must lie between 0 and 1, found {self.threshold}.")
+        if self.connectivity not in (6, 18, 26):
+            raise InputError(f"Connectivity must be 6, 18 or 26, found {self.connectivity}.")
+        if self.controls < 0:
+            raise InputError(f"The number of control regions must not be negative, found {self.controls}.")
+
+
+def map_units(settings: Settings) -> str:
+    """Unit of the map's values."""
+    return settings.method.units(target_named(settings.target))

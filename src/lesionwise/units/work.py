@@ -1,0 +1,215 @@
+"""One scan's work from prediction to table; what is there already under the same key is kept."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lesionwise import lesion_table
+from lesionwise.attribution.engine import stream
+from lesionwise.attribution.plan import plan_attribution
+from lesionwise.attribution.result import Attribution
+from lesionwise.instances.instance import Instance
+from lesionwise.instances.matching import select
+from lesionwise.io.derivative import ScanFiles, read_saliency, write_saliency
+from lesionwise.saliency import SaliencyMap
+from lesionwise.segmenter import AbstractSegmenter, Placement
+from lesionwise.units.explained import Explained, tabulate
+from lesionwise.units.keys import digest, stored
+from lesionwise.units.prediction import find_lesions, model_facts, predict_case
+from lesionwise.units.record import save_prediction, save_table
+from lesionwise.units.settings import ProgressFn, Settings, map_units
+from lesionwise.volume import Case
+
+MEMORY_SHARE = 0.6
+"""Fraction of the free memory that explaining may take."""
+
+
+def explain_case(
+    model: AbstractSegmenter,
+    case: Case,
+    settings: Settings,
+    *,
+    out: Path | None = None,
+    progress_fn: ProgressFn | None = None,
+    announce_fn: Callable[[str], None] | None = None,
+    version: str = "",
+) -> Explained:
+    """Predicts, finds the lesions, and explains those asked for.
+
+    With `out`, every finished step is saved there at once and steps already there under the same key are read back.
+    `announce_fn` gets sentences for people: what was found and the plan, before the long part starts.
+    """
+    say = announce_fn or (lambda sentence: None)
+    files = None if out is None else ScanFiles(Path(out), case.name)
+    predicted = predict_case(model, case, device=settings.device, progress_fn=progress_fn, known=files)
+    mask, instances, notes = find_lesions(model, case, predicted.probability, settings)
+    wanted = select(instances, settings.lesions) if instances else []
+    say(_census(instances, wanted))
+    instances_key = digest(
+        predicted.key,
+        b"" if case.reference is None else np.packbits(case.reference).tobytes(),
+        *(np.ascontiguousarray(one.voxels).tobytes() + str((one.label, one.outcome)).encode() for one in instances),
+    )
+    keys = {"PredictionKey": predicted.key, "InstancesKey": instances_key}
+    explained = Explained(
+        case=case,
+        settings=settings,
+        model=model_facts(model),
+        prediction=predicted.probability,
+        mask=mask,
+        instances=tuple(instances),
+        maps={},
+        lesions=pd.DataFrame(columns=lesion_table.columns(model.spec.channels)),
+        columns=lesion_table.described(model.spec.channels, units=map_units(settings)),
+        notes=(*case.notes, *notes),
+        keys=keys,
+    )
+    if files is not None:
+        save_prediction(explained, files, version=version)
+    maps = _explain(model, predicted.placement, explained, wanted, files=files, progress_fn=progress_fn, say=say)
+    explained = replace(explained, maps=maps)
+    explained = replace(explained, lesions=tabulate(explained))
+    if files is not None:
+        save_table(explained, files)
+    return explained
+
+
+def _explain(
+    model: AbstractSegmenter,
+    placement: Placement,
+    explained: Explained,
+    wanted: Sequence[Instance],
+    *,
+    files: ScanFiles | None,
+    progress_fn: ProgressFn | None,
+    say: Callable[[str], None],
+) -> dict[int, SaliencyMap]:
+    """Maps of the lesions asked for: read back where the key agrees, computed and saved in chunks otherwise."""
+    settings, method = explained.settings, explained.settings.method
+    maps: dict[int, SaliencyMap] = {}
+    todo: list[tuple[Instance, str]] = []
+    for instance in wanted:
+        key = digest(
+            explained.keys["PredictionKey"],
+            np.ascontiguousarray(instance.voxels).tobytes(),
+            repr((method, settings.target, settings.seed, settings.snr)),
+        )
+        there = None if files is None else files.saliency(instance.label, method.name)
+        if there is not None and there.is_file() and stored(_sidecar(there)).get("Key") == key:
+            maps[instance.label] = read_saliency(there)
+        else:
+            todo.append((instance, key))
+    if maps:
+        say(f"{len(maps)} of {len(wanted)} maps are there already and are kept.")
+    if not todo:
+        return maps
+    common: dict[str, Any] = {
+        "method": method,
+        "target": settings.target,
+        "device": settings.device,
+        "memory_bytes": int(MEMORY_SHARE * free_memory_bytes(settings.device)),
+    }
+    voxel_sets = [instance.voxels for instance, _ in todo]
+    plan = plan_attribution(model.network, model.spec, placement, voxel_sets, **common)
+    say(f"Plan: {plan.describe()}.")
+    started = time.perf_counter()
+    found = stream(
+        model.network,
+        model.spec,
+        placement,
+        voxel_sets,
+        plan=plan,
+        seed=settings.seed,
+        healthy=explained.case.tissue.get("white_matter"),
+        progress_fn=None if progress_fn is None else partial(progress_fn, "explain"),
+        **common,
+    )
+    for number, attribution in found:
+        instance, key = todo[number]
+        saliency = _as_map(attribution, explained, key)
+        maps[instance.label] = saliency
+        if files is not None:
+            path = files.saliency(instance.label, method.name)
+            snr_path = files.saliency(instance.label, method.name, stat="snr") if settings.snr else None
+            write_saliency(path, saliency, snr_path=snr_path)
+    say(f"Explained {len(todo)} lesions in {time.perf_counter() - started:.0f} s.")
+    return dict(sorted(maps.items()))
+
+
+def free_memory_bytes(device: str) -> int:
+    """Memory that is free now: the GPU's for a GPU, else the machine's."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 8 << 30
+
+
+def _as_map(attribution: Attribution, explained: Explained, key: str) -> SaliencyMap:
+    settings = explained.settings
+    channels = tuple(explained.model["Channels"])
+    provenance = {
+        "Method": settings.method.name,
+        "Quantitative": settings.method.quantitative,
+        "Reduce": getattr(settings.method, "reduce", "n/a"),
+        "Target": settings.target,
+        "Samples": attribution.n_samples,
+        "Seed": settings.seed,
+        "ModelName": explained.model["Name"],
+        "ModelFingerprint": explained.model["Fingerprint"],
+        "Statistics": _statistics(attribution, channels),
+        "Details": attribution.details,
+        "Key": key,
+    }
+    return SaliencyMap(
+        attribution.data,
+        attribution.box,
+        explained.case.image.affine,
+        channels,
+        map_units(settings),
+        attribution.se,
+        provenance,
+    )
+
+
+def _statistics(attribution: Attribution, channels: Sequence[str]) -> dict[str, Any]:
+    """Figures of the table that only the draws know; None where there are none."""
+    figures: dict[str, Any] = {
+        "n_samples": attribution.n_samples,
+        "converged": attribution.converged,
+        "target_mean": _finite(float(attribution.target_mean)),
+        "seconds": round(attribution.seconds, 3),
+    }
+    for measure in ("peak", "trough", "peak_se"):
+        values = getattr(attribution, measure)
+        for number, channel in enumerate(channels):
+            figures[f"{measure}_{channel}"] = None if values is None else _finite(float(values[number]))
+    return figures
+
+
+def _census(instances: Sequence[Instance], wanted: Sequence[Instance]) -> str:
+    if not instances:
+        return "No lesion was found, and the reference (if any) has none: the table is empty."
+    outcomes = [one.outcome for one in instances if one.outcome is not None]
+    if not outcomes:
+        return f"Found {len(instances)} lesions (no reference); {len(wanted)} to explain."
+    counts = ", ".join(f"{outcomes.count(o)} {o}" for o in ("TP", "US", "FP", "FN", "TN") if o in outcomes)
+    return f"Found {len(instances)} lesions ({counts}); {len(wanted)} to explain."
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name.replace(".nii.gz", ".json"))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

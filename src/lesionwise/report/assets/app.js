@@ -1,0 +1,294 @@
+// The page's state and what changes it: one function draws everything from the state.
+(async function (LW) {
+  "use strict";
+  const { scene, element, format } = LW;
+  const byId = (id) => document.getElementById(id);
+  const root = document.documentElement;
+
+  LW.byLabel = new Map(scene.lesions.map((lesion) => [lesion.label, lesion]));
+  LW.units = () => (scene.limits[state.desc] ? scene.limits[state.desc].units : "");
+
+  const state = LW.state = {
+    label: null, lesion: null, map: null, desc: scene.descs[0] || null, voxel: scene.shape.map((n) => Math.floor(n / 2)),
+    mapChannel: "own", mapBefore: "own", fov_mm: 80, opacity: 0.9, threshold: 0.05, snr: 0, limit: 1, reach: 1, smooth: true, contours: true,
+    reference: false, probability: false, crosshair: true, convention: "radiological",
+  };
+  const panels = LW.panels = [];
+  const data = { images: {}, labels: null, probability: null, reference: null };
+  let list = null, pending = 0;
+
+  const redraw = () => {
+    if (pending) return;
+    pending = requestAnimationFrame(() => {
+      pending = 0;
+      for (const panel of panels) panel.draw(state);
+      readout();
+    });
+  };
+
+  function setLimit() {
+    const shared = scene.limits[state.desc];
+    state.limit = shared ? shared.limit * state.reach : 1;
+    colourBar();
+  }
+
+  function colourBar() {
+    const bar = byId("colour-bar");
+    const context = bar.getContext("2d");
+    const table = scene.palette.signed;
+    bar.width = table.length;
+    bar.height = 1;
+    for (let n = 0; n < table.length; n++) {
+      const [r, g, b, a] = table[n];
+      const share = Math.abs((2 * n) / (table.length - 1) - 1);
+      const alpha = share < state.threshold ? 0 : (a / 255) * state.opacity;
+      const mix = (value) => Math.round(value * alpha + 92 * (1 - alpha));
+      context.fillStyle = `rgb(${mix(r)},${mix(g)},${mix(b)})`;
+      context.fillRect(n, 0, 1, 1);
+    }
+    byId("limit-low").textContent = "≤ −" + format(state.limit, 2);
+    byId("limit-high").textContent = "≥ +" + format(state.limit, 2);
+    byId("limit-unit").textContent = LW.units();
+    bar.setAttribute("aria-label", `Colour bar: blue against the lesion at minus ${format(state.limit, 2)}, transparent at zero, red for the lesion at plus ${format(state.limit, 2)} ${LW.units()}; the same for all lesions`);
+  }
+
+  function readout() {
+    const [i, j, k] = state.voxel;
+    const n = i + scene.shape[0] * (j + scene.shape[1] * k);
+    const mm = LW.toMm(state.voxel);
+    byId("mm").textContent = mm.map((value) => value.toFixed(1).replace("-", "−")).join(", ");
+    byId("mm").dataset.mm = mm.map((value) => value.toFixed(3)).join(" ");
+    byId("voxel").textContent = LW.toSource(state.voxel).join(", ");
+    const parts = [];
+    for (const channel of scene.channels) {
+      const image = data.images[channel], scale = scene.volumes.images[channel];
+      if (image) parts.push(`${channel} ${format(image[n] * scale.scale + scale.offset)}`);
+    }
+    if (data.probability) parts.push(`p ${(data.probability[n] / 255).toFixed(2)}`);
+    if (state.map) for (const channel of state.map.names) parts.push(`map ${channel} ${format(state.map.at(channel, i, j, k, 0), 2)}`);
+    const label = data.labels ? data.labels[n] : 0;
+    parts.push(label ? `lesion ${label}` : "no lesion");
+    byId("values").textContent = parts.join(" · ");
+    for (const [name, plane] of Object.entries(LW.PLANES)) {
+      const slider = byId(`slice-${name}`);
+      slider.value = state.voxel[plane.through];
+      slider.setAttribute("aria-valuetext", `${mm[plane.through].toFixed(1)} mm`);
+    }
+  }
+
+  async function choose(label, { move = true } = {}) {
+    const lesion = LW.byLabel.get(label);
+    if (!lesion) return;
+    Object.assign(state, { label, lesion });
+    if (move && lesion.place) state.voxel = lesion.place.slice();
+    list.mark(label);
+    if (!state.wholeHead) state.fov_mm = fitting(lesion);
+    describe(lesion);
+    history.replaceState(null, "", `#lesion-${label}`);
+    const map = await LW.loadMap(lesion, state.desc);
+    if (state.label !== label) return;
+    state.map = map;
+    setLimit();
+    redraw();
+    if (LW.render3d.open) LW.render3d.show(state);
+    root.dataset.shown = String(label);
+  }
+  LW.choose = choose;
+
+  // Wide enough for the lesion and what surrounds it.
+  const fitting = (lesion) => Math.min(Math.max(70, 40 + Math.max(...(lesion.extent_mm || [0]))), 220);
+
+  function describe(lesion) {
+    byId("lesion-title").replaceChildren(LW.badge(lesion.row.outcome), ` Lesion ${lesion.label}`);
+    byId("headline").textContent = lesion.headline;
+    byId("sentence").textContent = lesion.sentence;
+    byId("warnings").replaceChildren(...lesion.warnings.map((warning) => element("li", {}, warning)));
+    LW.channelBars(byId("bars"), lesion);
+    LW.profileChart(byId("profile"), lesion, state.desc);
+    LW.distribution(byId("distribution"), lesion, choose);
+    const meta = lesion.maps[state.desc];
+    const places = byId("places");
+    places.replaceChildren();
+    if (meta) for (const [channel, ends] of Object.entries(meta.extremes)) {
+      for (const [what, end] of Object.entries(ends)) {
+        const where = end.distance_mm === null ? "far away" : end.distance_mm === 0 ? "inside" : `${format(end.distance_mm, 2)} mm outside`;
+        places.append(element("button", { type: "button", onclick: () => { state.voxel = end.voxel.slice(); redraw(); } }, `${channel} ${what} (${where})`));
+      }
+    }
+    const outside = byId("outside");
+    outside.textContent = meta && meta.outside
+      ? `The page keeps the map within ${format(scene.margin_mm)} mm of the lesion; ${meta.channels.map((channel, c) => `${format(100 * meta.outside[c], 2)} % of the ${channel} map's weight`).join(" and ")} lies farther away (all of it is in the NIfTI file).`
+      : "";
+    for (const panel of panels) {
+      panel.canvas.setAttribute("aria-label", `${panel.planeName} ${panel.channel}, at lesion ${lesion.label} (${LW.style(lesion.row.outcome).meaning}), ${state.convention} convention`);
+    }
+  }
+
+  function buildPanels() {
+    const grid = byId("planes");
+    const shown = Object.keys(data.images).length ? Object.keys(data.images) : [scene.channels[0] || "image"];
+    grid.style.setProperty("--rows", shown.length);
+    for (const channel of shown) {
+      for (const name of Object.keys(LW.PLANES)) {
+        const canvas = element("canvas", { role: "img", tabindex: "0", "data-plane": name, "data-channel": channel });
+        grid.append(element("figure", {}, canvas, element("figcaption", {}, `${channel} · ${name}`)));
+        const panel = new LW.SlicePanel(canvas, name, channel, data);
+        panels.push(panel);
+        listen(panel);
+      }
+    }
+    for (const [name, plane] of Object.entries(LW.PLANES)) {
+      const slider = byId(`slice-${name}`);
+      slider.max = scene.shape[plane.through] - 1;
+      slider.addEventListener("input", () => { state.voxel[plane.through] = Number(slider.value); redraw(); });
+    }
+    new ResizeObserver(redraw).observe(grid);
+  }
+
+  function listen(panel) {
+    const { canvas } = panel;
+    const move = (event) => {
+      const ratio = canvas.width / canvas.clientWidth;
+      state.voxel = panel.pick(state.anchor || state, event.offsetX * ratio, event.offsetY * ratio);
+      redraw();
+    };
+    canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      if (event.pointerType === "mouse") canvas.setPointerCapture(event.pointerId);
+      // While dragging in a zoomed view the picture must not run away under the pointer: pick from where it began.
+      state.anchor = null;
+      move(event);
+      const label = data.labels[state.voxel[0] + scene.shape[0] * (state.voxel[1] + scene.shape[1] * state.voxel[2])];
+      if (label && label !== state.label && event.detail !== 0) choose(label, { move: false });
+    });
+    canvas.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      if (event.ctrlKey || event.metaKey) zoom(event.deltaY > 0 ? 1.12 : 1 / 1.12);
+      else slide(panel.plane.through, event.deltaY > 0 ? -1 : 1);
+    }, { passive: false });
+    canvas.addEventListener("keydown", (event) => {
+      const flip = panel.view(state).flip ? -1 : 1;
+      const steps = { ArrowLeft: [panel.plane.across, -flip], ArrowRight: [panel.plane.across, flip], ArrowUp: [panel.plane.up, 1], ArrowDown: [panel.plane.up, -1], PageUp: [panel.plane.through, 1], PageDown: [panel.plane.through, -1] };
+      if (!steps[event.key]) return;
+      event.preventDefault();
+      slide(...steps[event.key]);
+    });
+  }
+
+  function slide(axis, by) {
+    state.voxel[axis] = Math.min(Math.max(state.voxel[axis] + by, 0), scene.shape[axis] - 1);
+    redraw();
+  }
+
+  function zoom(factor) {
+    const whole = Math.max(...scene.shape.map((n, axis) => n * scene.voxel_mm[axis]));
+    const fov = (state.fov_mm || whole) * factor;
+    state.fov_mm = fov >= whole ? null : Math.max(fov, 12);
+    state.wholeHead = state.fov_mm === null;
+    byId("zoom-whole").setAttribute("aria-pressed", String(Boolean(state.wholeHead)));
+    redraw();
+  }
+
+  function toggleMap() {
+    const select = byId("map-channel");
+    if (state.mapChannel === "none") state.mapChannel = state.mapBefore;
+    else { state.mapBefore = state.mapChannel; state.mapChannel = "none"; }
+    select.value = state.mapChannel;
+    redraw();
+  }
+
+  function controls() {
+    const bind = (id, event, apply) => { const node = byId(id); if (node) node.addEventListener(event, () => { apply(node); redraw(); }); };
+    const say = (id, words) => { byId(id).textContent = words; };
+    const select = byId("map-channel");
+    select.append(element("option", { value: "own" }, "own channel"), ...scene.channels.map((channel) => element("option", { value: channel }, channel)), element("option", { value: "none" }, "off"));
+    bind("map-channel", "change", (node) => { state.mapChannel = node.value; });
+    const method = byId("method");
+    method.append(...scene.descs.map((desc) => element("option", { value: desc }, desc)));
+    method.closest("label").hidden = scene.descs.length < 2;
+    bind("method", "change", (node) => { state.desc = node.value; choose(state.label, { move: false }); });
+    bind("opacity", "input", (node) => { state.opacity = Number(node.value); say("opacity-value", `${Math.round(100 * state.opacity)} %`); colourBar(); });
+    bind("threshold", "input", (node) => { state.threshold = Number(node.value); say("threshold-value", `${Math.round(100 * state.threshold)} %`); colourBar(); });
+    bind("snr", "input", (node) => { state.snr = Number(node.value); say("snr-value", state.snr ? `≥ ${state.snr}` : "off"); });
+    bind("reach", "input", (node) => { state.reach = 2 ** Number(node.value); say("reach-value", `×${format(state.reach, 2)}`); setLimit(); });
+    for (const key of ["smooth", "contours", "reference", "probability", "crosshair"]) bind(key, "change", (node) => { state[key] = node.checked; });
+    byId("reference").closest("label").hidden = !scene.volumes.reference;
+    byId("snr").closest("label").hidden = !scene.lesions.some((lesion) => Object.values(lesion.maps).some((meta) => meta.snr));
+    bind("convention", "change", (node) => { state.convention = node.value; say("convention-words", conventionWords()); });
+    say("convention-words", conventionWords());
+    byId("zoom-in").onclick = () => zoom(1 / 1.25);
+    byId("zoom-out").onclick = () => zoom(1.25);
+    byId("zoom-whole").onclick = () => {
+      state.wholeHead = !state.wholeHead;
+      state.fov_mm = state.wholeHead ? null : fitting(state.lesion || {});
+      byId("zoom-whole").setAttribute("aria-pressed", String(state.wholeHead));
+      redraw();
+    };
+    byId("theme").onclick = () => {
+      const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+      root.dataset.theme = dark ? "light" : "dark";
+    };
+    byId("print").onclick = () => window.print();
+    for (const chip of document.querySelectorAll("[data-outcome]")) {
+      chip.addEventListener("click", () => {
+        const { outcomes } = list.filter, key = chip.dataset.outcome;
+        if (!outcomes.delete(key)) outcomes.add(key);
+        chip.setAttribute("aria-pressed", String(outcomes.has(key)));
+        list.render();
+      });
+    }
+    byId("least").addEventListener("input", (event) => { list.filter.least_mm3 = Number(event.target.value) || 0; list.render(); });
+    byId("explained").addEventListener("change", (event) => { list.filter.explained = event.target.checked; list.render(); });
+    byId("open-3d").addEventListener("click", open3d);
+    for (const button of document.querySelectorAll("[data-turn]")) button.addEventListener("click", () => LW.render3d.turn(...button.dataset.turn.split(",").map(Number)));
+    document.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=number], input[type=text], select, textarea")) return;
+      if (event.key === "j") list.step(1);
+      else if (event.key === "k") list.step(-1);
+      else if (event.key === " " && !event.target.matches("button, input, summary, a")) { event.preventDefault(); toggleMap(); }
+      else if (event.key === "z") byId("zoom-whole").click();
+    });
+  }
+
+  const conventionWords = () => (state.convention === "radiological"
+    ? "Radiological convention: the patient's right is on the left of the picture."
+    : "Neurological convention: the patient's left is on the left of the picture.")
+    + (scene.tilt_deg > 1 ? ` The planes follow the scan's own grid, tilted by ${format(scene.tilt_deg, 2)}° against the letters.` : "");
+
+  async function open3d() {
+    const button = byId("open-3d");
+    button.disabled = true;
+    button.textContent = "Opening …";
+    try {
+      byId("render").hidden = false;
+      await LW.render3d.start(state, data);
+      byId("render-controls").hidden = false;
+      button.hidden = true;
+    } catch (error) {
+      byId("render").hidden = true;
+      button.textContent = "No 3-D view: this browser offers no WebGL2.";
+    }
+  }
+
+  async function load() {
+    const { images, labels, probability, reference } = scene.volumes;
+    const jobs = Object.entries(images).map(async ([channel, each]) => [channel, await LW.array(each)]);
+    const [loaded, mask, p, marked] = await Promise.all([Promise.all(jobs), LW.array(labels), LW.array(probability), reference ? LW.array(reference) : null]);
+    data.images = Object.fromEntries(loaded);
+    Object.assign(data, { labels: mask, probability: p, reference: marked });
+  }
+
+  list = LW.list = new LW.LesionList(choose);
+  controls();
+  setLimit();
+  await load();
+  buildPanels();
+  const wanted = /^#lesion-(\d+)$/.exec(location.hash);
+  const best = scene.lesions.find((lesion) => Object.keys(lesion.maps).length) || scene.lesions[0];
+  if (wanted && LW.byLabel.has(Number(wanted[1]))) await choose(Number(wanted[1]));
+  else if (best) await choose(best.label);
+  else { byId("headline").textContent = "No lesion was found in this scan."; redraw(); }
+  window.addEventListener("hashchange", () => { const found = /^#lesion-(\d+)$/.exec(location.hash); if (found) choose(Number(found[1])); });
+  window.addEventListener("beforeprint", () => { for (const panel of panels) panel.draw(state); });
+  root.dataset.ready = "true";
+})((window.LW = window.LW || {}));

@@ -1,0 +1,85 @@
+// The 3-D view: NiiVue, unpacked only when it is asked for. The head is a translucent volume, lesions are solid.
+(function (LW) {
+  "use strict";
+  const scene = LW.scene;
+  let view = null;
+
+  // A NIfTI-1 file in memory, so that NiiVue places the volume by the scan's own affine.
+  function nifti(data, datatype, bits, affine, shape) {
+    const buffer = new ArrayBuffer(352 + data.byteLength);
+    const header = new DataView(buffer);
+    header.setInt32(0, 348, true);
+    [3, ...shape, 1, 1, 1, 1].forEach((n, at) => header.setInt16(40 + 2 * at, n, true));
+    header.setInt16(70, datatype, true);
+    header.setInt16(72, bits, true);
+    [1, ...scene.voxel_mm].forEach((mm, at) => header.setFloat32(76 + 4 * at, mm, true));
+    header.setFloat32(108, 352, true);
+    header.setFloat32(112, 1, true);
+    header.setUint8(123, 2);
+    header.setInt16(254, 1, true);
+    affine.slice(0, 3).flat().forEach((value, at) => header.setFloat32(280 + 4 * at, value, true));
+    header.setUint8(344, 0x6e); header.setUint8(345, 0x2b); header.setUint8(346, 0x31);
+    new Uint8Array(buffer, 352).set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    return buffer;
+  }
+
+  async function library() {
+    if (window.niivue) return window.niivue;
+    const node = document.createElement("script");
+    node.textContent = await LW.unpackText("niivue");
+    document.head.append(node);
+    return window.niivue;
+  }
+
+  // Label 0 is clear; every lesion has its outcome's colour, the chosen one is white-hot.
+  function colours(label) {
+    const table = { R: [0], G: [0], B: [0], A: [0], I: [0] };
+    for (const lesion of scene.lesions) {
+      const hex = LW.style(lesion.row.outcome).colour;
+      const chosen = lesion.label === label;
+      const band = (at) => { const value = parseInt(hex.slice(at, at + 2), 16); return chosen ? value : Math.round(value * 0.72); };
+      table.R.push(band(1)); table.G.push(band(3)); table.B.push(band(5));
+      table.A.push(chosen ? 255 : 150);
+      table.I.push(lesion.label);
+    }
+    return table;
+  }
+
+  LW.render3d = {
+    get open() { return view !== null; },
+
+    async start(state, data) {
+      const { Niivue, NVImage, SLICE_TYPE } = await library();
+      const canvas = document.getElementById("render");
+      const nv = new Niivue({ backColor: [0, 0, 0, 1], show3Dcrosshair: true, crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.6, isOrientationTextVisible: true, logLevel: "error", dragAndDropEnabled: false, isColorbar: false });
+      await nv.attachToCanvas(canvas);
+      const channel = Object.keys(data.images)[0];
+      const head = channel ? data.images[channel] : data.probability;
+      const make = async (array, name, options) => {
+        const bits = array.BYTES_PER_ELEMENT * 8;
+        const bytes = nifti(array, bits === 8 ? 2 : 512, bits, scene.affine, scene.shape);
+        return NVImage.loadFromUrl({ url: bytes, name, ...options });
+      };
+      nv.addVolume(await make(head, "head.nii", { colormap: "gray", cal_min: 60, cal_max: 235, opacity: 1 }));
+      const labels = await make(data.labels, "lesions.nii", { opacity: 1 });
+      nv.addVolume(labels);
+      nv.setSliceType(SLICE_TYPE.RENDER);
+      nv.setRenderAzimuthElevation(120, 18);
+      view = { nv, labels };
+      LW.view3d = nv;
+      this.show(state);
+    },
+
+    show(state) {
+      if (!view) return;
+      const { nv, labels } = view;
+      labels.setColormapLabel(colours(state.label));
+      nv.scene.crosshairPos = state.voxel.map((v, axis) => (v + 0.5) / scene.shape[axis]);
+      // The head is cut through the chosen lesion, on the side that faces the viewer, so that the lesion is seen.
+      nv.volumes[0].opacity = 0.999;
+      nv.updateGLVolume();
+    },
+
+    turn(azimuth, elevation) { if (view) view.nv.setRenderAzimuthElevation(azimuth, elevation); },
+  };
+})((window.LW = window.LW || {}));

@@ -1,0 +1,267 @@
+"""The report of one scan: one HTML file that holds everything it shows and asks for nothing."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lesionwise import __version__
+from lesionwise.io.derivative import ScanFiles
+from lesionwise.io.files import write_text
+from lesionwise.report import palette
+from lesionwise.report.narrative import finite, headline, sentence, warnings
+from lesionwise.report.payload import Frame, Plan, Store, map_blobs, volumes
+from lesionwise.report.profile import Neighbourhood, distance_profile, extremes
+from lesionwise.report.scene import Scene, read_scene
+from lesionwise.report.viewer import asset, json_markup, niivue, packed, policy, script, templates
+from lesionwise.volume import ScanName, shifted_affine
+
+SCRIPTS = ("data.js", "planes.js", "charts.js", "lesions.js", "render.js", "app.js")
+
+NOT_QUANTITATIVE = ("gradcampp", "hirescam", "seggradcam")
+"""Methods whose values say where, not how much."""
+
+CITATION = (
+    "Spagnolo et al., Scientific Reports 2026",
+    "https://doi.org/10.1038/s41598-026-36560-9",
+)
+
+
+def write_scan_report(
+    out_dir: Path, name: ScanName, path: Path | None = None, cohort: pd.DataFrame | None = None
+) -> Path:
+    """Writes the page of one finished scan and returns its path.
+
+    Without `path` the page lies beside the scan's other files (`<stem>_report.html`). `cohort` holds the lesions of all
+    scans: the page then also says where each lesion stands among them. Raises InputError if the scan is not finished.
+    """
+    scene = read_scene(Path(out_dir), name)
+    target = path or scan_report_path(Path(out_dir), name)
+    write_text(target, render_scan(scene, cohort=cohort))
+    return target
+
+
+def scan_report_path(out_dir: Path, name: ScanName) -> Path:
+    """`OUT/sub-X/[ses-Y/]anat/<stem>_report.html`."""
+    return ScanFiles(Path(out_dir), name).path("report.html")
+
+
+def render_scan(
+    scene: Scene, *, cohort: pd.DataFrame | None = None, address_fn: Callable[[str], str] | None = None
+) -> str:
+    """The page's HTML. With `address_fn` its arrays stay outside, at the addresses that it gives for their keys."""
+    store = Store({}, address_fn)
+    content = scene_content(scene, store, cohort=cohort)
+    scripts = [script(each) for each in SCRIPTS]
+    library = niivue()
+    counts = scene.lesions["outcome"].fillna("n/a").value_counts()
+    return (
+        templates()
+        .get_template("scan.jinja")
+        .render(
+            title=scene.name.stem,
+            style=asset("style.css"),
+            scripts=scripts,
+            policy=policy([*scripts, library], served=address_fn is not None),
+            content=json_markup(content),
+            blobs=store.texts,
+            library=packed(str(library.markup)),
+            outcomes=[(key, palette.OUTCOMES[key], int(counts[key])) for key in palette.OUTCOMES if key in counts],
+            lesion_count=len(scene.lesions),
+            channels=scene.channels,
+            shown=tuple(scene.images),
+            model=model_facts(scene.facts),
+            facts=settings(scene),
+            notes=[without_paths(note) for note in (*scene.facts.get("Notes", ()), *scene.notes)],
+            served=address_fn is not None,
+            citation=CITATION,
+            version=__version__,
+        )
+    )
+
+
+def scene_content(scene: Scene, store: Store, *, cohort: pd.DataFrame | None = None) -> dict[str, Any]:
+    """Everything that the page's scripts know, as JSON; large arrays go to `store`."""
+    frame, plan = Frame.of(scene), Plan.of(scene)
+    if store.address_fn is not None:
+        plan = Plan(24.0, "int16", tuple(sorted({label for label, _ in scene.files.saliency_files()})))
+    affine = shifted_affine(scene.affine, frame.box.start)
+    offset = np.eye(4)
+    offset[:3, 3] = frame.box.start
+    limits = _Limits()
+    lesions = [_lesion(scene, frame, plan, store, limits, row) for row in scene.lesions.to_dict("records")]
+    return {
+        "title": scene.name.stem,
+        "shape": list(frame.box.shape),
+        "voxel_mm": list(scene.voxel_sizes_mm),
+        "affine": affine.tolist(),
+        "to_source": (scene.turn.to_source @ offset).tolist(),
+        "tilt_deg": scene.tilt_deg,
+        "channels": list(scene.channels),
+        "descs": list(scene.descs),
+        "margin_mm": plan.margin_mm,
+        "snr_step": 0.5,
+        "threshold": scene.facts.get("Threshold"),
+        "volumes": volumes(scene, frame, store),
+        "limits": limits.shared(),
+        "lesions": lesions,
+        "cohort": _cohort(cohort, scene.channels),
+        "palette": {
+            "outcomes": {key: vars(style) for key, style in palette.OUTCOMES.items()},
+            "channels": {
+                channel: palette.CHANNELS[number % len(palette.CHANNELS)]
+                for number, channel in enumerate(scene.channels)
+            },
+            "signed": palette.signed_lut().tolist(),
+        },
+    }
+
+
+class _Limits:
+    """Colour limits shared by all lesions of the scan: per method the median over lesions of the largest |M|."""
+
+    def __init__(self) -> None:
+        self._tops: dict[str, list[float]] = {}
+        self._units: dict[str, str] = {}
+
+    def add(self, desc: str, top: float, units: str) -> None:
+        if top > 0:
+            self._tops.setdefault(desc, []).append(top)
+        self._units.setdefault(desc, units)
+
+    def shared(self) -> dict[str, dict[str, Any]]:
+        found = {}
+        for desc, units in self._units.items():
+            tops = self._tops.get(desc, [1.0])
+            limit = float(np.median(tops))
+            digits = 1 - math.floor(math.log10(limit))
+            found[desc] = {"limit": round(limit, digits), "largest": max(tops), "units": units}
+        return found
+
+
+def _lesion(
+    scene: Scene, frame: Frame, plan: Plan, store: Store, limits: _Limits, row: Mapping[Any, Any]
+) -> dict[str, Any]:
+    label = int(row["lesion"])
+    voxels = scene.voxels(label)
+    main = scene.descs[0] if scene.descs else ""
+    found: dict[str, Any] = {
+        "label": label,
+        "row": {str(key): _plain(value) for key, value in row.items()},
+        "headline": headline(row),
+        "maps": {},
+    }
+    if not len(voxels):
+        return found | {"place": None, "sentence": "This lesion has no voxels in the label image.", "warnings": []}
+    start = np.asarray(frame.box.start)
+    centre = voxels[np.linalg.norm((voxels - voxels.mean(axis=0)) * scene.voxel_sizes_mm, axis=1).argmin()]
+    found["place"] = [int(v) for v in centre - start]
+    found["extent_mm"] = [float(v) for v in (np.ptp(voxels, axis=0) + 1) * scene.voxel_sizes_mm]
+    touches = bool((voxels == 0).any() or (voxels == np.asarray(scene.shape) - 1).any())
+    units = ""
+    for desc in scene.descs:
+        saliency = scene.saliency(label, desc)
+        if saliency is None:
+            continue
+        limits.add(desc, float(np.abs(saliency.data).max(initial=0)), saliency.units)
+        around = Neighbourhood.of(scene, label)
+        meta: dict[str, Any] = {"channels": list(saliency.channels)}
+        if label in plan.labels:
+            meta, blobs = map_blobs(scene, frame, saliency, label, margin_mm=plan.margin_mm, dtype=plan.dtype)
+            meta |= {what: store.put(f"map-{label}-{desc}-{what}", blob) for what, blob in blobs.items()}
+        meta["profile"] = distance_profile(around, saliency, step_mm=max(1.0, min(scene.voxel_sizes_mm)))
+        meta["extremes"] = {channel: extremes(around, saliency, channel) for channel in saliency.channels}
+        for each in meta["extremes"].values():
+            for end in each.values():
+                end["voxel"] = [int(v) for v in np.asarray(end["voxel"]) - start]
+        found["maps"][desc] = meta
+        units = units or saliency.units
+    found["sentence"] = sentence(row, scene.channels, units=units, quantitative=main not in NOT_QUANTITATIVE)
+    found["warnings"] = warnings(row, scene.channels, touches_edge=touches)
+    if main in found["maps"] and "values" not in found["maps"][main]:
+        found["warnings"].append("Its map is too large for this page: open the folder with `lesionwise serve`.")
+    return found
+
+
+def _cohort(cohort: pd.DataFrame | None, channels: tuple[str, ...], *, most: int = 2000) -> dict[str, Any] | None:
+    """Values of all scans' lesions for the distribution strips, by metric and outcome; thinned evenly by rank."""
+    if cohort is None or cohort.empty:
+        return None
+    metrics = ["volume_mm3", "probability_mean", *(f"peak_{channel}" for channel in channels)]
+    found: dict[str, Any] = {}
+    for metric in metrics:
+        if metric not in cohort:
+            continue
+        by_outcome = {}
+        for outcome, values in cohort.groupby(cohort["outcome"].fillna("n/a"))[metric]:
+            ordered = np.sort(pd.to_numeric(values, errors="coerce").dropna().to_numpy())
+            if ordered.size > most:
+                ordered = ordered[np.linspace(0, ordered.size - 1, most).astype(int)]
+            by_outcome[str(outcome)] = [float(f"{value:.4g}") for value in ordered]
+        found[metric] = by_outcome
+    return found
+
+
+def model_facts(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Name, short hash and card of the model that was explained, as sentences without paths."""
+    model = facts.get("Model", {})
+    model = model if isinstance(model, Mapping) else {"Name": str(model)}
+    lowered = {str(key).lower(): value for key, value in model.items()}
+    return {
+        "name": without_paths(str(lowered.get("name", "n/a"))),
+        "hash": str(lowered.get("hash", lowered.get("sha256", "")))[:12],
+        "card": without_paths(str(lowered.get("card", lowered.get("description", "No card was given.")))),
+    }
+
+
+def settings(scene: Scene) -> list[tuple[str, str]]:
+    """How the first method's maps were made, from their sidecar: short values only, paths cut to their last part."""
+    for label, desc in scene.files.saliency_files():
+        if desc == (scene.descs or ("",))[0]:
+            saliency = scene.saliency(label, desc)
+            if saliency is not None:
+                return [
+                    (str(key), without_paths(_shown(value)))
+                    for key, value in saliency.provenance.items()
+                    if not isinstance(value, Mapping) or key in ("Sigma", "NoiseSigma")
+                ]
+    return []
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(each)}" for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        text = ", ".join(_shown(each) for each in value[:6])
+        return text + (", …" if len(value) > 6 else "")
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)[:160]
+
+
+_PATH = re.compile(r"(?<![\w:/<.])(?:file://)?(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\",;:()]+)+[/\\]?")
+
+
+def without_paths(text: str) -> str:
+    """The text with every absolute path cut to its last part: a page travels, a folder's name should not.
+
+    >>> without_paths("resampled /home/jane/scans/t1.nii.gz onto FLAIR")
+    'resampled t1.nii.gz onto FLAIR'
+    """
+    return _PATH.sub(lambda match: re.split(r"[/\\]", match.group().rstrip("/\\"))[-1], text)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or value is pd.NA:
+        return None
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return finite({"value": float(value)}, "value")
+    return str(value)

@@ -1,0 +1,186 @@
+"""One explained scan as pictures need it: everything on one grid whose axes run right, anterior, superior."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lesionwise.errors import LesionwiseError
+from lesionwise.io.derivative import ScanFiles, ScanOutput, read_saliency, read_scan
+from lesionwise.io.nifti import read_image
+from lesionwise.saliency import SaliencyMap
+from lesionwise.types import Affine, Shape
+from lesionwise.volume import Box, ScanName, grid_shift_mm, voxel_sizes_mm
+
+SAME_GRID_MM = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """Axis swaps and flips (no interpolation) that take a scan's grid to the closest right-anterior-superior one."""
+
+    order: tuple[int, int, int]
+    flipped: tuple[bool, bool, bool]
+    shape: Shape
+
+    @classmethod
+    def of(cls, affine: Affine, shape: Shape) -> "Turn":
+        """The turn for a scan; each world axis takes the voxel axis that points most along it, all three at once."""
+        directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        best = max(
+            _ORDERS, key=lambda order: sum(abs(directions[world, voxel]) for world, voxel in enumerate(order))
+        )
+        flips = tuple(bool(directions[world, voxel] < 0) for world, voxel in enumerate(best))
+        return cls(best, (flips[0], flips[1], flips[2]), shape)
+
+    def array(self, data: np.ndarray) -> np.ndarray:
+        """The last three axes turned."""
+        lead = data.ndim - 3
+        turned = data.transpose(*range(lead), *(lead + axis for axis in self.order))
+        flips = [lead + axis for axis, flip in enumerate(self.flipped) if flip]
+        return np.flip(turned, flips) if flips else turned
+
+    @property
+    def to_source(self) -> Affine:
+        """Takes turned voxel indices to the scan's own."""
+        matrix = np.zeros((4, 4))
+        matrix[3, 3] = 1
+        for axis, (voxel, flip) in enumerate(zip(self.order, self.flipped, strict=True)):
+            matrix[voxel, axis] = -1 if flip else 1
+            matrix[voxel, 3] = self.shape[voxel] - 1 if flip else 0
+        return matrix
+
+    def box(self, box: Box) -> Box:
+        """Where a box of the scan's grid lies after the turn."""
+        start, stop = [], []
+        for voxel, flip in zip(self.order, self.flipped, strict=True):
+            a, b, n = box.start[voxel], box.stop[voxel], self.shape[voxel]
+            start.append(n - b if flip else a)
+            stop.append(n - a if flip else b)
+        return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
+_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A scan ready to be drawn; maps are read from their files one at a time, when asked for.
+
+    `images` holds the input images that could still be found on the scan's grid; `notes` says which could not.
+    """
+
+    files: ScanFiles
+    affine: Affine
+    turn: Turn
+    images: Mapping[str, np.ndarray]
+    probability: np.ndarray
+    labels: np.ndarray
+    reference: np.ndarray | None
+    lesions: pd.DataFrame
+    columns: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> ScanName:
+        """Which scan this is."""
+        return self.files.name
+
+    @property
+    def shape(self) -> Shape:
+        """Grid size in voxels, right-anterior-superior."""
+        a, b, c = self.labels.shape
+        return a, b, c
+
+    @property
+    def voxel_sizes_mm(self) -> tuple[float, float, float]:
+        """Edge lengths of a voxel."""
+        return voxel_sizes_mm(self.affine)
+
+    @property
+    def tilt_deg(self) -> float:
+        """Largest angle between a voxel axis and its world axis: 0 for a straight scan, up to 45 for an oblique one."""
+        directions = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(np.degrees(np.arccos(np.clip(np.abs(np.diag(directions)), 0, 1)).max()))
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The model's input channels."""
+        return tuple(self.facts.get("Channels", ())) or tuple(self.images)
+
+    @property
+    def descs(self) -> tuple[str, ...]:
+        """Methods that have maps, the one behind the table's columns first."""
+        found = {desc for _, desc in self.files.saliency_files()}
+        first = str(self.facts.get("Desc", ""))
+        return tuple(sorted(found, key=lambda desc: (desc != first, "smoothgrad" not in desc, desc)))
+
+    def voxels(self, label: int) -> np.ndarray:
+        """Voxel indices (n, 3) of one instance."""
+        return np.argwhere(self.labels == label)
+
+    def saliency(self, label: int, desc: str) -> SaliencyMap | None:
+        """The map of one lesion by one method on this scene's grid, None if there is none."""
+        path = self.files.saliency_files().get((label, desc))
+        if path is None:
+            return None
+        found = read_saliency(path)
+        return SaliencyMap(
+            np.ascontiguousarray(self.turn.array(found.data)),
+            self.turn.box(found.box),
+            self.affine,
+            found.channels,
+            found.units,
+            None if found.se is None else np.ascontiguousarray(self.turn.array(found.se)),
+            found.provenance,
+        )
+
+
+def read_scene(out: Path, name: ScanName) -> Scene:
+    """One finished scan of an output folder, turned right-anterior-superior.
+
+    Raises InputError if the scan is not there or was not finished. An input image that has moved away or no longer
+    lies on the scan's grid is left out and named in `notes`: the report is then drawn over the probability.
+    """
+    scan: ScanOutput = read_scan(Path(out), name)
+    shape = scan.labels.shape
+    turn = Turn.of(scan.affine, (shape[0], shape[1], shape[2]))
+    images: dict[str, np.ndarray] = {}
+    reference, notes = None, []
+    for what, path in scan.sources.items():
+        if what not in (*scan.channels, "reference"):
+            continue
+        data = _on_grid(path, scan.affine, shape)
+        if data is None:
+            notes.append(f"The {what} image could not be found on the scan's grid any more and is not shown.")
+        elif what == "reference":
+            reference = turn.array(data > 0)
+        else:
+            images[what] = turn.array(data)
+    return Scene(
+        scan.files,
+        scan.affine @ turn.to_source,
+        turn,
+        {channel: images[channel] for channel in scan.channels if channel in images},
+        turn.array(scan.probability),
+        turn.array(scan.labels),
+        reference,
+        scan.lesions,
+        scan.columns,
+        scan.facts,
+        tuple(notes),
+    )
+
+
+def _on_grid(path: Path, affine: Affine, shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        data, found = read_image(path)
+    except LesionwiseError:
+        return None
+    if data.shape != shape or grid_shift_mm(found, affine, (shape[0], shape[1], shape[2])) > SAME_GRID_MM:
+        return None
+    return data

@@ -59,7 +59,7 @@ def sentence(row: Mapping[str, Any], channels: Sequence[str], *, units: str, qua
     if all(value is None for value in peaks.values()):
         return "This lesion has no map: it was not among those chosen to be explained."
     shares = {channel: finite(row, f"share_{channel}") for channel in channels}
-    ranked = sorted(channels, key=lambda channel: -(shares[channel] if shares[channel] is not None else -1))
+    ranked = sorted(channels, key=lambda channel: -1.0 if (share := shares[channel]) is None else share, reverse=True)
     first = ranked[0]
     if not quantitative:
         return (

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from lesionwise import __version__
-from lesionwise.io.derivative import ScanFiles
+from lesionwise.errors import InputError
+from lesionwise.io.derivative import ScanFiles, list_scans
 from lesionwise.io.files import write_text
 from lesionwise.report import palette
 from lesionwise.report.narrative import finite, headline, sentence, warnings
@@ -21,9 +22,6 @@ from lesionwise.report.viewer import asset, json_markup, niivue, packed, policy,
 from lesionwise.volume import ScanName, shifted_affine
 
 SCRIPTS = ("data.js", "planes.js", "charts.js", "lesions.js", "render.js", "app.js")
-
-NOT_QUANTITATIVE = ("gradcampp", "hirescam", "seggradcam")
-"""Methods whose values say where, not how much."""
 
 CITATION = (
     "Spagnolo et al., Scientific Reports 2026",
@@ -43,6 +41,22 @@ def write_scan_report(
     target = path or scan_report_path(Path(out_dir), name)
     write_text(target, render_scan(scene, cohort=cohort))
     return target
+
+
+def write_reports(out_dir: Path) -> list[Path]:
+    """The pages of every finished scan and `OUT/report.html`: the scan's own page if it is the only one, else the
+    cohort's. Raises InputError if no scan is finished.
+    """
+    names = list_scans(Path(out_dir))
+    if not names:
+        raise InputError(f"Expected finished scans in {out_dir}, found none.")
+    if len(names) == 1:
+        return [write_scan_report(out_dir, names[0], Path(out_dir) / "report.html")]
+    from lesionwise.report.group import cohort_table, write_group_report
+
+    cohort = cohort_table(Path(out_dir))
+    pages = [write_scan_report(out_dir, name, cohort=cohort) for name in names]
+    return [*pages, write_group_report(out_dir)]
 
 
 def scan_report_path(out_dir: Path, name: ScanName) -> Path:
@@ -149,6 +163,7 @@ def _lesion(
     label = int(row["lesion"])
     voxels = scene.voxels(label)
     main = scene.descs[0] if scene.descs else ""
+    quantitative = True
     found: dict[str, Any] = {
         "label": label,
         "row": {str(key): _plain(value) for key, value in row.items()},
@@ -179,8 +194,9 @@ def _lesion(
             for end in each.values():
                 end["voxel"] = [int(v) for v in np.asarray(end["voxel"]) - start]
         found["maps"][desc] = meta
-        units = units or saliency.units
-    found["sentence"] = sentence(row, scene.channels, units=units, quantitative=main not in NOT_QUANTITATIVE)
+        if not units:
+            units, quantitative = saliency.units, bool(saliency.provenance.get("Quantitative", True))
+    found["sentence"] = sentence(row, scene.channels, units=units, quantitative=quantitative)
     found["warnings"] = warnings(row, scene.channels, touches_edge=touches)
     if main in found["maps"] and "values" not in found["maps"][main]:
         found["warnings"].append("Its map is too large for this page: open the folder with `lesionwise serve`.")
@@ -206,15 +222,17 @@ def _cohort(cohort: pd.DataFrame | None, channels: tuple[str, ...], *, most: int
     return found
 
 
-def model_facts(facts: Mapping[str, Any]) -> dict[str, str]:
+def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Name, short hash and card of the model that was explained, as sentences without paths."""
     model = facts.get("Model", {})
     model = model if isinstance(model, Mapping) else {"Name": str(model)}
     lowered = {str(key).lower(): value for key, value in model.items()}
+    card = lowered.get("card", {})
+    card = card if isinstance(card, Mapping) else {"Card": card}
     return {
         "name": without_paths(str(lowered.get("name", "n/a"))),
-        "hash": str(lowered.get("hash", lowered.get("sha256", "")))[:12],
-        "card": without_paths(str(lowered.get("card", lowered.get("description", "No card was given.")))),
+        "hash": str(lowered.get("fingerprint", ""))[:12],
+        "card": [(str(key), without_paths(_shown(value))) for key, value in card.items()],
     }
 
 
@@ -227,7 +245,7 @@ def settings(scene: Scene) -> list[tuple[str, str]]:
                 return [
                     (str(key), without_paths(_shown(value)))
                     for key, value in saliency.provenance.items()
-                    if not isinstance(value, Mapping) or key in ("Sigma", "NoiseSigma")
+                    if not isinstance(value, Mapping) and key != "Key"
                 ]
     return []
 
@@ -240,7 +258,7 @@ def _shown(value: Any) -> str:
         return text + (", …" if len(value) > 6 else "")
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)[:160]
+    return str(value)[:600]
 
 
 _PATH = re.compile(r"(?<![\w:/<.])(?:file://)?(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\",;:()]+)+[/\\]?")

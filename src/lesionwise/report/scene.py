@@ -30,9 +30,7 @@ class Turn:
     def of(cls, affine: Affine, shape: Shape) -> "Turn":
         """The turn for a scan; each world axis takes the voxel axis that points most along it, all three at once."""
         directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-        best = max(
-            _ORDERS, key=lambda order: sum(abs(directions[world, voxel]) for world, voxel in enumerate(order))
-        )
+        best = max(_ORDERS, key=lambda order: sum(abs(directions[world, voxel]) for world, voxel in enumerate(order)))
         flips = tuple(bool(directions[world, voxel] < 0) for world, voxel in enumerate(best))
         return cls(best, (flips[0], flips[1], flips[2]), shape)
 
@@ -40,7 +38,7 @@ class Turn:
         """The last three axes turned."""
         lead = data.ndim - 3
         turned = data.transpose(*range(lead), *(lead + axis for axis in self.order))
-        flips = [lead + axis for axis, flip in enumerate(self.flipped) if flip]
+        flips = tuple(lead + axis for axis, flip in enumerate(self.flipped) if flip)
         return np.flip(turned, flips) if flips else turned
 
     @property
@@ -141,12 +139,16 @@ class Scene:
 
 
 def read_scene(out: Path, name: ScanName) -> Scene:
-    """One finished scan of an output folder, turned right-anterior-superior.
+    """One finished scan of an output folder, as a scene. Raises InputError if it is not there or was not finished."""
+    return scene_of(read_scan(Path(out), name))
 
-    Raises InputError if the scan is not there or was not finished. An input image that has moved away or no longer
-    lies on the scan's grid is left out and named in `notes`: the report is then drawn over the probability.
+
+def scene_of(scan: ScanOutput) -> Scene:
+    """A scan turned right-anterior-superior.
+
+    An input image that has moved away or no longer lies on the scan's grid is left out and named in `notes`: the report
+    is then drawn without it.
     """
-    scan: ScanOutput = read_scan(Path(out), name)
     shape = scan.labels.shape
     turn = Turn.of(scan.affine, (shape[0], shape[1], shape[2]))
     images: dict[str, np.ndarray] = {}

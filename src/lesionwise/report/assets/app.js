@@ -10,6 +10,7 @@
 
   const state = LW.state = {
     label: null, lesion: null, map: null, desc: scene.descs[0] || null, voxel: scene.shape.map((n) => Math.floor(n / 2)),
+    centre: scene.shape.map((n) => Math.floor(n / 2)),
     mapChannel: "own", mapBefore: "own", fov_mm: 80, opacity: 0.9, threshold: 0.05, snr: 0, limit: 1, reach: 1, smooth: true, contours: true,
     reference: false, probability: false, crosshair: true, convention: "radiological",
   };
@@ -21,10 +22,19 @@
     if (pending) return;
     pending = requestAnimationFrame(() => {
       pending = 0;
+      follow();
       for (const panel of panels) panel.draw(state);
       readout();
+      if (state.label !== null) root.dataset.shown = String(state.label);
     });
   };
+
+  // A zoomed view stays where it is until the crosshair would leave it.
+  function follow() {
+    if (!state.fov_mm) return;
+    const far = state.voxel.some((v, axis) => Math.abs(v - state.centre[axis]) * scene.voxel_mm[axis] > 0.46 * state.fov_mm);
+    if (far) state.centre = state.voxel.slice();
+  }
 
   function setLimit() {
     const shared = scene.limits[state.desc];
@@ -80,7 +90,7 @@
     const lesion = LW.byLabel.get(label);
     if (!lesion) return;
     Object.assign(state, { label, lesion });
-    if (move && lesion.place) state.voxel = lesion.place.slice();
+    if (move && lesion.place) { state.voxel = lesion.place.slice(); state.centre = lesion.place.slice(); }
     list.mark(label);
     if (!state.wholeHead) state.fov_mm = fitting(lesion);
     describe(lesion);
@@ -91,7 +101,6 @@
     setLimit();
     redraw();
     if (LW.render3d.open) LW.render3d.show(state);
-    root.dataset.shown = String(label);
   }
   LW.choose = choose;
 
@@ -149,18 +158,17 @@
     const { canvas } = panel;
     const move = (event) => {
       const ratio = canvas.width / canvas.clientWidth;
-      state.voxel = panel.pick(state.anchor || state, event.offsetX * ratio, event.offsetY * ratio);
+      state.voxel = panel.pick(state, event.offsetX * ratio, event.offsetY * ratio);
       redraw();
     };
     canvas.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return;
       if (event.pointerType === "mouse") canvas.setPointerCapture(event.pointerId);
-      // While dragging in a zoomed view the picture must not run away under the pointer: pick from where it began.
-      state.anchor = null;
       move(event);
       const label = data.labels[state.voxel[0] + scene.shape[0] * (state.voxel[1] + scene.shape[1] * state.voxel[2])];
       if (label && label !== state.label && event.detail !== 0) choose(label, { move: false });
     });
+    canvas.addEventListener("pointermove", (event) => { if (event.buttons === 1 && event.pointerType === "mouse") move(event); });
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
       if (event.ctrlKey || event.metaKey) zoom(event.deltaY > 0 ? 1.12 : 1 / 1.12);
@@ -265,6 +273,7 @@
       byId("render-controls").hidden = false;
       button.hidden = true;
     } catch (error) {
+      console.warn(String(error));
       byId("render").hidden = true;
       button.textContent = "No 3-D view: this browser offers no WebGL2.";
     }

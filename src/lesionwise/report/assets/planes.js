@@ -39,7 +39,7 @@
       // Every panel of the page shares one scale: that of the tightest fit.
       const fov = state.fov_mm;
       const perMm = fov ? Math.min(width, height) / fov : 1 / whole;
-      const middle = fov ? [state.voxel[a], state.voxel[b]] : [(scene.shape[a] - 1) / 2, (scene.shape[b] - 1) / 2];
+      const middle = fov ? [state.centre[a], state.centre[b]] : [(scene.shape[a] - 1) / 2, (scene.shape[b] - 1) / 2];
       return { sx: perMm * scene.voxel_mm[a], sy: perMm * scene.voxel_mm[b], perMm, middle, flip: mirrored(this.plane, state), width, height };
     }
 

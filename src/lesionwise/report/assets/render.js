@@ -26,7 +26,7 @@
   async function library() {
     if (window.niivue) return window.niivue;
     const node = document.createElement("script");
-    node.textContent = await LW.unpackText("niivue");
+    node.textContent = await LW.unpackText("packed-niivue");
     document.head.append(node);
     return window.niivue;
   }

@@ -1,0 +1,216 @@
+"""The page of one scan, opened in headless Chromium: what it shows, what it asks for, what it gives away."""
+
+import json
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from lesionwise.report.page import without_paths, write_reports, write_scan_report
+from lesionwise.report.scene import read_scene
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def page_file(out):
+    return write_scan_report(*out, out[0] / "report.html")
+
+
+@pytest.fixture
+def opened(open_page, page_file):
+    return open_page(page_file)
+
+
+def panel_pixels(opened, plane="axial", channel="FLAIR"):
+    """RGBA of one panel as an array."""
+    code = """([plane, channel]) => { const c = document.querySelector(`canvas[data-plane=${plane}][data-channel=${channel}]`);
+      return [c.width, c.height, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]; }"""
+    width, height, data = opened.page.evaluate(code, [plane, channel])
+    return np.array(data, dtype=np.int16).reshape(height, width, 4)
+
+
+def test_nothing_is_asked_for_and_nothing_goes_wrong(opened):
+    opened.page.click("#open-3d")
+    opened.page.wait_for_timeout(300)
+    for label in (3, 7, 12):
+        opened.choose(label)
+    assert opened.outside == []
+    assert opened.errors == []
+    assert [text for kind, text in opened.messages if kind == "error"] == []
+
+
+def test_the_policy_forbids_requests_even_if_asked(opened):
+    refused = opened.page.evaluate("fetch('https://example.org/').then(() => false, () => true)")
+    assert refused
+    assert any("Content Security Policy" in text for _, text in opened.messages)
+
+
+def test_panels_show_the_head_and_the_map(opened):
+    opened.choose(2)
+    with_map = panel_pixels(opened)
+    assert with_map[..., :3].std() > 20
+    opened.page.keyboard.press(" ")
+    opened.settle()
+    without = panel_pixels(opened)
+    assert np.abs(with_map - without).max() > 60
+    grey = np.ptp(without[..., :3], axis=-1)
+    assert (grey > 40).mean() < 0.02, "without the map only contours are coloured"
+
+
+def test_choosing_a_lesion_moves_the_crosshair_onto_it_in_mm(opened, out):
+    scene = read_scene(*out)
+    for label in (1, 5, 12):
+        opened.page.click(f".pick[data-label='{label}']")
+        opened.page.wait_for_selector(f"html[data-shown='{label}']", state="attached")
+        opened.settle()
+        mm = [float(part) for part in opened.page.get_attribute("#mm", "data-mm").split()]
+        voxel = np.linalg.inv(scene.affine) @ [*mm, 1]
+        assert scene.labels[tuple(np.round(voxel[:3]).astype(int))] == label
+        assert f"Lesion {label}" in opened.page.inner_text("#lesion-title")
+
+
+def test_a_click_on_a_panel_reads_the_voxel_under_it(opened, out):
+    scene = read_scene(*out)
+    opened.choose(4)
+    box = opened.page.locator("canvas[data-plane=axial][data-channel=FLAIR]").bounding_box()
+    scale = min(box["width"], box["height"]) / opened.page.evaluate("LW.state.fov_mm")
+    before = [float(part) for part in opened.page.get_attribute("#mm", "data-mm").split()]
+    opened.page.mouse.click(box["x"] + box["width"] / 2 + 10 * scale, box["y"] + box["height"] / 2 - 6 * scale)
+    opened.settle()
+    after = [float(part) for part in opened.page.get_attribute("#mm", "data-mm").split()]
+    # Radiological: the right of the picture is the patient's left (-x); up is anterior (+y).
+    assert np.allclose(np.subtract(after, before), [-10, 6, 0], atol=0.51)
+    voxel = np.round(np.linalg.inv(scene.affine) @ [*after, 1])[:3].astype(int)
+    assert f"FLAIR {scene.images['FLAIR'][tuple(voxel)]:.2g}"[:7] in opened.page.inner_text("#values").replace("−", "-")
+
+
+def test_map_values_in_the_page_are_those_of_the_file(opened, out):
+    scene = read_scene(*out)
+    saliency = scene.saliency(2, "smoothgradmean")
+    opened.choose(2)
+    peak = np.unravel_index(saliency.channel("FLAIR").argmax(), saliency.box.shape)
+    frame_start = np.round(np.linalg.inv(scene.affine) @ [*opened.page.evaluate("LW.toMm([0, 0, 0])"), 1])[:3].astype(
+        int
+    )
+    voxel = [int(a + b - c) for a, b, c in zip(peak, saliency.box.start, frame_start, strict=True)]
+    for channel in ("FLAIR", "T1w"):
+        shown = opened.page.evaluate("([c, v]) => LW.state.map.at(c, ...v, 0)", [channel, voxel])
+        assert shown == pytest.approx(float(saliency.channel(channel)[peak]), rel=2e-3)
+
+
+def test_one_colour_limit_for_all_lesions(opened):
+    limits = set()
+    for label in (1, 4, 8):
+        opened.choose(label)
+        limits.add((opened.page.inner_text("#limit-low"), opened.page.inner_text("#limit-high")))
+    assert len(limits) == 1
+    low, high = limits.pop()
+    assert low.strip("≤ −") == high.strip("≥ +")
+    assert opened.page.inner_text("#limit-unit") == "log-odds per SD of the channel"
+
+
+def test_sides_swap_with_the_convention(opened):
+    opened.choose(1)
+    radiological = panel_pixels(opened)
+    assert "right is on the left" in opened.page.inner_text("#convention-words")
+    opened.page.select_option("#convention", "neurological")
+    opened.settle()
+    assert "left is on the left" in opened.page.inner_text("#convention-words")
+    mirrored = panel_pixels(opened)[:, ::-1]
+    middle = slice(60, -120)
+    # Letters, locator and bar stay upright; the anatomy between them is the mirror image.
+    assert np.abs(radiological - mirrored)[40:160, middle].mean() < 4
+    assert np.abs(radiological - mirrored[:, ::-1])[40:160, middle].mean() > 6
+
+
+def test_sorting_filtering_and_keys(opened):
+    labels = "[...document.querySelectorAll('#lesion-rows tr')].map(row => Number(row.dataset.label))"
+    opened.page.click("#lesion-head button:has-text('mm³')")
+    volumes = opened.page.evaluate("LW.list.visible().map(lesion => lesion.row.volume_mm3)")
+    assert volumes == sorted(volumes, reverse=True)
+    opened.page.click("[data-outcome=FP]")
+    assert sorted(opened.page.evaluate(labels)) == [3, 8]
+    opened.page.keyboard.press("j")
+    opened.settle()
+    first = opened.page.evaluate("LW.state.label")
+    opened.page.keyboard.press("j")
+    opened.settle()
+    assert {first, opened.page.evaluate("LW.state.label")} == {3, 8}
+    opened.page.keyboard.press("k")
+    opened.settle()
+    assert opened.page.evaluate("LW.state.label") == first
+
+
+def test_snr_mask_and_threshold_hide_voxels(opened):
+    opened.choose(2)
+    count = "LW.state.map ? 1 : 0"
+    assert opened.page.evaluate(count) == 1
+    plain = panel_pixels(opened)
+    opened.page.evaluate(
+        "document.getElementById('snr').value = 6; document.getElementById('snr').dispatchEvent(new Event('input'))"
+    )
+    opened.settle()
+    coloured = [(np.ptp(panel[..., :3], axis=-1) > 25).sum() for panel in (plain, panel_pixels(opened))]
+    assert coloured[1] < coloured[0]
+
+
+def test_ids_are_unique_and_images_are_named(opened):
+    ids = opened.page.evaluate("[...document.querySelectorAll('[id]')].map(node => node.id)")
+    assert [name for name, times in Counter(ids).items() if times > 1] == []
+    unnamed = opened.page.evaluate(
+        "[...document.querySelectorAll('[role=img]:not([hidden])')].filter(node => !node.getAttribute('aria-label')).length"
+    )
+    assert unnamed == 0
+    unlabelled = opened.page.evaluate(
+        "[...document.querySelectorAll('input, select')].filter(node => !node.labels.length).map(node => node.id)"
+    )
+    assert unlabelled == []
+
+
+def test_the_page_fits_a_screen_and_a_tablet(open_page, page_file):
+    for width, height in ((1280, 800), (1024, 768), (768, 1024), (1920, 1080)):
+        opened = open_page(page_file, width=width, height=height)
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+        bottom = opened.page.locator("canvas[data-plane=axial][data-channel=T1w]").bounding_box()
+        assert bottom["y"] + bottom["height"] <= height, "both images and the sentence are seen without scrolling"
+
+
+def test_what_the_page_must_say_and_must_not(page_file, out):
+    text = page_file.read_text(encoding="utf-8")
+    assert "Research use only, not a medical device" in text
+    assert "This file embeds the scan" in text
+    assert str(out[0]) not in text
+    assert "formula" in text
+    assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)\s*=\s*[\"'](?!data:|#)", text)
+
+
+def test_a_hostile_name_and_note_do_not_run(make_out, tmp_path, open_page):
+    hostile = "<img src=x onerror=alert(1)>"
+    name = make_out(
+        tmp_path, subject=hostile.replace("/", ""), lesions=2, note=f"{hostile}</script><script>window.bad=1</script>"
+    )
+    path = write_scan_report(tmp_path, name, tmp_path / "report.html")
+    opened = open_page(path)
+    assert opened.page.evaluate("window.bad") is None
+    assert opened.outside == []
+    assert opened.page.inner_text("h1") == f"sub-{hostile}"
+    assert opened.page.locator("img").count() == 0
+
+
+def test_a_scan_without_reference_and_one_without_images(make_out, tmp_path, open_page):
+    name = make_out(tmp_path, lesions=3, reference=False)
+    for source in (tmp_path / "sources").iterdir():
+        source.unlink()
+    opened = open_page(write_reports(tmp_path)[0])
+    assert name.stem in opened.page.title()
+    assert "no reference was given" in opened.page.inner_text("#headline")
+    assert "could not be found" in opened.page.content()
+    assert opened.errors == []
+
+
+def test_paths_are_cut():
+    assert without_paths("read /data/jane_doe/x.nii.gz and C:\\scans\\y.nii") == "read x.nii.gz and y.nii"
+    assert without_paths("log-odds/SD, https://doi.org/10.1/x") == "log-odds/SD, https://doi.org/10.1/x"
+    json.dumps(without_paths("no path"))

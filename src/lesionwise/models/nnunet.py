@@ -142,7 +142,8 @@ class FusedViews(nn.Module):
         self.folds = nn.ModuleList(networks)
         self.flat = flat
         axes = [axis + 2 for axis in mirrored]
-        self.views = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
+        # the plain view runs last: a hook that keeps a layer's last output then sees it unmirrored
+        self.views = [c for n in range(len(axes), -1, -1) for c in itertools.combinations(axes, n)]
 
     def forward(self, x: Float[Tensor, "batch channels i j k"]) -> Float[Tensor, "batch classes i j k"]:
         """Fused logits of a window."""

@@ -1,6 +1,6 @@
 """Puts trained weights into the package: half precision on disk, and a TOML that says how to run them.
 
-    python scripts/export_builtin.py WEIGHTS.safetensors --threshold 0.5 --min-size 6 --facts RUN/facts.json
+python scripts/export_builtin.py WEIGHTS.safetensors --threshold 0.5 --min-size 6 --facts RUN/facts.json
 """
 
 import argparse

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lesionwise import lesion_table
-from lesionwise.attribution import Gradient, SmoothGrad
+from lesionwise.attribution import GradCAMPlusPlus, Gradient, SmoothGrad
 from lesionwise.io.derivative import list_scans, read_scan
 from lesionwise.store import read_cohort
 from lesionwise.units import Settings, explain_case, predict_case
@@ -172,3 +172,13 @@ def test_prediction_does_not_depend_on_the_orientation_of_the_file(small_case, b
     straight = predict_case(bright_model, Case(small_case.image, small_case.head)).probability
     turned = predict_case(bright_model, other).probability
     assert np.allclose(turned[::-1], straight, atol=1e-6)
+
+
+def test_a_class_activation_map_has_one_channel_for_all(small_case, bright_model, tmp_path):
+    settings = Settings(method=GradCAMPlusPlus(layer="0"), lesions="largest:1")
+    result = explain_case(bright_model, small_case, settings, out=tmp_path)
+    saliency = next(iter(result.maps.values()))
+    assert saliency.channels == ("all",)
+    assert saliency.provenance["Quantitative"] is False
+    assert "peak_all" in result.lesions
+    assert read_scan(tmp_path, ScanName("small")).maps[1]["gradcampp"].channels == ("all",)

@@ -153,11 +153,12 @@ def method_of(
     known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
     if max_voxels != "all" and not (max_voxels.isdigit() and int(max_voxels) > 0):
         raise InputError(f"Expected --max-voxels to be a number above 0 or all, found {max_voxels!r}.")
+    draws = "n_steps" if "n_steps" in known else "n_samples"
     given: dict = {}
     if "reduce" in known:
         given |= {"reduce": reduce, "max_voxels": None if max_voxels == "all" else int(max_voxels)}
     for option, value in (
-        ("n_samples", samples),
+        (draws, samples),
         ("noise", noise),
         ("tolerance", tolerance),
         ("antithetic", antithetic or None),
@@ -165,7 +166,9 @@ def method_of(
         if value is None:
             continue
         if option not in known:
-            raise InputError(f"The method {name} has no option --{option.replace('n_', '')}.")
+            raise InputError(
+                f"The method {name} has no option --{option.replace('n_', '').replace('steps', 'samples')}."
+            )
         given[option] = value
     return kind(**given)
 

@@ -18,7 +18,10 @@ from lesionwise.volume import Box, Case, voxel_sizes_mm
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """A scan with its lesions explained, in memory."""
+    """A scan with its lesions explained, in memory.
+
+    `map_channels` names the maps' channels: one for all inputs (class activation maps), or () for the model's.
+    """
 
     case: Case
     settings: Settings
@@ -29,6 +32,7 @@ class Explained:
     maps: Mapping[int, SaliencyMap]
     lesions: pd.DataFrame
     columns: Mapping[str, Any]
+    map_channels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     keys: Mapping[str, str] = field(default_factory=dict)
 
@@ -40,7 +44,7 @@ class Explained:
 
 def tabulate(explained: Explained) -> pd.DataFrame:
     """One row per instance, in the order of their numbers; map columns are missing for those not explained."""
-    channels = tuple(explained.model["Channels"])
+    channels = explained.map_channels or tuple(explained.model["Channels"])
     rows = [_row(explained, instance, channels) for instance in explained.instances]
     table = pd.DataFrame(rows, columns=lesion_table.columns(channels))
     table["n_samples"] = table["n_samples"].astype("Int64")

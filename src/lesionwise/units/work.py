@@ -58,6 +58,7 @@ def explain_case(
         *(np.ascontiguousarray(one.voxels).tobytes() + str((one.label, one.outcome)).encode() for one in instances),
     )
     keys = {"PredictionKey": predicted.key, "InstancesKey": instances_key}
+    channels = settings.method.channels(model.spec)
     explained = Explained(
         case=case,
         settings=settings,
@@ -66,8 +67,9 @@ def explain_case(
         mask=mask,
         instances=tuple(instances),
         maps={},
-        lesions=pd.DataFrame(columns=lesion_table.columns(model.spec.channels)),
-        columns=lesion_table.described(model.spec.channels, units=map_units(settings)),
+        lesions=pd.DataFrame(columns=lesion_table.columns(channels)),
+        columns=lesion_table.described(channels, units=map_units(settings)),
+        map_channels=channels,
         notes=(*case.notes, *notes),
         keys=keys,
     )
@@ -157,7 +159,7 @@ def free_memory_bytes(device: str) -> int:
 
 def _as_map(attribution: Attribution, explained: Explained, key: str) -> SaliencyMap:
     settings = explained.settings
-    channels = tuple(explained.model["Channels"])
+    channels = explained.map_channels
     provenance = {
         "Method": settings.method.name,
         "Quantitative": settings.method.quantitative,

@@ -1,37 +1,104 @@
-"""The cohort's table: one Parquet part per scan, readable while a study runs."""
+"""The cohort's table: one Parquet part per scan in `OUT/lesions.parquet`, readable while a study runs.
 
-from collections.abc import Sequence
+A part is replaced whole, so a reader sees a scan's old rows or its new ones, never half of them; temporary names begin
+with a dot, which Parquet readers skip. `pandas.read_parquet("OUT/lesions.parquet")` works as well as `read_cohort`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from lesionwise.errors import InputError
 from lesionwise.io.files import write_whole
+from lesionwise.lesion_table import BASE, PER_CHANNEL
 from lesionwise.volume import ScanName
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Raised whenever a column changes its meaning or its type; 2 added `instance`."""
+
 FOLDER = "lesions.parquet"
-KEYS = ("subject", "session", "acquisition", "run", "scan", "model", "method")
+
+KEYS: Mapping[str, str] = {
+    "subject": "Subject label, without sub-",
+    "session": "Session label, missing if the data set has none",
+    "acquisition": "acq- entity of the scan, missing if it has none",
+    "run": "run- entity of the scan, missing if it has none",
+    "scan": "Stem of the scan's file names, sub-X[_ses-Y][_acq-A][_run-R]",
+    "model": "Fingerprint of the model: hash of its weights and description",
+    "method": "Attribution method with its reduction, the desc- entity of the maps",
+}
+"""Columns before those of lesions.tsv, with their meaning. A row is one lesion, scan, model and method."""
+
+INSTANCE = "instance"
+"""Last column: which voxels the lesion's number stands for."""
+
+_INSTANCE_MEANING = "Hash of the instance's voxels and outcome: rows of two methods speak of one lesion if it agrees"
+
+Unit = dict[str, str | None]
+"""`KEYS` of one scan, model and method."""
+
+_VERSION_KEY = b"lesionwise_schema"
+_UNITS_KEY = b"lesionwise_units"
+_READERS = 8
+_TYPES: Mapping[str, pa.DataType] = {
+    **dict.fromkeys((*KEYS, "outcome", INSTANCE), pa.string()),
+    "lesion": pa.int64(),
+    "n_samples": pa.int64(),
+    "converged": pa.bool_(),
+}
 
 
-def write_part(out: Path, name: ScanName, table: pd.DataFrame, *, model: str, method: str) -> None:
-    """Puts one scan's rows into the cohort's table, in place of its earlier rows for the same model and method."""
-    keyed = table.copy()
+@dataclass(frozen=True)
+class Part:
+    """One scan's rows, and the units of work that they come from (which may have found no lesion, and have no rows)."""
+
+    table: pa.Table
+    units: tuple[Unit, ...]
+
+
+def write_part(
+    out: Path, name: ScanName, table: pd.DataFrame, *, model: str, method: str, instances: Sequence[str] | None = None
+) -> None:
+    """Puts one scan's rows into the cohort's table, in place of its earlier rows for the same model and method.
+
+    `instances` says for every row which voxels its lesion has (a hash). Rows of the same model's other methods stay if
+    they speak of one of these: another lesion of the same number would be taken for this one.
+    """
+    if instances is not None and len(instances) != len(table):
+        raise InputError(f"Expected one instance per row, found {len(instances)} for {len(table)} rows.")
     values = (name.subject, name.session, name.acquisition, name.run, name.stem, model, method)
-    for position, (key, value) in enumerate(zip(KEYS, values, strict=True)):
+    unit = dict(zip(KEYS, values, strict=True))
+    keyed = table.copy()
+    for position, (key, value) in enumerate(unit.items()):
         keyed.insert(position, key, value)
+    keyed[INSTANCE] = None if instances is None else list(instances)
+    content, units = _arrow(keyed), [unit]
     path = out / FOLDER / f"{name.stem}.parquet"
     if path.is_file():
-        before = pq.read_table(path).to_pandas()
-        kept = before[(before["model"] != model) | (before["method"] != method)]
-        keyed = pd.concat([kept, keyed], ignore_index=True) if len(kept) else keyed
-    content = pa.Table.from_pandas(_typed(keyed), preserve_index=False)
-    content = content.replace_schema_metadata({"lesionwise_schema": str(SCHEMA_VERSION)})
+        before = read_part(path)
+        kept = _kept(before.table, content, model, method)
+        for other in before.units:
+            had, has = (_rows_of(table, other) for table in (before.table, kept))
+            if (other["model"], other["method"]) != (model, method) and (has or had == len(content) == 0):
+                units.append(other)
+        content = pa.concat_tables([kept, content], promote_options="default") if len(kept) else content
+        content = content.sort_by([("model", "ascending"), ("method", "ascending"), ("lesion", "ascending")])
+        units.sort(key=lambda u: (u["model"] or "", u["method"] or ""))
+    facts = {_VERSION_KEY: str(SCHEMA_VERSION), _UNITS_KEY: json.dumps(units)}
     with write_whole(path) as temporary:
-        pq.write_table(content, temporary, compression="zstd")
+        pq.write_table(
+            content.replace_schema_metadata(facts),
+            temporary,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=False,
+        )
 
 
 def read_cohort(out: Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -39,24 +106,142 @@ def read_cohort(out: Path, *, columns: Sequence[str] | None = None) -> pd.DataFr
 
     Scans with different channels have different columns; missing ones are null. Raises InputError if there are none.
     """
+    return _concat(_tables(cohort_parts(out), columns)).to_pandas()
+
+
+def iter_cohort(out: Path, *, columns: Sequence[str] | None = None, parts_at_once: int = 256) -> Iterator[pd.DataFrame]:
+    """The cohort's rows a few hundred scans at a time, in the order of their names: memory does not grow with it."""
+    for batch in _batches(cohort_parts(out), parts_at_once):
+        yield _concat(_tables(batch, columns)).to_pandas()
+
+
+def write_cohort(
+    out: Path,
+    path: Path,
+    *,
+    each_fn: Callable[[pd.DataFrame, list[Unit]], None] | None = None,
+    parts_at_once: int = 256,
+) -> int:
+    """Copies all parts into one Parquet file at `path` and returns the number of rows; memory stays bounded.
+
+    `each_fn(rows, units)` sees the rows of a few hundred scans at a time, all with the same columns, and the scans'
+    units of work: a scan without lesions has a unit and no rows.
+    """
+    parts = cohort_parts(out)
+    schema = _union(_schemas(parts))
+    rows = 0
+    with write_whole(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for batch in _batches(parts, parts_at_once):
+            found = _parts(batch, None)
+            table = _concat([part.table for part in found])
+            for field in schema:
+                if field.name not in table.column_names:
+                    table = table.append_column(field, pa.nulls(len(table), field.type))
+            table = table.select(schema.names).cast(schema)
+            writer.write_table(table)
+            rows += len(table)
+            if each_fn is not None:
+                each_fn(table.to_pandas(), [unit for part in found for unit in part.units])
+    return rows
+
+
+def cohort_parts(out: Path) -> list[Path]:
+    """The parts that are there, sorted by name. Raises InputError if there are none."""
     folder = Path(out) / FOLDER
     parts = sorted(p for p in folder.glob("*.parquet") if not p.name.startswith("."))
     if not parts:
         raise InputError(f"Expected finished scans in {out}, but {folder} holds none.")
-    schema = pa.unify_schemas([pq.read_schema(part).remove_metadata() for part in parts], promote_options="permissive")
-    return ds.dataset(parts, schema=schema).to_table(columns=list(columns) if columns else None).to_pandas()
+    return parts
 
 
-def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Text stays text and numbers stay numbers, also where a scan has only missing values."""
-    typed = table.copy()
-    for column in typed.columns:
-        if column in (*KEYS, "outcome"):
-            typed[column] = typed[column].astype("string")
-        elif column == "converged":
-            typed[column] = typed[column].astype("boolean")
-        elif column in ("lesion", "n_samples"):
-            typed[column] = typed[column].astype("Int64")
-        else:
-            typed[column] = typed[column].astype("float64")
-    return typed
+def described(columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Meaning and unit of the cohort table's columns, for sidecars and the documentation."""
+    found: dict[str, dict[str, str]] = {}
+    for column in columns:
+        measure = next((m for m in sorted(PER_CHANNEL, key=len, reverse=True) if column.startswith(f"{m}_")), None)
+        if column in KEYS:
+            found[column] = {"Description": KEYS[column]}
+        elif column == INSTANCE:
+            found[column] = {"Description": _INSTANCE_MEANING}
+        elif column in BASE:
+            found[column] = dict(BASE[column])
+        elif measure is not None:
+            entry = dict(PER_CHANNEL[measure])
+            found[column] = {
+                "Units": "target unit per SD of the channel in the head (see the maps' sidecars)",
+                **entry,
+                "Description": f"{entry['Description']} ({column.removeprefix(measure + '_')})",
+            }
+    return found
+
+
+def _arrow(table: pd.DataFrame) -> pa.Table:
+    """Text stays text and numbers stay numbers, also where a scan has only missing values or no lesions."""
+    arrays = []
+    for column in table.columns:
+        kind = _TYPES.get(column, pa.float64())
+        values = table[column].astype(object).where(table[column].notna(), None).tolist()
+        arrays.append(pa.array(values, type=kind, from_pandas=True))
+    return pa.Table.from_arrays(arrays, names=[str(column) for column in table.columns])
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> Part:
+    """One part in the current schema. Raises InputError if a newer version of the software wrote it."""
+    with pq.ParquetFile(path, pre_buffer=False) as part:
+        facts = part.schema_arrow.metadata or {}
+        version = int(facts.get(_VERSION_KEY, b"1"))
+        if version > SCHEMA_VERSION:
+            raise InputError(
+                f"Expected a cohort table of schema version {SCHEMA_VERSION} or older, found version {version} in {path}: "
+                "it was written by a newer lesionwise."
+            )
+        there = part.schema_arrow.names
+        wanted = None if columns is None else [c for c in columns if c in there]
+        table = part.read(columns=wanted, use_threads=False)
+    if INSTANCE not in there and (columns is None or INSTANCE in columns):  # version 1
+        table = table.append_column(INSTANCE, pa.nulls(len(table), pa.string()))
+    return Part(table.replace_schema_metadata(None), tuple(json.loads(facts.get(_UNITS_KEY, b"[]"))))
+
+
+def _kept(before: pa.Table, now: pa.Table, model: str, method: str) -> pa.Table:
+    """Earlier rows of other models, and those of other methods whose lesion is the same as now."""
+    current = set(zip(now["lesion"].to_pylist(), now[INSTANCE].to_pylist(), strict=True))
+    keep = [
+        row["model"] != model or (row["method"] != method and (row["lesion"], row[INSTANCE]) in current)
+        for row in before.select(["model", "method", "lesion", INSTANCE]).to_pylist()
+    ]
+    return before.filter(pa.array(keep, type=pa.bool_()))
+
+
+def _rows_of(table: pa.Table, unit: Unit) -> int:
+    rows = table.select(["model", "method"]).to_pylist()
+    return sum(row["model"] == unit["model"] and row["method"] == unit["method"] for row in rows)
+
+
+def _tables(parts: Sequence[Path], columns: Sequence[str] | None) -> list[pa.Table]:
+    return [part.table for part in _parts(parts, columns)]
+
+
+def _parts(parts: Sequence[Path], columns: Sequence[str] | None) -> list[Part]:
+    # opening thousands of small files is waiting, not computing
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(lambda part: read_part(part, columns), parts))
+
+
+def _schemas(parts: Sequence[Path]) -> list[pa.Schema]:
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(lambda part: pq.read_schema(part).remove_metadata(), parts))
+
+
+def _union(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    distinct = list({str(schema): schema for schema in schemas}.values())
+    return pa.unify_schemas(distinct, promote_options="permissive")
+
+
+def _concat(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+
+
+def _batches(parts: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    for first in range(0, len(parts), size):
+        yield parts[first : first + size]

@@ -1,13 +1,15 @@
-"""Finding scans in a BIDS data set, and the manual masks in its derivatives."""
+"""Finding scans in a BIDS data set, each with its channels, reference and brain mask."""
 
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lesionwise.errors import InputError
 from lesionwise.io.files import write_text
+from lesionwise.io.references import References, find_brain_masks, find_references
 from lesionwise.volume import ScanName
 
 CHANNEL_SUFFIXES: Mapping[str, tuple[str, ...]] = {
@@ -18,18 +20,20 @@ CHANNEL_SUFFIXES: Mapping[str, tuple[str, ...]] = {
 }
 """File suffixes under which a channel is looked for, best first."""
 
-MASK_PATTERNS: tuple[str, ...] = (
-    "label-L_mask",
-    "label-lesion_mask",
-    "desc-lesion_mask",
-    "label-lesions_mask",
-    "label-L_dseg",
-    "label-lesion_dseg",
-    "desc-lesion_dseg",
-    "space-flair_seg-lst",
-    "seg-lst",
-)
-"""Endings of lesion masks in derivatives, best first: BIDS, common habits, LST-AI."""
+FILTER_KEYS: Mapping[str, str] = {
+    "subject": "sub",
+    "session": "ses",
+    "acquisition": "acq",
+    "run": "run",
+    "reconstruction": "rec",
+    "direction": "dir",
+    "echo": "echo",
+    "inversion": "inv",
+    "ceagent": "ce",
+    "part": "part",
+    "suffix": "suffix",
+}
+"""Long names of entities in a filter file (as fMRIPrep and pybids use them), and the short ones in file names."""
 
 _IMAGE = re.compile(r"^sub-[A-Za-z0-9]+(_[A-Za-z]+-[A-Za-z0-9]+)*_(?P<suffix>[A-Za-z0-9]+)\.nii(\.gz)?$")
 
@@ -41,6 +45,7 @@ class BidsScan:
     name: ScanName
     images: Mapping[str, Path]
     reference: Path | None = None
+    brain_mask: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -65,15 +70,16 @@ def find_scans(
     channels: Sequence[str],
     participants: Iterable[str] | None = None,
     sessions: Iterable[str] | None = None,
-    filters: Mapping[str, Mapping[str, str]] | None = None,
+    filters: Mapping[str, Mapping[str, Any]] | None = None,
     reference_from: Path | None = None,
+    brain_masks_from: Path | None = None,
 ) -> ScanList:
     """All scans with every channel, sorted by name.
 
     A scan is one (subject, session, acq, run) of the first channel; other channels are taken from the same session,
     preferring the same acquisition and run. `filters` maps a channel to entities that its file name must have (as
-    fMRIPrep's --bids-filter-file does). `reference_from` is a folder (or data set) searched for masks before the data
-    set's derivatives.
+    fMRIPrep's --bids-filter-file does; see `read_filters`). `reference_from` is a folder (or data set) searched for
+    reference masks instead of the data set's derivatives; `brain_masks_from` one searched for brain masks.
 
     Raises InputError if the folder is not a data set, or a participant asked for is not there.
     """
@@ -87,7 +93,8 @@ def find_scans(
     wanted_sessions = None if sessions is None else {s.removeprefix("ses-") for s in sessions}
     scans: list[BidsScan] = []
     left_out: list[LeftOut] = []
-    masks = _masks(bids_dir, reference_from)
+    masks = find_references(bids_dir, reference_from)
+    brains = None if brain_masks_from is None else find_brain_masks(brain_masks_from)
     for subject in chosen:
         images = _images(bids_dir / f"sub-{subject}", channels, filters or {})
         of_session: dict[str | None, list[dict[str, str]]] = {}
@@ -96,10 +103,37 @@ def find_scans(
         for session in sorted(of_session, key=lambda s: s or ""):
             if wanted_sessions is not None and session not in wanted_sessions:
                 continue
-            _pair(subject, session, of_session[session], channels, masks, scans, left_out)
+            _pair(subject, session, of_session[session], channels, masks, brains, scans, left_out)
         if not images:
             left_out.append(LeftOut(ScanName(subject), f"no {' or '.join(channels)} image"))
     return ScanList(tuple(scans), tuple(left_out))
+
+
+def read_filters(path: Path, *, channels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A filter file: {"FLAIR": {"acquisition": "3D", "run": ["1", "2"], "reconstruction": null}}.
+
+    Channels go by name, upper or lower case (`flair`, `t1w`). A value is what the entity must be, a list what it may
+    be, null that the file must not have it. Entities go by their long or their short names.
+
+    Raises InputError if the file is not such JSON, or names a channel or an entity that is not known.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"Expected a JSON file of filters, but {path} cannot be read ({error}).") from error
+    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+        raise InputError(f'Expected filters such as {{"FLAIR": {{"acquisition": "3D"}}}} in {path}.')
+    by_lower = {channel.lower(): channel for channel in channels}
+    filters: dict[str, dict[str, Any]] = {}
+    for query, entities in content.items():
+        if query.lower() not in by_lower:
+            raise InputError(f"Expected filters for {', '.join(channels)} in {path}, found {query}.")
+        chosen = {FILTER_KEYS.get(key, key): value for key, value in entities.items() if key != "datatype"}
+        unknown = sorted(chosen.keys() - set(FILTER_KEYS.values()))
+        if unknown:
+            raise InputError(f"Expected entities among {', '.join(FILTER_KEYS)} in {path}, found {unknown[0]}.")
+        filters[by_lower[query.lower()]] = chosen
+    return filters
 
 
 def write_bids_description(bids_dir: Path, *, name: str) -> None:
@@ -126,7 +160,7 @@ def _chosen(subjects: Sequence[str], participants: Iterable[str] | None, bids_di
     return sorted(set(asked))
 
 
-def _images(folder: Path, channels: Sequence[str], filters: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
+def _images(folder: Path, channels: Sequence[str], filters: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     """Entities of every usable image below a subject, with `channel` and `rank` of its suffix."""
     found = []
     for path in sorted([*folder.glob("anat/*.nii*"), *folder.glob("ses-*/anat/*.nii*")]):
@@ -138,9 +172,17 @@ def _images(folder: Path, channels: Sequence[str], filters: Mapping[str, Mapping
             suffixes = CHANNEL_SUFFIXES.get(channel, (channel,))
             if entities["suffix"] not in suffixes:
                 continue
-            if all(entities.get(key) == value for key, value in filters.get(channel, {}).items()):
+            if all(_fits(entities.get(key), value) for key, value in filters.get(channel, {}).items()):
                 found.append({**entities, "channel": channel, "rank": str(suffixes.index(entities["suffix"]))})
     return found
+
+
+def _fits(found: str | None, wanted: Any) -> bool:
+    if wanted is None:
+        return found is None
+    allowed = [str(one) for one in (wanted if isinstance(wanted, list) else [wanted])]
+    # 1, "1" and "01" are one run
+    return found is not None and (found in allowed or found.lstrip("0") in {one.lstrip("0") for one in allowed})
 
 
 def _pair(
@@ -148,7 +190,8 @@ def _pair(
     session: str | None,
     images: list[dict[str, str]],
     channels: Sequence[str],
-    masks: Mapping[tuple[str, str | None], list[Path]],
+    masks: References,
+    brains: References | None,
     scans: list[BidsScan],
     left_out: list[LeftOut],
 ) -> None:
@@ -165,8 +208,12 @@ def _pair(
         missing = [channel for channel in channels if channel not in paths]
         if missing:
             left_out.append(LeftOut(name, f"no {' and no '.join(missing)} image"))
-        else:
-            scans.append(BidsScan(name, paths, _reference(name, masks)))
+            continue
+        brain = None if brains is None else brains.of(name)
+        if brains is not None and brain is None:
+            left_out.append(LeftOut(name, "no brain mask in the folder of brain masks"))
+            continue
+        scans.append(BidsScan(name, paths, masks.of(name), brain))
 
 
 def _distance(candidate: Mapping[str, str], first: Mapping[str, str]) -> tuple[bool, bool, str, str]:
@@ -176,39 +223,3 @@ def _distance(candidate: Mapping[str, str], first: Mapping[str, str]) -> tuple[b
         candidate["rank"],
         candidate["path"],
     )
-
-
-def _masks(bids_dir: Path, reference_from: Path | None) -> dict[tuple[str, str | None], list[Path]]:
-    """Mask files by (subject, session): those of `reference_from` first, then the derivatives'."""
-    if reference_from is not None and not Path(reference_from).is_dir():
-        raise InputError(f"Expected a folder of reference masks, but there is no folder {reference_from}.")
-    roots = [Path(reference_from)] if reference_from is not None else sorted((bids_dir / "derivatives").glob("*"))
-    found: dict[tuple[str, str | None], list[Path]] = {}
-    for root in roots:
-        paths = [
-            p for p in sorted(root.rglob("*.nii*")) if _mask_rank(p, anything=reference_from is not None) is not None
-        ]
-        for path in sorted(paths, key=lambda p: _mask_rank(p, anything=True) or 0):
-            entities = entities_of(path)
-            if "sub" in entities:
-                found.setdefault((entities["sub"], entities.get("ses")), []).append(path)
-    return found
-
-
-def _mask_rank(path: Path, *, anything: bool) -> int | None:
-    stem = path.name.split(".")[0]
-    for rank, pattern in enumerate(MASK_PATTERNS):
-        if stem.endswith(pattern):
-            return rank
-    if anything and "sub-" in stem and not stem.endswith(("FLAIR", "T1w", "T2w", "PDw")):
-        return len(MASK_PATTERNS)
-    return None
-
-
-def _reference(name: ScanName, masks: Mapping[tuple[str, str | None], list[Path]]) -> Path | None:
-    candidates = masks.get((name.subject, name.session), [])
-    for path in candidates:
-        entities = entities_of(path)
-        if entities.get("run", name.run) == name.run and entities.get("acq", name.acquisition) == name.acquisition:
-            return path
-    return None

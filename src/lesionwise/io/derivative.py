@@ -27,6 +27,7 @@ report.html
 experiments/
 triage/
 figures/
+study/
 """
 
 
@@ -190,7 +191,12 @@ def write_dataset_description(out: Path, *, version: str, raw: Path | None = Non
 
 
 def write_saliency(path: Path, saliency: SaliencyMap, *, snr_path: Path | None = None) -> None:
-    """The 4-D map (i, j, k, channel) and its sidecar; with `snr_path` also its signal-to-noise map."""
+    """The 4-D map (i, j, k, channel) and its sidecar; with `snr_path` also its signal-to-noise map.
+
+    An old sidecar goes first and the new one comes last, so that a sidecar never speaks of another map.
+    """
+    sidecar_path = path.with_name(path.name.replace(".nii.gz", ".json"))
+    sidecar_path.unlink(missing_ok=True)
     write_image(
         path, np.moveaxis(saliency.data, 0, -1), saliency.affine, description="signed saliency, a volume per channel"
     )
@@ -203,7 +209,7 @@ def write_saliency(path: Path, saliency: SaliencyMap, *, snr_path: Path | None =
         "CropStop": list(saliency.box.stop),
         **saliency.provenance,
     }
-    write_json(path.with_name(path.name.replace(".nii.gz", ".json")), sidecar)
+    write_json(sidecar_path, sidecar)
 
 
 def read_saliency(path: Path) -> SaliencyMap:

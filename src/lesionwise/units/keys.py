@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lesionwise.instances.instance import Instance
 from lesionwise.volume import Case
 
 
@@ -19,6 +20,11 @@ def case_key(case: Case) -> str:
         repr(case.image.channels),
         np.packbits(case.head).tobytes(),
     )
+
+
+def instance_key(instance: Instance) -> str:
+    """Hash of an instance's voxels."""
+    return digest(np.ascontiguousarray(instance.voxels).tobytes())
 
 
 def digest(*parts: bytes | str) -> str:
@@ -37,3 +43,8 @@ def stored(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def sidecar(path: Path) -> Path:
+    """The JSON beside an image."""
+    return path.with_name(path.name.replace(".nii.gz", ".json"))

@@ -1,10 +1,12 @@
 """A scan's outputs on disk: written step by step, the mark of a finished scan last."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lesionwise.instances.instance import Instance
 from lesionwise.io.derivative import (
     ScanFiles,
     write_dataset_description,
@@ -14,7 +16,7 @@ from lesionwise.io.derivative import (
 from lesionwise.io.nifti import write_image
 from lesionwise.store import write_part
 from lesionwise.units.explained import Explained
-from lesionwise.units.keys import stored
+from lesionwise.units.keys import digest, instance_key, sidecar, stored
 
 
 def save_prediction(explained: Explained, files: ScanFiles, *, version: str = "") -> None:
@@ -23,6 +25,7 @@ def save_prediction(explained: Explained, files: ScanFiles, *, version: str = ""
     affine = explained.case.image.affine
     files.lesions_sidecar.unlink(missing_ok=True)  # the scan is not finished again until the table is
     if stored(files.facts).get("PredictionKey") != explained.keys["PredictionKey"]:
+        files.facts.unlink(missing_ok=True)  # first, so that facts never speak of another probability
         write_image(files.probability, explained.prediction, affine, description="lesion probability")
     write_image(files.mask, explained.mask, affine, dtype=bool, description="lesion mask")
     write_image(files.labels, explained.labels, affine, dtype=np.int16, description="lesion instances")
@@ -59,5 +62,21 @@ def save_table(explained: Explained, files: ScanFiles) -> None:
     """The table, its part of the cohort's table, and last the sidecar that marks the scan as finished."""
     write_table(files.lesions, explained.lesions)
     method = explained.settings.method.name
-    write_part(files.out, files.name, explained.lesions, model=explained.model["Fingerprint"], method=method)
+    write_part(
+        files.out,
+        files.name,
+        explained.lesions,
+        model=explained.model["Fingerprint"],
+        method=method,
+        instances=[digest(instance_key(one), str(one.outcome))[:12] for one in explained.instances],
+    )
     write_json(files.lesions_sidecar, explained.columns)
+
+
+def remove_stale_maps(files: ScanFiles, instances: Sequence[Instance]) -> None:
+    """Removes maps of instances that are no more: another threshold makes another lesion of the same number."""
+    current = {one.label: instance_key(one) for one in instances}
+    for (label, desc), path in files.saliency_files().items():
+        if stored(sidecar(path)).get("Instance") != current.get(label):
+            for stale in (path, sidecar(path), files.saliency(label, desc, stat="snr")):
+                stale.unlink(missing_ok=True)

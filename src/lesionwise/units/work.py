@@ -21,9 +21,9 @@ from lesionwise.io.derivative import ScanFiles, read_saliency, write_saliency
 from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import AbstractSegmenter, Placement
 from lesionwise.units.explained import Explained, tabulate
-from lesionwise.units.keys import digest, stored
+from lesionwise.units.keys import digest, instance_key, sidecar, stored
 from lesionwise.units.prediction import find_lesions, model_facts, predict_case
-from lesionwise.units.record import save_prediction, save_table
+from lesionwise.units.record import remove_stale_maps, save_prediction, save_table
 from lesionwise.units.settings import ProgressFn, Settings, map_units
 from lesionwise.volume import Case
 
@@ -40,11 +40,13 @@ def explain_case(
     progress_fn: ProgressFn | None = None,
     announce_fn: Callable[[str], None] | None = None,
     version: str = "",
+    memory_bytes: int | None = None,
 ) -> Explained:
     """Predicts, finds the lesions, and explains those asked for.
 
     With `out`, every finished step is saved there at once and steps already there under the same key are read back.
-    `announce_fn` gets sentences for people: what was found and the plan, before the long part starts.
+    `announce_fn` gets sentences for people: what was found and the plan, before the long part starts. `memory_bytes`
+    bounds what the attribution may hold at once (a share of the free memory, if None).
     """
     say = announce_fn or (lambda sentence: None)
     files = None if out is None else ScanFiles(Path(out), case.name)
@@ -75,7 +77,17 @@ def explain_case(
     )
     if files is not None:
         save_prediction(explained, files, version=version)
-    maps = _explain(model, predicted.placement, explained, wanted, files=files, progress_fn=progress_fn, say=say)
+        remove_stale_maps(files, instances)
+    maps = _explain(
+        model,
+        predicted.placement,
+        explained,
+        wanted,
+        files=files,
+        progress_fn=progress_fn,
+        say=say,
+        memory_bytes=memory_bytes,
+    )
     explained = replace(explained, maps=maps)
     explained = replace(explained, lesions=tabulate(explained))
     if files is not None:
@@ -92,6 +104,7 @@ def _explain(
     files: ScanFiles | None,
     progress_fn: ProgressFn | None,
     say: Callable[[str], None],
+    memory_bytes: int | None,
 ) -> dict[int, SaliencyMap]:
     """Maps of the lesions asked for: read back where the key agrees, computed and saved in chunks otherwise."""
     settings, method = explained.settings, explained.settings.method
@@ -104,7 +117,7 @@ def _explain(
             repr((method, settings.target, settings.seed, settings.snr)),
         )
         there = None if files is None else files.saliency(instance.label, method.name)
-        if there is not None and there.is_file() and stored(_sidecar(there)).get("Key") == key:
+        if there is not None and there.is_file() and stored(sidecar(there)).get("Key") == key:
             maps[instance.label] = read_saliency(there)
         else:
             todo.append((instance, key))
@@ -116,7 +129,7 @@ def _explain(
         "method": method,
         "target": settings.target,
         "device": settings.device,
-        "memory_bytes": int(MEMORY_SHARE * free_memory_bytes(settings.device)),
+        "memory_bytes": memory_bytes or int(MEMORY_SHARE * free_memory_bytes(settings.device)),
     }
     voxel_sets = [instance.voxels for instance, _ in todo]
     plan = plan_attribution(model.network, model.spec, placement, voxel_sets, **common)
@@ -135,11 +148,13 @@ def _explain(
     )
     for number, attribution in found:
         instance, key = todo[number]
-        saliency = _as_map(attribution, explained, key)
+        saliency = _as_map(attribution, explained, key, instance_key(instance))
         maps[instance.label] = saliency
         if files is not None:
             path = files.saliency(instance.label, method.name)
             snr_path = files.saliency(instance.label, method.name, stat="snr") if settings.snr else None
+            if snr_path is None:  # none of an earlier run with other settings may stay
+                files.saliency(instance.label, method.name, stat="snr").unlink(missing_ok=True)
             write_saliency(path, saliency, snr_path=snr_path)
     say(f"Explained {len(todo)} lesions in {time.perf_counter() - started:.0f} s.")
     return dict(sorted(maps.items()))
@@ -157,7 +172,7 @@ def free_memory_bytes(device: str) -> int:
     return 8 << 30
 
 
-def _as_map(attribution: Attribution, explained: Explained, key: str) -> SaliencyMap:
+def _as_map(attribution: Attribution, explained: Explained, key: str, instance: str) -> SaliencyMap:
     settings = explained.settings
     channels = explained.map_channels
     provenance = {
@@ -171,6 +186,7 @@ def _as_map(attribution: Attribution, explained: Explained, key: str) -> Salienc
         "ModelFingerprint": explained.model["Fingerprint"],
         "Statistics": _statistics(attribution, channels),
         "Details": attribution.details,
+        "Instance": instance,
         "Key": key,
     }
     return SaliencyMap(
@@ -207,10 +223,6 @@ def _census(instances: Sequence[Instance], wanted: Sequence[Instance]) -> str:
         return f"Found {len(instances)} lesions (no reference); {len(wanted)} to explain."
     counts = ", ".join(f"{outcomes.count(o)} {o}" for o in ("TP", "US", "FP", "FN", "TN") if o in outcomes)
     return f"Found {len(instances)} lesions ({counts}); {len(wanted)} to explain."
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name.replace(".nii.gz", ".json"))
 
 
 def _finite(value: float) -> float | None:

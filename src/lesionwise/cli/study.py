@@ -1,0 +1,293 @@
+"""`lesionwise study`: a BIDS App over a whole data set."""
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperOption
+
+from lesionwise import __version__
+from lesionwise.cli import options as o
+from lesionwise.cli.console import Reporter, reporting
+from lesionwise.errors import InputError
+
+if TYPE_CHECKING:
+    from lesionwise.segmenter import AbstractSegmenter
+    from lesionwise.study.participant import StudyResult
+    from lesionwise.study.plan import StudyPlan
+    from lesionwise.study.unit import ScanTask
+
+COUNT_UP_TO = 200
+"""Scans up to which a dry run counts every scan's reference lesions."""
+
+MANY = ("--participant-label", "--participant_label", "--session-label", "--session_label")
+
+
+class Level(StrEnum):
+    """The BIDS App's analysis levels."""
+
+    participant = "participant"
+    group = "group"
+
+
+class BidsAppCommand(TyperCommand):
+    """Takes several labels after one flag, as BIDS Apps do: `--participant-label 01 02 03`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeats the flag before each label, then parses as usual."""
+        return super().parse_args(ctx, spread_labels(args, takes_value=self._takes_value(), positionals=3))
+
+    def _takes_value(self) -> frozenset[str]:
+        found: list[str] = []
+        for param in self.params:
+            if isinstance(param, TyperOption) and not param.is_flag:
+                found += param.opts
+        return frozenset(found)
+
+
+def spread_labels(args: Sequence[str], *, takes_value: frozenset[str], positionals: int) -> list[str]:
+    """`--participant-label 01 02` becomes `--participant-label 01 --participant-label 02`.
+
+    Before the positional arguments a flag takes one label only: `--participant-label 01 BIDS_DIR OUT participant`.
+    """
+    spread: list[str] = []
+    seen, place = 0, 0
+    while place < len(args):
+        token = args[place]
+        spread.append(token)
+        place += 1
+        if token in MANY:
+            first = True
+            while place < len(args) and not args[place].startswith("-") and (first or seen >= positionals):
+                spread += [args[place]] if first else [token, args[place]]
+                first = False
+                place += 1
+        elif token in takes_value and place < len(args):
+            spread.append(args[place])
+            place += 1
+        elif not token.startswith("-"):
+            seen += 1
+    return spread
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command(cls=BidsAppCommand)
+def study(
+    bids_dir: Annotated[Path, typer.Argument(help="BIDS data set.")],
+    out: Annotated[Path, typer.Argument(help="Output folder: a BIDS derivative.")],
+    level: Annotated[Level, typer.Argument(help="participant explains every scan, group collects the cohort.")],
+    participant_label: Annotated[
+        list[str] | None,
+        typer.Option("--participant-label", "--participant_label", help="Subjects, with or without sub- (all)."),
+    ] = None,
+    session_label: Annotated[
+        list[str] | None,
+        typer.Option("--session-label", "--session_label", help="Sessions, with or without ses- (all)."),
+    ] = None,
+    bids_filter: Annotated[
+        Path | None,
+        typer.Option(
+            "--bids-filter",
+            "--bids-filter-file",
+            help='JSON file of entities that images must have: {"FLAIR": {"acquisition": "3D"}}.',
+        ),
+    ] = None,
+    reference_from: Annotated[
+        Path | None, typer.Option("--reference-from", help="Folder of reference masks (the data set's derivatives).")
+    ] = None,
+    brain_masks_from: Annotated[
+        Path | None, typer.Option("--brain-masks-from", help="Folder of brain masks, for heads with skull.")
+    ] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Interpolate channels onto the first one's grid.")
+    ] = False,
+    shard: Annotated[str, typer.Option("--shard", help="i/n: the i-th of n equal shares of the scans.")] = "1/1",
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Local processes that share cores, or take a GPU each.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Address or scheduler file of a Dask cluster.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Keep what is finished.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    model: o.Model = "builtin",
+    trust: o.Trust = False,
+    method: o.Method = "smoothgrad",
+    reduce: o.Reduce = "mean",
+    max_voxels: o.MaxVoxels = "64",
+    target: o.Target = "log_odds",
+    samples: o.Samples = None,
+    noise: o.Noise = None,
+    preset: o.Preset = None,
+    lesions: o.Lesions = "all",
+    controls: o.Controls = 0,
+    threshold: o.Threshold = None,
+    connectivity: o.Connectivity = 18,
+    min_size: o.MinSize = None,
+    rule: o.Rule = "overlap",
+    one_to_one: o.OneToOne = False,
+    antithetic: o.Antithetic = False,
+    device: o.Device = "auto",
+    seed: o.Seed = 0,
+    snr: o.Snr = False,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="group: write the cohort's report.")] = True,
+) -> None:
+    """Explain every scan of a BIDS data set (participant), then collect the cohort (group).
+
+    Finished scans are kept, so the same command goes on where it was stopped. Exit code 3: some scans were left out,
+    with the reasons in OUT/study/left_out.tsv.
+    """
+    if level is Level.group:
+        collect(out, report=report)
+        return
+    if workers is not None and scheduler is not None:
+        raise InputError("Expected either --workers or --scheduler, found both.")
+    # heavy imports wait until they are needed: the group level runs without torch
+    from lesionwise.config import write_config
+    from lesionwise.io.bids import read_filters
+    from lesionwise.models.zoo import load_model
+    from lesionwise.study.participant import make_tasks, run_participant
+    from lesionwise.study.plan import Shard, plan_study
+    from lesionwise.study.resources import engine_for, memory_per_process
+    from lesionwise.study.unit import ModelRef
+    from lesionwise.units import model_facts
+
+    share = Shard.parse(shard)
+    where = _device(device, workers=workers, scheduler=scheduler)
+    segmenter = load_model(model, trust=trust, device=where if dry_run else "cpu")
+    channels = segmenter.spec.channels
+    settings = o.settings_of(
+        segmenter,
+        method=method,
+        reduce=reduce,
+        max_voxels=max_voxels,
+        target=target,
+        samples=samples,
+        noise=noise,
+        preset=preset,
+        lesions=lesions,
+        controls=controls,
+        threshold=threshold,
+        connectivity=connectivity,
+        min_size=min_size,
+        rule=rule,
+        one_to_one=one_to_one,
+        tolerance=None,  # cohort comparisons use one number of samples
+        antithetic=antithetic,
+        device=where,
+        seed=seed,
+        snr=snr,
+    )
+    plan = plan_study(
+        bids_dir,
+        out,
+        channels=channels,
+        participants=participant_label,
+        sessions=session_label,
+        filters=None if bids_filter is None else read_filters(bids_filter, channels=channels),
+        reference_from=reference_from,
+        brain_masks_from=brain_masks_from,
+        shard=share,
+    )
+    engine = None
+    if not dry_run:
+        engine = engine_for(
+            workers=workers,
+            scheduler=scheduler,
+            device=settings.device,
+            bids_dir=bids_dir,
+            out=out,
+            version=__version__,
+        )
+    place = str(Path(model).resolve()) if Path(model).exists() else model
+    tasks = make_tasks(
+        plan,
+        model=ModelRef(place, segmenter.fingerprint, trust),
+        settings=settings,
+        version=__version__,
+        resume=resume,
+        resample=resample,
+        memory_bytes=None if scheduler is not None else memory_per_process(workers or 1, device=settings.device),
+    )
+    if dry_run:
+        show_plan(plan, tasks, segmenter)
+        return
+    if not tasks and not plan.left_out:
+        raise InputError(f"Expected scans for this run in {bids_dir}, found none: see --shard and the labels.")
+    with reporting() as reporter:
+        reporter.say(f"{len(tasks)} scans on {engine.description}.")  # type: ignore[union-attr]
+        write_config(out, settings, model_facts(segmenter), version=__version__)
+        result = run_participant(plan, tasks, engine=engine, progress_fn=reporter.step, announce_fn=reporter.say)
+    conclude(result, out)
+
+
+def show_plan(plan: "StudyPlan", tasks: "Sequence[ScanTask]", model: "AbstractSegmenter") -> None:
+    """`--dry-run`: every scan with what is known of it, scans that cannot be used, and what it all will cost."""
+    from lesionwise.study.estimate import estimate, known_lesions
+    from lesionwise.study.plan import is_finished
+
+    for task in tasks:
+        count = None
+        if len(tasks) <= COUNT_UP_TO:
+            count = known_lesions(task.scan, connectivity=task.settings.connectivity)
+        known = "" if count is None else f", {count} reference lesions"
+        state = "finished" if task.resume and is_finished(task) else "to do"
+        typer.echo(f"{task.scan.name.stem}: {state}{known}")
+    for scan in plan.left_out:
+        typer.echo(f"{scan.name.stem}: left out, {scan.reason}")
+    if tasks:
+        for sentence in estimate(tasks, model, tasks[0].settings).sentences():
+            typer.echo(sentence)
+
+
+def _device(device: str, *, workers: int | None, scheduler: str | None) -> str:
+    from lesionwise.api import resolve_device
+    from lesionwise.study.resources import cluster_device
+
+    if scheduler is not None:
+        return cluster_device(scheduler) if device == "auto" else device
+    resolved = resolve_device(device)
+    # a process of several sees one GPU, whatever its number here
+    return "cuda" if resolved.startswith("cuda") and workers is not None and workers > 1 else resolved
+
+
+def collect(out: Path, *, report: bool) -> None:
+    """The group level."""
+    from lesionwise.study.group import run_group
+
+    with reporting() as reporter:
+        result = run_group(out, report_fn=_group_report(reporter) if report else None, announce_fn=reporter.say)
+    shown = f" Report: {result.report}" if result.report is not None else ""
+    typer.echo(
+        f"{result.scans} scans of {result.patients} patients, {result.rows} rows; {result.outliers} outliers to look at, "
+        f"{result.left_out} scans left out.{shown}"
+    )
+
+
+def conclude(result: "StudyResult", out: Path) -> None:
+    """Says what was done; exit code 3 if scans were left out."""
+    typer.echo(
+        f"{result.count('done')} scans explained, {result.count('kept')} kept, {len(result.left_out)} left out "
+        f"in {result.seconds:.0f} s. Results: {out}"
+    )
+    if result.left_out:
+        for stem, reason in result.left_out[:20]:
+            typer.echo(f"left out: {stem}: {reason}", err=True)
+        more = len(result.left_out) - 20
+        where = out / "study" / "left_out.tsv"
+        typer.echo(f"{f'{more} more; ' if more > 0 else ''}reasons: {where}", err=True)
+        raise typer.Exit(3)
+
+
+def _group_report(reporter: Reporter) -> Callable[[Path], Path]:
+    def write(out: Path) -> Path:
+        from lesionwise.report.group import write_group_report
+
+        reporter.say("Writing the report.")
+        return write_group_report(out)
+
+    return write

@@ -1,0 +1,212 @@
+"""What a study will cost, before it starts: lesions, hours and gigabytes, each with where the figure comes from."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lesionwise.attribution.plan import plan_attribution
+from lesionwise.attribution.scene import Scene
+from lesionwise.attribution.site import locate
+from lesionwise.errors import InputError
+from lesionwise.instances.components import component_voxels, label_components
+from lesionwise.io.bids import BidsScan
+from lesionwise.io.cases import read_case
+from lesionwise.io.nifti import read_image
+from lesionwise.segmenter import AbstractSegmenter
+from lesionwise.store import cohort_parts, iter_cohort
+from lesionwise.study.plan import is_finished
+from lesionwise.study.receipts import Receipt
+from lesionwise.study.unit import ScanTask
+from lesionwise.units import Settings
+from lesionwise.volume import Case
+from lesionwise.windows import WindowGrid
+
+ASSUMED_LESIONS = 25
+"""Median of the 30 patients described in the method's section 8; used where there is neither reference nor result."""
+
+REFERENCES_READ = 40
+"""Reference masks whose lesions are counted; the others are taken to be like them."""
+
+STORED_SHARE = 0.93
+"""Size of a compressed map over its raw float32 size: noise compresses badly (measured, docs/scale.md)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Figures of the scans still to do. `hours` are of one process on this machine with all its cores, or its GPU."""
+
+    scans: int
+    finished: int
+    lesions_per_scan: float
+    lesions_source: str
+    hours: float
+    hours_source: str
+    gigabytes: float
+    gigabytes_source: str
+
+    def sentences(self) -> list[str]:
+        """The estimate for people."""
+        return [
+            f"{self.scans} scans to do, {self.finished} finished.",
+            f"Lesions: about {self.lesions_per_scan:.0f} per scan, {self.lesions_per_scan * self.scans:.0f} in all "
+            f"({self.lesions_source}).",
+            f"Time: about {duration(self.hours)} for one process here ({self.hours_source}).",
+            f"Disk: about {self.gigabytes:.2g} GB ({self.gigabytes_source}).",
+        ]
+
+
+def estimate(tasks: Sequence[ScanTask], model: AbstractSegmenter, settings: Settings) -> Estimate:
+    """Counts the reference lesions of some scans, looks at finished scans, and times one window of this network here."""
+    todo = [task for task in tasks if not (task.resume and is_finished(task))]
+    if not todo:
+        return Estimate(0, len(tasks), 0, "nothing to do", 0, "nothing to do", 0, "nothing to do")
+    finished = len(tasks) - len(todo)
+    lesions, lesions_source = _lesions(tasks, settings)
+    chosen = _chosen(lesions, settings)
+    past = _past(todo[0].out, tasks, model.fingerprint, settings.method.name)
+    if past is not None:
+        hours_each, bytes_each, source = past
+        total = len(todo) * chosen
+        return Estimate(
+            len(todo), finished, chosen, lesions_source, total * hours_each, source, total * bytes_each / 1e9, source
+        )
+    seconds_scan, seconds_lesion, bytes_scan, bytes_lesion = _measure(todo, model, settings)
+    return Estimate(
+        len(todo),
+        finished,
+        chosen,
+        lesions_source,
+        len(todo) * (seconds_scan + chosen * seconds_lesion) / 3600,
+        "one window of this network timed on this machine",
+        len(todo) * (bytes_scan + chosen * bytes_lesion) / 1e9,
+        "size of the maps of one scan",
+    )
+
+
+def known_lesions(scan: BidsScan, *, connectivity: int) -> int | None:
+    """Components of the scan's reference; None without one that can be read."""
+    if scan.reference is None:
+        return None
+    try:
+        mask = read_image(scan.reference)[0] > 0
+    except InputError:
+        return None
+    return int(label_components(mask, connectivity=connectivity).max(initial=0))
+
+
+def duration(hours: float) -> str:
+    """Hours as people say it."""
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} s"
+    if hours < 1.5:
+        return f"{60 * hours:.0f} min"
+    return f"{hours:.0f} h" if hours < 72 else f"{hours / 24:.0f} days"
+
+
+def _lesions(tasks: Sequence[ScanTask], settings: Settings) -> tuple[float, str]:
+    with_reference = [task.scan for task in tasks if task.scan.reference is not None]
+    if with_reference:
+        step = max(1, len(with_reference) // REFERENCES_READ)
+        counted = [known_lesions(scan, connectivity=settings.connectivity) for scan in with_reference[::step]]
+        counts = [count for count in counted if count is not None]
+        if counts:
+            return float(np.mean(counts)), f"mean of {len(counts)} reference masks"
+    receipts = [receipt for task in tasks[:2000] if (receipt := Receipt.read(task.files)) is not None]
+    if receipts:
+        return float(np.mean([r.lesions for r in receipts])), f"mean of {len(receipts)} finished scans"
+    return float(ASSUMED_LESIONS), "assumed: there are neither references nor finished scans"
+
+
+def _chosen(lesions: float, settings: Settings) -> float:
+    """Lesions per scan that are explained under `--lesions`."""
+    if settings.lesions == "all":
+        return lesions * (1 + settings.controls / max(lesions, 1))
+    wanted = settings.lesions.removeprefix("largest:")
+    return min(lesions, float(wanted)) if wanted.isdigit() else min(lesions, float(len(wanted.split(","))))
+
+
+def _past(out: Path, tasks: Sequence[ScanTask], fingerprint: str, method: str) -> tuple[float, float, str] | None:
+    """Hours and bytes per lesion of finished scans with this model and method."""
+    try:
+        parts = cohort_parts(out)
+    except InputError:
+        return None
+    seconds, count = 0.0, 0
+    for rows in iter_cohort(out, columns=["model", "method", "seconds"]):
+        mine = rows[(rows["model"] == fingerprint) & (rows["method"] == method)]["seconds"].dropna()
+        seconds, count = seconds + float(mine.sum()), count + len(mine)
+    if not count:
+        return None
+    sizes = [
+        sum(p.stat().st_size for p in task.files.folder.glob(f"{task.files.name.stem}_*"))
+        for task in tasks[:50]
+        if task.files.lesions_sidecar.is_file()
+    ]
+    receipts = [r for task in tasks[:50] if (r := Receipt.read(task.files)) is not None]
+    lesions = sum(r.lesions for r in receipts)
+    if not lesions:
+        return None
+    return seconds / count / 3600, sum(sizes) / lesions, f"measured on {len(parts)} scans in OUT"
+
+
+def _measure(
+    todo: Sequence[ScanTask], model: AbstractSegmenter, settings: Settings
+) -> tuple[float, float, float, float]:
+    """Seconds and bytes per scan, and per lesion, from the first scan that can be read."""
+    case = _first_case(todo)
+    placement = model.place(case)
+    voxel_sets = _typical_lesions(case, settings)
+    common = {"method": settings.method, "target": settings.target, "device": settings.device}
+    plan = plan_attribution(model.network, model.spec, placement, voxel_sets, **common)  # type: ignore[arg-type]
+    i, j, k = (int(n) for n in placement.input.shape[-3:])
+    grid = WindowGrid.of(model.spec, (i, j, k))
+    window = torch.zeros(1, len(model.spec.channels), *model.spec.window, device=settings.device)
+    with torch.no_grad():
+        model.network(window)
+        started = time.perf_counter()
+        model.network(window)
+        forward_s = time.perf_counter() - started
+    with Scene.open(model.network, model.spec, placement, target=settings.target, device=settings.device) as scene:
+        boxes = [site.box.shape for site in locate(placement, scene.grid, voxel_sets)]
+    copies = 2 if settings.snr else 1
+    raw = float(np.mean([np.prod(shape) for shape in boxes])) * 4 * len(model.spec.channels) * copies
+    voxels = float(np.prod(case.image.shape))
+    return (
+        forward_s * len(grid.boxes),
+        plan.seconds / len(voxel_sets),
+        voxels,  # probability: smooth, about a byte per voxel
+        raw * STORED_SHARE,
+    )
+
+
+def _first_case(todo: Sequence[ScanTask]) -> Case:
+    """The first scan with lesions in its reference if there is one, else the first that can be read."""
+    problem: InputError | None = None
+    for task in sorted(todo[:20], key=lambda t: t.scan.reference is None):
+        scan = task.scan
+        try:
+            return read_case(
+                scan.images,
+                reference=scan.reference,
+                brain_mask=scan.brain_mask,
+                resample=task.resample,
+                name=scan.name,
+            )
+        except InputError as error:
+            problem = problem or error
+    raise InputError(f"Expected a scan that can be read among the first {min(len(todo), 20)}: {problem}")
+
+
+def _typical_lesions(case: Case, settings: Settings) -> list[np.ndarray]:
+    """The reference's lesions, or cubes of 27 voxels spread over the head."""
+    if case.reference is not None and case.reference.any():
+        return component_voxels(label_components(case.reference, connectivity=settings.connectivity))[:ASSUMED_LESIONS]
+    inside = np.argwhere(case.head)
+    cube = np.argwhere(np.ones((3, 3, 3), dtype=bool)) - 1
+    limit = np.asarray(case.image.shape) - 2
+    centres = inside[np.linspace(0, len(inside) - 1, ASSUMED_LESIONS).astype(int)]
+    return [np.clip(centre, 1, limit) + cube for centre in centres]

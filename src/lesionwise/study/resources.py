@@ -1,0 +1,66 @@
+"""Cores and memory that a run may use, and the engine that uses them."""
+
+import os
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from lesionwise import __version__
+from lesionwise.study.engines import AbstractEngine, DaskCluster, InProcess, LocalProcesses, limit_threads, usable_cores
+
+MEMORY_SHARE = 0.6
+"""Of free memory that attributions may hold; the rest is for images, the network and maps on their way to disk."""
+
+
+def engine_for(
+    *, workers: int | None, scheduler: str | None, device: str, bids_dir: Path, out: Path, version: str
+) -> AbstractEngine:
+    """The engine that the command line asks for. Raises InputError where cores or GPUs do not suffice."""
+    if scheduler is not None:
+        check_fn = partial(unfit_worker, str(bids_dir.resolve()), str(out.resolve()), version)
+        return DaskCluster(scheduler, gpu=device.startswith("cuda"), check_fn=check_fn)
+    if workers is not None and workers > 1:
+        return LocalProcesses.share(workers, device=device)
+    limit_threads(usable_cores())
+    return InProcess()
+
+
+def unfit_worker(bids_dir: str, out: str, version: str) -> str | None:
+    """Why this machine cannot take part in a study; None if it can. Runs on every worker before the first unit."""
+    if __version__ != version:
+        return f"it runs lesionwise {__version__}, the study {version}"
+    if not Path(bids_dir).is_dir():
+        return f"it does not see the data set {bids_dir}"
+    if not os.access(Path(out).parent if not Path(out).exists() else out, os.W_OK):
+        return f"it cannot write to {out}"
+    return None
+
+
+def cluster_device(scheduler: str) -> str:
+    """What `--device auto` means on a cluster: "cuda" if its workers offer GPUs, else "cpu"."""
+    return "cuda" if DaskCluster(scheduler).offers_gpu() else "cpu"
+
+
+def memory_per_process(processes: int, *, device: str) -> int | None:
+    """Bytes that one of several processes may hold; None on a GPU, whose own free memory is asked when it is used."""
+    if device.startswith("cuda"):
+        return None
+    return int(MEMORY_SHARE * free_memory_bytes() / processes)
+
+
+def free_memory_bytes() -> int:
+    """Memory that this process may still take: the machine's, or what is left of its control group's limit."""
+    bounds = [8 << 30]
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                bounds = [int(line.split()[1]) * 1024]
+    with suppress(OSError, ValueError):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        bounds.append(limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    per_cpu, cpus = os.environ.get("SLURM_MEM_PER_CPU", ""), os.environ.get("SLURM_CPUS_ON_NODE", "")
+    if os.environ.get("SLURM_MEM_PER_NODE", "").isdigit():
+        bounds.append(int(os.environ["SLURM_MEM_PER_NODE"]) << 20)
+    elif per_cpu.isdigit() and cpus.isdigit():
+        bounds.append((int(per_cpu) * int(cpus)) << 20)
+    return max(min(bounds), 1 << 28)

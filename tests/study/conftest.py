@@ -1,0 +1,150 @@
+"""A data set of tiny made-up scans, a tiny random network on disk, and a way to compare two output folders."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+SIDE = 28
+
+
+def write_scan(bids: Path, subject: str, *, seed: int, session: str | None = None) -> None:
+    """A ball of head with a few bright balls in it, on FLAIR, T1w and as a mask in derivatives."""
+    from lesionwise.io.nifti import write_image
+
+    rng = np.random.default_rng(seed)
+    grid = np.indices((SIDE, SIDE, SIDE))
+    head = ((grid - SIDE / 2 + 0.5) ** 2).sum(axis=0) < (SIDE / 2 - 3) ** 2
+    lesions = np.zeros_like(head)
+    for centre in ((9, 12, 12), (18, 15, 12), (13, 13, 20)):
+        lesions |= ((grid - np.reshape(centre, (3, 1, 1, 1))) ** 2).sum(axis=0) <= rng.integers(2, 5)
+    affine = np.diag([-1.0, 1.0, 1.0, 1.0])
+    folder = Path(f"sub-{subject}", *([f"ses-{session}"] if session else []), "anat")
+    stem = f"sub-{subject}" + (f"_ses-{session}" if session else "")
+    for channel, contrast in (("FLAIR", 60.0), ("T1w", -30.0)):
+        values = head * (100 + 10 * rng.normal(size=head.shape)) + lesions * contrast
+        write_image(bids / folder / f"{stem}_{channel}.nii.gz", np.maximum(values, 0), affine)
+    write_image(bids / "derivatives" / "manual" / folder / f"{stem}_label-L_mask.nii.gz", lesions, affine, dtype=bool)
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory):
+    """Four good scans (one patient with two sessions), one without T1w, one whose FLAIR is damaged."""
+    bids = tmp_path_factory.mktemp("bids")
+    (bids / "dataset_description.json").write_text('{"Name": "made up", "BIDSVersion": "1.10.0"}')
+    write_scan(bids, "01", seed=1)
+    write_scan(bids, "02", seed=2)
+    write_scan(bids, "03", seed=3, session="a")
+    write_scan(bids, "03", seed=4, session="b")
+    write_scan(bids, "04", seed=5)
+    (bids / "sub-04/anat/sub-04_T1w.nii.gz").unlink()
+    write_scan(bids, "05", seed=6)
+    damaged = bids / "sub-05/anat/sub-05_FLAIR.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:2000])
+    return bids
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory):
+    """A small random U-Net as files. It finds nothing, so that the lesions explained are those of the reference."""
+    from monai.networks.nets import UNet
+
+    from lesionwise.models.statedict import save_model
+    from lesionwise.segmenter import Spec
+
+    arguments = {
+        "spatial_dims": 3,
+        "in_channels": 2,
+        "out_channels": 2,
+        "channels": [4, 8],
+        "strides": [2],
+        "norm": "batch",
+    }
+    torch.manual_seed(0)
+    spec = Spec("tiny", ("FLAIR", "T1w"), (16, 16, 16), spacing_mm=None, threshold=0.999, min_size_vox=1)
+    return save_model(
+        tmp_path_factory.mktemp("model") / "net",
+        UNet(**arguments).eval(),
+        spec,
+        class_name="monai.networks.nets.UNet",
+        arguments=arguments,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_run(cohort, network):
+    """`make_run(out, samples=4, ...)` plans a study of the cohort and returns (plan, tasks)."""
+    from lesionwise.attribution import SmoothGrad
+    from lesionwise.models.zoo import load_model
+    from lesionwise.study.participant import make_tasks
+    from lesionwise.study.plan import plan_study
+    from lesionwise.study.unit import ModelRef
+    from lesionwise.units import Settings
+
+    model = load_model(network)
+
+    def plan_run(out, *, samples=4, bids=None, resume=True, participants=None, shard=None, **settings):
+        plan = plan_study(bids or cohort, out, channels=model.spec.channels, participants=participants, shard=shard)
+        chosen = Settings(method=SmoothGrad(n_samples=samples), **settings)
+        tasks = make_tasks(
+            plan,
+            model=ModelRef(str(network), model.fingerprint),
+            settings=chosen,
+            resume=resume,
+            memory_bytes=1 << 30,
+        )
+        return plan, tasks
+
+    return plan_run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(make_run, tmp_path_factory):
+    """OUT of a serial run that nothing disturbed."""
+    from lesionwise.study.participant import run_participant
+
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    run_participant(*make_run(out))
+    return out
+
+
+def _without_seconds(content):
+    if isinstance(content, dict):
+        return {k: _without_seconds(v) for k, v in content.items() if k != "seconds"}
+    return content
+
+
+def snapshot(out: Path) -> dict[str, object]:
+    """Every file of OUT by name: its bytes, without what differs between two equal runs (computing time, the date)."""
+    found: dict[str, object] = {}
+    for path in sorted(p for p in out.rglob("*") if p.is_file()):
+        name = str(path.relative_to(out))
+        if path.name.endswith("_saliency.json"):
+            found[name] = json.dumps(_without_seconds(json.loads(path.read_text())))
+        elif path.suffix == ".parquet":
+            found[name] = pq.read_table(path).drop_columns(["seconds"]).to_pylist()
+        elif path.name.endswith("_lesions.tsv"):
+            rows = [line.split("\t") for line in path.read_text().splitlines()]
+            place = rows[0].index("seconds")
+            found[name] = [row[:place] + row[place + 1 :] for row in rows]
+        elif path.name == "config.toml":
+            found[name] = re.sub(r"^written = .*$", "", path.read_text(), flags=re.M)
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="session")
+def assert_equal_outputs():
+    """Two output folders hold the same files with the same bytes."""
+
+    def check(found: Path, expected: Path) -> None:
+        mine, theirs = snapshot(found), snapshot(expected)
+        assert mine.keys() == theirs.keys()
+        assert [name for name in mine if mine[name] != theirs[name]] == []
+
+    return check

@@ -1,6 +1,5 @@
 """The report of one scan: one HTML file that holds everything it shows and asks for nothing."""
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +13,9 @@ from lesionwise.errors import InputError
 from lesionwise.io.derivative import ScanFiles, list_scans
 from lesionwise.io.files import write_text
 from lesionwise.report import palette
+from lesionwise.report.limits import colour_limit, table_tops
 from lesionwise.report.narrative import finite, headline, sentence, warnings
-from lesionwise.report.payload import Frame, Plan, Store, map_blobs, volumes
+from lesionwise.report.payload import Blob, Frame, Plan, Store, map_blobs, volumes
 from lesionwise.report.profile import Neighbourhood, distance_profile, extremes
 from lesionwise.report.scene import Scene, read_scene
 from lesionwise.report.viewer import asset, json_markup, niivue, packed, policy, script, templates
@@ -65,10 +65,15 @@ def scan_report_path(out_dir: Path, name: ScanName) -> Path:
 
 
 def render_scan(
-    scene: Scene, *, cohort: pd.DataFrame | None = None, address_fn: Callable[[str], str] | None = None
+    scene: Scene,
+    *,
+    cohort: pd.DataFrame | None = None,
+    address_fn: Callable[[str], str] | None = None,
+    blobs: dict[str, Blob] | None = None,
 ) -> str:
-    """The page's HTML. With `address_fn` its arrays stay outside, at the addresses that it gives for their keys."""
-    store = Store({}, address_fn)
+    """The page's HTML. With `address_fn` its arrays stay outside, at the addresses that it gives for their keys, and are
+    left in `blobs`."""
+    store = Store({} if blobs is None else blobs, address_fn)
     content = scene_content(scene, store, cohort=cohort)
     scripts = [script(each) for each in SCRIPTS]
     library = niivue()
@@ -82,7 +87,7 @@ def render_scan(
             scripts=scripts,
             policy=policy([*scripts, library], served=address_fn is not None),
             content=json_markup(content),
-            blobs=store.texts,
+            blobs={} if address_fn is not None else {key: blob.text for key, blob in store.blobs.items()},
             library=packed(str(library.markup)),
             outcomes=[(key, palette.OUTCOMES[key], int(counts[key])) for key in palette.OUTCOMES if key in counts],
             lesion_count=len(scene.lesions),
@@ -121,7 +126,7 @@ def scene_content(scene: Scene, store: Store, *, cohort: pd.DataFrame | None = N
         "snr_step": 0.5,
         "threshold": scene.facts.get("Threshold"),
         "volumes": volumes(scene, frame, store),
-        "limits": limits.shared(),
+        "limits": limits.shared(scene),
         "lesions": lesions,
         "cohort": _cohort(cohort, scene.channels),
         "palette": {
@@ -136,24 +141,21 @@ def scene_content(scene: Scene, store: Store, *, cohort: pd.DataFrame | None = N
 
 
 class _Limits:
-    """Colour limits shared by all lesions of the scan: per method the median over lesions of the largest |M|."""
+    """Colour limits shared by all lesions of the scan, per method."""
 
     def __init__(self) -> None:
         self._tops: dict[str, list[float]] = {}
         self._units: dict[str, str] = {}
 
     def add(self, desc: str, top: float, units: str) -> None:
-        if top > 0:
-            self._tops.setdefault(desc, []).append(top)
+        self._tops.setdefault(desc, []).append(top)
         self._units.setdefault(desc, units)
 
-    def shared(self) -> dict[str, dict[str, Any]]:
+    def shared(self, scene: Scene) -> dict[str, dict[str, Any]]:
         found = {}
         for desc, units in self._units.items():
-            tops = self._tops.get(desc, [1.0])
-            limit = float(np.median(tops))
-            digits = 1 - math.floor(math.log10(limit))
-            found[desc] = {"limit": round(limit, digits), "largest": max(tops), "units": units}
+            tops = table_tops(scene.lesions, scene.channels) if desc == scene.descs[0] else []
+            found[desc] = {"limit": colour_limit(tops or self._tops[desc]), "units": units}
         return found
 
 

@@ -163,17 +163,16 @@ def map_blobs(
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """Where blobs go: into the page itself, or behind addresses that the page asks a local server for."""
+    """Where arrays go: into the page itself, or behind addresses that the page asks a local server for."""
 
-    texts: dict[str, str]
+    blobs: dict[str, Blob]
     address_fn: Callable[[str], str] | None = None
 
     def put(self, key: str, blob: Blob) -> dict[str, Any]:
-        """Keeps a blob and says how the page finds it."""
-        if self.address_fn is None:
-            self.texts[key] = blob.text
-            return {"key": key, "dtype": blob.dtype, "shape": list(blob.shape)}
-        return {"url": self.address_fn(key), "dtype": blob.dtype, "shape": list(blob.shape)}
+        """Keeps an array and says how the page finds it."""
+        self.blobs[key] = blob
+        found = {"key": key} if self.address_fn is None else {"url": self.address_fn(key)}
+        return {**found, "dtype": blob.dtype, "shape": list(blob.shape)}
 
 
 def volumes(scene: Scene, frame: Frame, store: Store) -> dict[str, Any]:

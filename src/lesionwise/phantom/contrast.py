@@ -66,16 +66,17 @@ def draw_contrast(rng: np.random.Generator, *, wide: bool = False) -> Contrast:
     w = 1.0 if wide else 0.0
     often = lambda chance, low, high: float(u(low, high)) if u() < chance else 0.0  # noqa: E731
     sharp = u() < 0.5
+    grey = u(1.06 - 0.08 * w, 1.4 + 0.1 * w)
     flair = ChannelContrast(
         fluid=u(0.05, 0.4 + 0.1 * w),
-        grey=u(1.06 - 0.08 * w, 1.4 + 0.1 * w),
+        grey=grey,
         deep=u(0.92, 1.2),
         cerebellum=u(0.85, 1.15),
         stem=u(0.9, 1.15),
         insula=u(0.0, 0.2),
         tract=often(0.7, 0.05, 0.25),
         texture=u(0.0, 0.05 + 0.03 * w),
-        lesion=u(0.28 if wide else 0.35, 0.95),
+        lesion=max(u(0.28 if wide else 0.35, 0.95), grey - 0.95),  # lesions outshine cortex, most of the time
         lesion_spread=u(0.05, 0.25),
         lesion_texture=u(0.02, 0.2),
         core=often(0.3, -0.5, -0.05),
@@ -110,7 +111,7 @@ def draw_contrast(rng: np.random.Generator, *, wide: bool = False) -> Contrast:
         lesion=-abs(often(0.9, 0.0, 0.35)),
         lesion_spread=u(0.03, 0.12),
         lesion_texture=u(0.0, 0.12),
-        core=often(0.4, -0.2, 0.0),
+        core=often(0.4, 0.0, 0.8),
         halo=0.2 * flair.halo,
         rim=u(-0.15, 0.02),
         cap=u(-0.1, 0.0),
@@ -146,7 +147,8 @@ def render(
     zones = 1.0 + (c.cerebellum - 1.0) * maps["cerebellum"] + (c.stem - 1.0) * maps["stem"] + c.tract * maps["tract"]
     grey_level = c.grey + (c.deep - c.grey) * maps["deep"] + c.insula * maps["insula"]
     patchy = smooth_field(rng, shape, spacing_vox=9 / step_mm)
-    grey_level = grey_level + c.patches * np.clip(patchy, 0, 2.5)
+    spots = smooth_field(rng, shape, spacing_vox=max(1.0, 4 / step_mm))
+    grey_level = grey_level + c.patches * (np.clip(patchy, 0, 2.5) + 1.5 * np.clip(spots - 1.0, 0, 1.5))
     broad = smooth_field(rng, shape, spacing_vox=12 / step_mm)
     near = np.exp(-np.clip(maps["ventricle_mm"], 0, 40) / 9)
     white_level = 1.0 + c.dirty * np.clip(0.4 + broad, 0, 2) * (0.35 + near)
@@ -154,13 +156,16 @@ def render(
     if c.texture > 0:
         white_level = white_level + c.texture * smooth_field(rng, shape, spacing_vox=max(1.0, 2.5 / step_mm))
     fluid_level = c.fluid + c.pulse * maps["pulse"] + c.choroid * maps["choroid"] + 0.5 * c.rim * maps["septum"]
+    fluid_level = fluid_level + 1.5 * max(c.vessel, 0.0) * maps["vessel"]  # vessels in sulci
     tissue = (1 - fluid - grey) * white_level + grey * grey_level
     mottle = 1.0 + c.lesion_texture * smooth_field(rng, shape, spacing_vox=max(1.0, 2.0 / step_mm))
     amount = gain[maps["index"]] * mottle
     if c.core:
-        amount = amount + c.core * np.clip(2 * lesion - 1.2, 0, 1) * np.clip(0.3 + broad, 0, 1)
-    halo = 0.0 if not c.halo else c.halo * maps["halo"]
-    tissue = tissue + (1 - fluid) * (lesion * (amount + 1.0 - np.minimum(white_level, 1.3)) + (1 - lesion) * halo)
+        amount = amount * (1.0 + c.core * np.clip(2 * lesion - 1.2, 0, 1) * np.clip(0.3 + broad, 0, 1))
+    halo = min(c.halo, 0.5 * abs(c.lesion)) * maps["halo"] if c.halo else 0.0
+    tissue = tissue + (1 - fluid) * (
+        lesion * (amount + 0.5 * (1.0 - np.clip(white_level, 0.7, 1.3))) + (1 - lesion) * halo
+    )
     image = (tissue * zones + fluid * fluid_level).astype(np.float32)
     if c.shell:
         bright = c.shell * np.clip(smooth_field(rng, shape, spacing_vox=7 / step_mm) - 0.6, 0, 2)

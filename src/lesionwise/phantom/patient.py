@@ -115,8 +115,8 @@ def lesion_gains(contrast: ChannelContrast, deviates: np.ndarray, *, sign: float
 
     Lesions are bright on FLAIR (`sign` 1) and at most as bright as white matter on T1w (`sign` -1).
     """
-    gains = contrast.lesion + contrast.lesion_spread * deviates
-    floor = 0.18 if contrast.lesion_spread else 0.0
+    gains = contrast.lesion + contrast.lesion_spread * np.clip(deviates, -1.5, 2.5)
+    floor = max(0.18, 0.6 * contrast.lesion) if contrast.lesion_spread else 0.0
     return np.concatenate([[0.0], np.maximum(gains, floor) if sign > 0 else np.minimum(gains, 0.04)]).astype(np.float32)
 
 

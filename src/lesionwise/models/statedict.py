@@ -83,6 +83,7 @@ def save_model(
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
     with write_whole(folder / f"{name}.safetensors") as temporary:
         save_file(weights, temporary)
+        temporary.chmod(0o644)  # safetensors leaves it to the owner alone
     table = {
         "network": {"class": class_name, "arguments": _without_none(dict(arguments))},
         "spec": spec_table(spec),

@@ -1,0 +1,1 @@
+"""Training the paper's three networks on a BIDS data set (METHOD section 6)."""

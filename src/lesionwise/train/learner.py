@@ -1,0 +1,141 @@
+"""The training loop's parts for PyTorch Lightning. Importing this module needs the extra `train`."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lesionwise.metrics import normalised_dice
+from lesionwise.segmenter import Spec
+from lesionwise.train.loss import PublishedLoss
+from lesionwise.train.patches import Patches
+from lesionwise.train.recipe import Recipe
+from lesionwise.windows import WindowGrid, predict, probability
+
+THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
+"""Among which the threshold is chosen, on validation patients only."""
+
+
+class Learner(pl.LightningModule):
+    """A network being trained. `curves` holds one row per epoch and is part of the checkpoint."""
+
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, spec: Spec, *, folder: Path, train: list[str], val: list[str]
+    ):
+        super().__init__()
+        self.network, self.recipe, self.spec, self.folder = network, recipe, spec, folder
+        self.names = {"train": train, "val": val}
+        self.loss_fn = PublishedLoss(
+            ndsc_weight=recipe.ndsc_weight, focal_weight=recipe.focal_weight, gamma=recipe.focal_gamma
+        )
+        self.curves: list[dict[str, float]] = []
+        self.best = {"ndsc": -1.0, "threshold": 0.5, "epoch": -1.0, "stale": 0.0}
+        self.best_weights: dict[str, Tensor] = {}
+        self.losses: list[Tensor] = []
+        self.rate = recipe.learning_rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return self.network(x)
+
+    def train_dataloader(self) -> DataLoader:
+        """This epoch's patches."""
+        data = Patches(self.folder, self.names["train"], self.recipe, epoch=self.current_epoch)
+        workers = 0 if self.recipe.size == "tiny" else min(4, (os.cpu_count() or 1) // 2)
+        return DataLoader(data, batch_size=self.recipe.batch, num_workers=workers)
+
+    def on_train_epoch_start(self) -> None:
+        """Notes the learning rate of this epoch."""
+        self.rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        """Loss of one batch."""
+        loss = self.loss_fn(self.network(batch["image"]), batch["mask"])
+        self.losses.append(loss.detach())
+        self.log("loss", loss, prog_bar=False)
+        return loss
+
+    def on_train_start(self) -> None:
+        """A run that had stopped early has nothing left to do."""
+        if self.best["stale"] >= self.recipe.patience:
+            self.trainer.should_stop = True
+
+    def on_train_epoch_end(self) -> None:
+        """Adds a row to the curves; validates when it is time."""
+        row = {"epoch": float(self.current_epoch), "loss": float(torch.stack(self.losses).mean())}
+        row["learning_rate"] = self.rate
+        self.losses = []
+        last = self.current_epoch + 1 >= self.recipe.epochs
+        if (self.current_epoch + 1) % self.recipe.validate_every == 0 or last:
+            ndsc, threshold = self.validate()
+            row |= {"val_ndsc": ndsc, "val_threshold": threshold}
+            self.log("val_ndsc", ndsc)
+            self._remember(ndsc, threshold)
+        self.curves.append(row)
+
+    @torch.no_grad()
+    def validate(self) -> tuple[float, float]:
+        """Mean normalised Dice over the validation scans at the best threshold, and that threshold."""
+        self.network.eval()
+        scores = np.zeros((len(self.names["val"]), len(THRESHOLDS)))
+        for row, name in enumerate(self.names["val"]):
+            x = torch.from_numpy(np.load(self.folder / name / "image.npy").astype(np.float32))[None].to(self.device)
+            reference = np.load(self.folder / name / "mask.npy")
+            grid = WindowGrid.of(self.spec, (x.shape[2], x.shape[3], x.shape[4]))
+            p = probability(predict(self.network, x, grid), self.spec).cpu().numpy()
+            scores[row] = [normalised_dice(p > threshold, reference) for threshold in THRESHOLDS]
+        self.network.train()
+        mean = scores.mean(axis=0)
+        best = int(np.argmax(mean))
+        return float(mean[best]), THRESHOLDS[best]
+
+    def _remember(self, ndsc: float, threshold: float) -> None:
+        if ndsc > self.best["ndsc"]:
+            self.best = {"ndsc": ndsc, "threshold": threshold, "epoch": float(self.current_epoch), "stale": 0.0}
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+        else:
+            self.best["stale"] += 1
+            if self.best["stale"] >= self.recipe.patience:
+                self.trainer.should_stop = True
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a cosine that ends at the last epoch."""
+        optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=self.recipe.epochs)
+        return [optimiser], [schedule]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Curves and the best weights travel with the checkpoint."""
+        checkpoint["lesionwise"] = {"curves": self.curves, "best": self.best, "best_weights": self.best_weights}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes curves and best weights back."""
+        kept = checkpoint["lesionwise"]
+        self.curves, self.best, self.best_weights = kept["curves"], kept["best"], kept["best_weights"]
+
+
+class Keeper(pl.callbacks.Checkpoint):
+    """Writes `last.ckpt` after every epoch, whole or not at all, and reports progress.
+
+    A `Checkpoint`, because Lightning runs those after the module's own end of the epoch.
+    """
+
+    def __init__(self, path: Path, after_epoch_fn: Callable[[Learner], None]) -> None:
+        self.path, self.after_epoch_fn = path, after_epoch_fn
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves, then tells."""
+        temporary = self.path.with_name(f".tmp.{self.path.name}")
+        trainer.save_checkpoint(temporary)  # every process takes part, the first one writes
+        if trainer.is_global_zero:
+            os.replace(temporary, self.path)
+            if isinstance(pl_module, Learner):
+                self.after_epoch_fn(pl_module)

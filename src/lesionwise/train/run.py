@@ -1,0 +1,217 @@
+"""`train`: from a BIDS data set to a folder that `--model` takes. Killed at any time, the same call goes on."""
+
+import csv
+import io
+import json
+import logging
+import tomllib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+import torch
+from torch import nn
+
+from lesionwise.errors import InputError, MissingExtraError
+from lesionwise.io.files import write_text
+from lesionwise.models.architecture import build
+from lesionwise.models.statedict import save_model
+from lesionwise.segmenter import Segmenter, Spec
+from lesionwise.train.patches import ProgressFn, prepare, scans_of, split
+from lesionwise.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lesionwise.train.learner import Learner
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run left: the model's folder, its best validation nDSC and the threshold chosen there."""
+
+    folder: Path
+    epochs: int
+    val_ndsc: float
+    threshold: float
+    finished: bool
+
+
+def train(
+    bids_dir: Path | str,
+    run: Path | str,
+    recipe: Recipe,
+    *,
+    participants: Sequence[str] | None = None,
+    device: str = "auto",
+    devices: int | str = "auto",
+    progress_fn: ProgressFn | None = None,
+) -> Trained:
+    """Trains (or goes on training) and writes RUN: model.toml + model.safetensors, config.toml, curves.csv, splits.json.
+
+    `progress_fn(stage, done, total)` is called while preparing and after every epoch.
+    Raises InputError for a data set without masks or modalities, or a RUN that holds another training;
+    MissingExtraError without pytorch-lightning.
+    """
+    pl = _lightning()
+    from lesionwise.train.learner import Keeper, Learner
+
+    bids_dir, run = Path(bids_dir), Path(run)
+    _same_run(run, recipe)
+    scans = scans_of(bids_dir, recipe, participants=participants)
+    parts = dict(zip(("train", "val"), split(scans, recipe), strict=True))
+    names = {part: [scan.name.stem for scan in members] for part, members in parts.items()}
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(run / "config.toml", tomli_w.dumps(_config(recipe, bids_dir)))
+    write_text(run / "splits.json", json.dumps(names, indent=2) + "\n")
+
+    torch.manual_seed(recipe.seed)
+    class_name, arguments = recipe.architecture()
+    network = build(class_name, _for_training(recipe, arguments), where="the recipe")
+    spec = spec_of(recipe)
+    prepare(scans, Segmenter(network, spec), run / "cache", progress_fn=progress_fn)
+    learner = Learner(network, recipe, spec, folder=run / "cache", train=names["train"], val=names["val"])
+
+    def after_epoch(current: "Learner") -> None:
+        write_curves(run / "curves.csv", current.curves)
+        if current.best_weights:
+            write_best(run, current, len(names["train"]), class_name, arguments)
+        if progress_fn is not None:
+            progress_fn("train", int(current.curves[-1]["epoch"]) + 1, recipe.epochs)
+
+    last = run / "last.ckpt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        accelerator = {"auto": "auto", "cpu": "cpu"}.get(device.split(":")[0], "gpu")
+        trainer = pl.Trainer(
+            max_epochs=recipe.epochs,
+            accelerator=accelerator,
+            devices=1 if accelerator == "cpu" else ([int(device.split(":")[1])] if ":" in device else devices),
+            precision=_precision(recipe, accelerator),
+            callbacks=[Keeper(last, after_epoch)],
+            logger=_tensorboard(run),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            gradient_clip_val=1.0,
+        )
+        trainer.fit(learner, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    done = len(learner.curves)
+    best = learner.best
+    stopped_early = best["stale"] >= recipe.patience
+    return Trained(run, done, best["ndsc"], best["threshold"], done >= recipe.epochs or stopped_early)
+
+
+def spec_of(recipe: Recipe, *, threshold: float = 0.5, card: Mapping[str, Any] | None = None) -> Spec:
+    """The spec of a network trained by a recipe (published windows: overlap 0.25, Gaussian)."""
+    return Spec(
+        name=f"{recipe.network}-{recipe.size}",
+        channels=recipe.channels,
+        window=recipe.patch,
+        overlap=0.25,
+        threshold=threshold,
+        spacing_mm=recipe.spacing_mm,
+        card=dict(card or {}),
+    )
+
+
+def write_best(run: Path, learner: "Learner", patients: int, class_name: str, arguments: Mapping[str, Any]) -> None:
+    """The best weights so far as a model folder, the threshold chosen on validation patients."""
+    recipe, best = learner.recipe, learner.best
+    card = {
+        "summary": f"{recipe.network} ({recipe.size}), trained by lesionwise on {patients} scans",
+        "trained_scans": patients,
+        "validated_scans": len(learner.names["val"]),
+        "epoch": int(best["epoch"]) + 1,
+        "epochs_run": len(learner.curves),
+        "val_ndsc": round(best["ndsc"], 4),
+        "seed": recipe.seed,
+    }
+    network = build(class_name, arguments, where="the recipe")
+    network.load_state_dict(learner.best_weights)
+    spec = spec_of(recipe, threshold=best["threshold"], card=card)
+    save_model(run, network, spec, class_name=class_name, arguments=arguments)
+
+
+def write_curves(path: Path, curves: Sequence[Mapping[str, float]]) -> None:
+    """One row per epoch: epoch, loss, learning_rate, val_ndsc, val_threshold (empty where not validated)."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(
+        stream, ["epoch", "loss", "learning_rate", "val_ndsc", "val_threshold"], lineterminator="\n"
+    )
+    writer.writeheader()
+    for row in curves:
+        writer.writerow({**row, "epoch": int(row["epoch"])})
+    write_text(path, stream.getvalue())
+
+
+def _for_training(recipe: Recipe, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Gradient checkpointing for Swin: less memory for more time; the weights are the same."""
+    extra = {"use_checkpoint": True} if recipe.network == "swinunetr" and recipe.checkpointing else {}
+    return {**arguments, **extra}
+
+
+def _same_run(run: Path, recipe: Recipe) -> None:
+    config = run / "config.toml"
+    if not config.is_file():
+        if run.is_dir() and any(run.iterdir()):
+            raise InputError(f"Expected an empty folder or an earlier training in {run}, found other files.")
+        return
+    before = tomllib.loads(config.read_text(encoding="utf-8")).get("recipe")
+    if before is None:
+        raise InputError(f"Expected an earlier training in {run}, found a config.toml of something else.")
+    changed = recipe.differences(Recipe.of(before))
+    if changed:
+        raise InputError(
+            f"{run} holds a training with another {', '.join(changed)}: choose another folder, or the same settings to go on."
+        )
+
+
+def _config(recipe: Recipe, bids_dir: Path) -> dict[str, Any]:
+    packages = ("torch", "monai", "pytorch-lightning", "numpy")
+    versions = {name: metadata.version(name) for name in packages}
+    class_name, arguments = recipe.architecture()
+    return {
+        "recipe": recipe.table(),
+        "network": {"class": class_name, "arguments": arguments},
+        "data": {"bids_dir": str(bids_dir.resolve())},
+        "versions": versions,
+    }
+
+
+def _precision(recipe: Recipe, accelerator: str) -> Any:
+    if recipe.precision != "auto":
+        return recipe.precision
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
+    return "16-mixed" if gpu else "32-true"
+
+
+def _lightning() -> Any:
+    try:
+        import pytorch_lightning as pl
+    except ModuleNotFoundError as error:
+        raise MissingExtraError.of("pytorch-lightning", extra="train", purpose="Training") from error
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    return pl
+
+
+def _tensorboard(run: Path) -> Any:
+    """A TensorBoard logger where the package is installed, else none: curves.csv is written in any case."""
+    try:
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(str(run), name="tensorboard", version="")
+    except ModuleNotFoundError:
+        return False
+
+
+def network_of(recipe: Recipe) -> nn.Module:
+    """A freshly initialised network of the recipe."""
+    class_name, arguments = recipe.architecture()
+    return build(class_name, arguments, where="the recipe")

@@ -1,0 +1,135 @@
+"""`lesionwise experiment`."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lesionwise.api import resolve_device
+from lesionwise.cli import options as o
+from lesionwise.cli.console import reporting
+from lesionwise.errors import InputError
+from lesionwise.experiments.registry import EXPERIMENTS
+from lesionwise.experiments.run import FOLDER, run_experiment
+from lesionwise.io.bids import BidsScan, find_scans
+from lesionwise.io.cases import read_case
+from lesionwise.models.zoo import load_model
+from lesionwise.volume import Case
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(EXPERIMENTS)}.")],
+    bids_dir: Annotated[Path, typer.Argument(help="BIDS data set with reference masks.")],
+    out: Annotated[Path, typer.Argument(help="Output folder; finished scans there are read back.")],
+    participant_label: Annotated[
+        list[str] | None, typer.Option("--participant-label", help="Subjects, with or without sub- (all).")
+    ] = None,
+    reference_from: Annotated[Path | None, typer.Option("--reference-from", help="Folder of reference masks.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="NAME=VALUE of the experiment; see docs/experiments.md.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Keep the rows of finished scans.")] = True,
+    model: o.Model = "builtin",
+    trust: o.Trust = False,
+    method: o.Method = "smoothgrad",
+    reduce: o.Reduce = "mean",
+    max_voxels: o.MaxVoxels = "64",
+    target: o.Target = "log_odds",
+    samples: o.Samples = None,
+    noise: o.Noise = None,
+    preset: o.Preset = None,
+    lesions: o.Lesions = "all",
+    controls: o.Controls = 10,
+    threshold: o.Threshold = None,
+    connectivity: o.Connectivity = 18,
+    min_size: o.MinSize = None,
+    rule: o.Rule = "overlap",
+    one_to_one: o.OneToOne = False,
+    antithetic: o.Antithetic = False,
+    device: o.Device = "auto",
+    seed: o.Seed = 0,
+) -> None:
+    """Run one of the published experiments on a data set: rows, figures, and a finding in plain words.
+
+    Exit code 3: some scans were left out.
+    """
+    if name not in EXPERIMENTS:
+        raise InputError(f"Expected an experiment ({', '.join(EXPERIMENTS)}), found {name!r}.")
+    segmenter = load_model(model, trust=trust, device=resolve_device(device))
+    settings = o.settings_of(
+        segmenter,
+        method=method,
+        reduce=reduce,
+        max_voxels=max_voxels,
+        target=target,
+        samples=samples,
+        noise=noise,
+        preset=preset,
+        lesions=lesions,
+        controls=controls,
+        threshold=threshold,
+        connectivity=connectivity,
+        min_size=min_size,
+        rule=rule,
+        one_to_one=one_to_one,
+        tolerance=None,  # a cohort is compared at one fixed number of samples (METHOD section 3)
+        antithetic=antithetic,
+        device=device,
+        seed=seed,
+        snr=False,
+    )
+    found = find_scans(
+        bids_dir, channels=segmenter.spec.channels, participants=participant_label, reference_from=reference_from
+    )
+    usable = [scan for scan in found.scans if scan.reference is not None]
+    left_out = [f"{one.name.stem}: {one.reason}" for one in found.left_out]
+    left_out += [f"{scan.name.stem}: no reference mask" for scan in found.scans if scan.reference is None]
+    if not usable:
+        raise InputError(f"Expected scans with a reference mask in {bids_dir}, found none.")
+    with reporting() as reporter:
+        for line in left_out:
+            reporter.say(f"Left out - {line}")
+        finding = run_experiment(
+            name,
+            segmenter,
+            [partial(_read, scan) for scan in usable],
+            out,
+            settings=settings,
+            options=_values(option or []),
+            resume=resume,
+            announce_fn=reporter.say,
+        )
+    typer.echo(finding.text)
+    typer.echo(f"Tables and figures: {out / FOLDER / name}")
+    if left_out:
+        raise typer.Exit(3)
+
+
+def _read(scan: BidsScan) -> Case:
+    return read_case(scan.images, reference=scan.reference, name=scan.name)
+
+
+def _values(pairs: list[str]) -> dict[str, object]:
+    """`NAME=VALUE` as whole number, number, yes/no or text, whichever fits first."""
+    values: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"Expected --option NAME=VALUE, found {pair!r}.")
+        values[name] = _value(text)
+    return values
+
+
+def _value(text: str) -> object:
+    if text.lower() in ("true", "yes", "false", "no"):
+        return text.lower() in ("true", "yes")
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

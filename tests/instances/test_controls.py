@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from lesionwise.errors import InputError
-from lesionwise.instances import find_instances, place_controls, white_matter
-from lesionwise.volume import Case, Volume
+from lesionwise.instances import find_instances, place_controls
 
 SHAPE = (40, 40, 40)
 
@@ -88,38 +86,3 @@ def test_an_impossible_placement_is_reported_not_forced(scene):
 def test_no_lesions_no_controls(scene):
     healthy, lesions, _, _ = scene
     assert place_controls([], white_matter=healthy, avoid=lesions, rng=np.random.default_rng(0)).controls == ()
-
-
-def head_with_three_tissues(noise):
-    rng = np.random.default_rng(0)
-    truth = np.zeros(SHAPE, dtype=int)
-    for value, radius in ((1, 18), (2, 16), (3, 13)):  # CSF, grey, white
-        truth[ball((20, 20, 20), radius)] = value
-    truth[ball((20, 20, 20), 4)] = 1
-    t1 = np.choose(truth, [0.0, 1.0, 2.0, 3.0]) + noise * rng.standard_normal(SHAPE)
-    flair = rng.standard_normal(SHAPE)
-    image = Volume(np.stack([flair, t1]).astype(np.float32), np.eye(4), ("FLAIR", "T1w"))
-    return Case(image, truth > 0), truth
-
-
-def test_white_matter_from_the_t1_mixture():
-    case, truth = head_with_three_tissues(0.2)
-    found = white_matter(case)
-    assert found.source == "mixture"
-    assert "T1w" in found.note
-    dice = 2 * (found.mask & (truth == 3)).sum() / (found.mask.sum() + (truth == 3).sum())
-    assert dice > 0.95
-
-
-def test_given_white_matter_is_used_as_it_is():
-    case, truth = head_with_three_tissues(0.2)
-    given = Case(case.image, case.head, tissue={"white_matter": truth == 2})
-    found = white_matter(given)
-    assert found.source == "given"
-    assert np.array_equal(found.mask, truth == 2)
-
-
-def test_neither_mask_nor_t1_is_a_sentence():
-    image = Volume(np.zeros((1, 4, 4, 4), dtype=np.float32), np.eye(4), ("FLAIR",))
-    with pytest.raises(InputError, match="T1w"):
-        white_matter(Case(image, np.ones((4, 4, 4), dtype=bool)))

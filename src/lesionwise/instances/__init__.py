@@ -1,14 +1,16 @@
 """Lesions as instances: components, matching with the reference, control regions."""
 
 from lesionwise.instances.components import component_voxels, label_components, parse_min_size
-from lesionwise.instances.controls import Control, Placement, WhiteMatter, place_controls, white_matter
+from lesionwise.instances.controls import Control, Placement, place_controls
 from lesionwise.instances.instance import Instance, instances_to_labels
 from lesionwise.instances.matching import find_instances, select
+from lesionwise.instances.tissue import Tissues, WhiteMatter, tissues, white_matter
 
 __all__ = [
     "Control",
     "Instance",
     "Placement",
+    "Tissues",
     "WhiteMatter",
     "component_voxels",
     "find_instances",
@@ -17,5 +19,6 @@ __all__ = [
     "parse_min_size",
     "place_controls",
     "select",
+    "tissues",
     "white_matter",
 ]

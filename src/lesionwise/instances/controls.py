@@ -2,30 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
 from scipy import ndimage
 
-from lesionwise.errors import InputError
 from lesionwise.instances.instance import Instance
 from lesionwise.types import MaskArray, Shape, VoxelArray
-from lesionwise.volume import Box, Case, voxel_sizes_mm
+from lesionwise.volume import Box, voxel_sizes_mm
 
-T1W_NAMES = ("t1w", "t1", "mprage", "mp2rage", "uniden")
-_MIXTURE_VOXELS = 50_000
 _CHUNK = 4_000_000
 _PROBES = 32
-
-
-@dataclass(frozen=True, eq=False)
-class WhiteMatter:
-    """White matter of a scan, where it comes from, and a sentence for tables and sidecars."""
-
-    mask: MaskArray
-    source: Literal["given", "mixture"]
-    note: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,57 +104,6 @@ def place_controls(
         label += 1
         _occupy(free, voxels)
     return Placement(tuple(controls), tuple(failures))
-
-
-def white_matter(case: Case, *, seed: int = 0) -> WhiteMatter:
-    """White matter of a scan: the given mask `tissue["white_matter"]`, else the bright class of its T1w channel.
-
-    Without a segmentation, a mixture of three Gaussians (CSF, grey, white) is fitted to the T1w values of the inner
-    head - deeper than a quarter of its greatest depth, so that scalp, fat and ringing left at the rim have no say.
-    White matter is the brightest class up to three standard deviations above its mean, and of that the largest
-    connected part. Lesions are dark on T1w and mostly fall outside.
-
-    Raises InputError if there is neither a mask nor a T1w channel.
-    """
-    given = case.tissue.get("white_matter")
-    if given is not None:
-        return WhiteMatter(given, "given", "White matter is from the given segmentation.")
-    names = [name for name in case.image.channels if name.lower() in T1W_NAMES]
-    if not names:
-        raise InputError(
-            "Control regions need white matter: expected a white-matter mask or a T1w channel, found channels "
-            f"{', '.join(case.image.channels)}."
-        )
-    mask = _brightest_class(case.image.channel(names[0]), case.head, seed=seed)
-    labels, count = ndimage.label(mask)
-    if count > 1:
-        mask = labels == int(np.argmax(np.bincount(labels.ravel())[1:])) + 1
-    return WhiteMatter(
-        mask, "mixture", f"White matter is the brightest of three Gaussian classes of {names[0]} within the head."
-    )
-
-
-def _brightest_class(values: Float32[np.ndarray, "i j k"], head: MaskArray, *, seed: int) -> MaskArray:
-    """Voxels of the head that belong to the brightest of three Gaussian classes."""
-    from sklearn.mixture import GaussianMixture
-
-    depth = ndimage.distance_transform_edt(head)
-    inner = values[depth > 0.25 * depth.max()].astype(np.float64)
-    if inner.size < 3 or np.ptp(inner) == 0:
-        raise InputError("White matter cannot be told apart: the T1w channel is constant within the head.")
-    inner = np.clip(inner, *np.percentile(inner, [0.5, 99.5]))
-    rng = np.random.default_rng(seed)
-    sample = inner if inner.size <= _MIXTURE_VOXELS else rng.choice(inner, _MIXTURE_VOXELS, replace=False)
-    start = np.percentile(sample, [10, 45, 80])[:, None]
-    spread = float(np.std(sample))
-    mixture = GaussianMixture(3, means_init=start, random_state=seed, reg_covar=1e-6 * spread**2)
-    mixture.fit(sample[:, None])
-    white = int(np.argmax(mixture.means_[:, 0]))
-    mean, deviation = float(mixture.means_[white, 0]), float(np.sqrt(mixture.covariances_[white, 0, 0]))
-    # Above the mean the brightest class owns everything up to its tail; a wide darker class must not win there again.
-    grid = np.linspace(sample.min(), mean, 512)
-    lowest = grid[int(np.argmax(mixture.predict(grid[:, None]) == white))]
-    return head & (values >= lowest) & (values <= mean + 3.0 * deviation)
 
 
 def _templates(lesions: Sequence[Instance], *, n: int, rng: np.random.Generator) -> Iterable[Instance]:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lesionwise.instances.controls import place_controls, white_matter
+from lesionwise.instances.controls import place_controls
 from lesionwise.instances.instance import Instance
 from lesionwise.instances.matching import find_instances
+from lesionwise.instances.tissue import white_matter
 from lesionwise.io.derivative import (
     ScanFiles,
 )

@@ -1,0 +1,332 @@
+"""Which map is most faithful, lesion by lesion (METHOD section 5, point 6). All methods, one table."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from lesionwise.attribution import METHODS, AbstractMethod
+from lesionwise.attribution.result import Attribution
+from lesionwise.errors import InputError, UnsupportedModelError
+from lesionwise.experiments.chart import Bar, Chart, Panel
+from lesionwise.experiments.experiment import Experiment, Finding, keyed, patients_note
+from lesionwise.experiments.scan import Probe, Scan
+from lesionwise.instances.instance import Instance
+from lesionwise.stats import Interval, holm, mean_over_patients, paired_difference
+
+FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+AROUND_MM = 10.0
+BASELINES = ("random", "intensity", "distance")
+MEASURES: Mapping[str, str] = {
+    "deletion": "lower is better",
+    "insertion": "higher is better",
+    "specificity": "higher is better",
+    "pointing": "higher is better",
+    "leakage": "lower is better",
+    "sensitivity": "lower is better",
+    "infidelity": "lower is better",
+}
+
+
+def default_methods(*, n_samples: int = 8) -> dict[str, AbstractMethod]:
+    """Every method of the registry with settings small enough for a table."""
+    options: dict[str, dict[str, Any]] = {
+        "smoothgrad": {"n_samples": n_samples},
+        "ig": {"n_steps": n_samples},
+        "eg": {"n_samples": n_samples},
+    }
+    methods = {name: factory(**options.get(name, {})) for name, factory in METHODS.items()}
+    methods["smoothgradmax"] = METHODS["smoothgrad"](n_samples=n_samples, reduce="max", max_voxels=16)
+    return methods
+
+
+def faithfulness_rows(
+    scan: Scan,
+    *,
+    methods: Mapping[str, AbstractMethod] | None = None,
+    fractions: Sequence[float] = FRACTIONS,
+    perturbations: int = 8,
+) -> pd.DataFrame:
+    """One row per lesion and method (and per baseline ordering: random, intensity, distance).
+
+    Voxels within 10 mm of the lesion are taken away in the order of the map's positive values (summed over channels),
+    all channels together, and replaced by healthy tissue; y is the mean target over Omega.
+    - `deletion`: mean over fractions of (y - y_none) / (y_all - y_none), from all present to none: low if the map's
+      first voxels matter. `insertion`: the same while they are put back: high.
+    - `specificity`: fall of y when the map's first 10 % are deleted minus the fall of the nearest other lesion's y at
+      the same deletion, in target units: a map of all lesions alike has none. Missing for a single lesion.
+    - `pointing`: 1 if the largest positive voxel lies in Omega (or touches it); 0 elsewhere, another lesion included
+      (`pointed_at_other`). `leakage`: sum of |M| in other lesions / in Omega.
+    - `sensitivity`: largest |M(x + e) - M(x)| / |M(x)| over small noise e (2 % of a head SD; Yeh2019), in Euclidean norm.
+    - `infidelity`: 1 - r^2 between I.M and y(x) - y(x - I) over random perturbations I in the region, the best scale of M
+      allowed (Yeh2019): 0 is perfect, 1 is worthless.
+    Methods that a network does not support are named in `note`.
+    """
+    chosen = scan.chosen
+    methods = default_methods() if methods is None else methods
+    rows: list[dict[str, Any]] = []
+    stages = {one.label: _Stage.of(scan, one) for one in chosen}
+    for name, method in methods.items():
+        try:
+            found = scan.attribute(chosen, method)
+            shaken = scan.attribute(chosen, method, placement=_shaken(scan))
+        except (InputError, UnsupportedModelError, RuntimeError) as error:
+            rows += [
+                {"lesion": one.label, "outcome": one.outcome, "method": name, "note": str(error)} for one in chosen
+            ]
+            continue
+        for one, m, again in zip(chosen, found, shaken, strict=True):
+            stage = stages[one.label]
+            row = {
+                "lesion": one.label,
+                "outcome": one.outcome,
+                "volume_mm3": one.volume_mm3,
+                "method": name,
+                "note": "",
+            }
+            row |= _curves(stage, stage.on_network(m), fractions)
+            row |= _place(scan, one, m)
+            row["sensitivity"] = _change(scan, m, again)
+            row["infidelity"] = _infidelity(stage, m, count=perturbations, rng=scan.rng(one.label, 11))
+            rows.append(row)
+    for one in chosen:
+        stage = stages[one.label]
+        for name, order in stage.baselines(scan.rng(one.label, 12)).items():
+            row = {
+                "lesion": one.label,
+                "outcome": one.outcome,
+                "volume_mm3": one.volume_mm3,
+                "method": name,
+                "note": "",
+            }
+            rows.append(row | _curves(stage, order, fractions))
+    return keyed(scan, rows)
+
+
+def faithfulness_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
+    """The table of all methods, best first, and whether maps beat orderings that know nothing of the network."""
+    if not len(rows):
+        return Finding("No lesion was found: there is no map to judge.")
+    table, sentences = [], [f"{patients_note(rows)}."]
+    measures = [name for name in MEASURES if name in rows]
+    intervals: dict[tuple[str, str], Interval] = {}
+    for (model, method), part in rows.groupby(["model", "method"], sort=False):
+        row: dict[str, Any] = {"model": model, "method": method, "baseline": method in BASELINES}
+        for measure in measures:
+            one = _mean(part, measure, rng)
+            intervals[str(method), measure] = one
+            row |= {measure: one.estimate, f"{measure}_low": one.low, f"{measure}_high": one.high}
+        row["note"] = "; ".join(sorted({str(note) for note in part["note"].dropna() if note}))
+        table.append(row)
+    summary = pd.DataFrame(table).sort_values("deletion", na_position="last", ignore_index=True)
+    maps = summary[~summary["baseline"]].dropna(subset=["deletion"])
+    if len(maps):
+        for measure in ("deletion", "insertion", "specificity", "infidelity"):
+            known = maps.dropna(subset=[measure])
+            if len(known):
+                low = MEASURES[measure].startswith("lower")
+                best = known.loc[known[measure].idxmin() if low else known[measure].idxmax(), "method"]
+                sentences.append(f"Best by {measure} ({MEASURES[measure]}): {best}, {intervals[str(best), measure]}.")
+        against = _against_distance(rows, str(maps["method"].iloc[0]), rng)
+        sentences.append(against[0])
+        off = rows.get("pointed_at_other")
+        if off is not None and off.notna().any():
+            sentences.append(f"The peak lay in another lesion in {off.dropna().astype(float).mean():.0%} of the maps.")
+        tests = _all_against(rows, list(maps["method"]), rng)
+    else:
+        tests = pd.DataFrame()
+        sentences.append("No method could be applied.")
+    unsupported = summary.loc[summary["note"] != "", "method"].tolist()
+    if unsupported:
+        sentences.append(f"Not applicable to this network: {', '.join(unsupported)} (see the table's notes).")
+    bars = [
+        [
+            Bar(
+                str(r.method),
+                getattr(r, m),
+                getattr(r, f"{m}_low"),
+                getattr(r, f"{m}_high"),
+                "#999999" if r.baseline else "#0072B2",
+            )
+            for r in summary.itertuples()
+            if np.isfinite(getattr(r, m))
+        ]
+        for m in ("deletion", "insertion")
+    ]
+    panels = [
+        Panel(f"{m} ({MEASURES[m]})", "", m, b) for m, b in zip(("deletion", "insertion"), bars, strict=True) if b
+    ]
+    chart = Chart(
+        "faithfulness",
+        "How faithful each map is",
+        panels,
+        "Grey: orderings that know nothing of the network. 95 % over patients.",
+    )
+    return Finding(
+        " ".join(sentences), (chart,) if panels else (), {"faithfulness": summary, "faithfulness_tests": tests}
+    )
+
+
+class _Stage:
+    """One lesion's region, what its voxels are replaced by, and its nearest neighbour as the control."""
+
+    def __init__(self, scan: Scan, one: Instance, probe: Probe, region: np.ndarray, tissue: Tensor) -> None:
+        self.scan, self.one, self.probe, self.region, self.tissue = scan, one, probe, region, tissue
+        self.cells = np.flatnonzero(region)
+
+    @classmethod
+    def of(cls, scan: Scan, one: Instance) -> "_Stage":
+        others = [other for other in scan.instances if other.label != one.label]
+        near = sorted(others, key=lambda other: np.linalg.norm(np.subtract(other.centroid_mm, one.centroid_mm)))[:1]
+        probe = scan.probe(one, *near)
+        distance = probe.field(scan.distance_mm(one), outside=np.inf)
+        region = (distance <= AROUND_MM) & probe.head
+        tissue = probe.tissue_everywhere(rng=scan.rng(one.label, 10))
+        return cls(scan, one, probe, region, tissue)
+
+    def on_network(self, found: Attribution) -> np.ndarray:
+        """The map's evidence for the lesion at each voxel of the box: positive values, summed over channels."""
+        whole = np.zeros(self.scan.case.image.shape)
+        whole[found.box.slices] = np.maximum(found.data, 0.0).sum(axis=0)
+        return self.probe.field(whole)
+
+    def baselines(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Orderings that know nothing of the network: at random, by brightness of the first channel, by distance."""
+        distance = self.probe.field(self.scan.distance_mm(self.one), outside=np.inf)
+        first = self.probe.base[0].cpu().numpy().astype(float)
+        return {"random": rng.random(self.region.shape), "intensity": first, "distance": -distance}
+
+    def without(self, cells: np.ndarray) -> Tensor:
+        """The input with healthy tissue at these cells of the box."""
+        mask = np.zeros(self.region.size, dtype=bool)
+        mask[cells] = True
+        return torch.where(torch.from_numpy(mask.reshape(self.region.shape)), self.tissue, self.probe.base)
+
+
+def _curves(stage: _Stage, score: np.ndarray, fractions: Sequence[float]) -> dict[str, float]:
+    """Deletion, insertion and specificity of one ordering; ties are broken by a fixed shuffle."""
+    cells = np.random.default_rng(0).permutation(stage.cells)
+    ordered = cells[np.argsort(-score.ravel()[cells], kind="stable")]
+    counts = [round(f * len(ordered)) for f in fractions]
+    inputs = [stage.without(ordered[:n]) for n in counts] + [stage.without(ordered[n:]) for n in counts]
+    tenth = stage.without(ordered[: round(0.1 * len(ordered))])
+    readings = stage.probe.read([*inputs, tenth])
+    y = np.array([reading[0].target_mean for reading in readings])
+    top, bottom = y[0], y[len(counts) - 1]
+    span = top - bottom
+    if not abs(span) > 1e-9:
+        return {"deletion": np.nan, "insertion": np.nan}
+    removed = (y[: len(counts)] - bottom) / span
+    restored = (y[len(counts) : 2 * len(counts)] - bottom) / span
+    out = {
+        "deletion": float(np.trapezoid(removed, fractions)),
+        "insertion": float(np.trapezoid(restored, fractions)),
+        "evidence": float(span),
+    }
+    if len(stage.probe.sites) > 1:
+        other = [readings[0][1].target_mean, readings[-1][1].target_mean]
+        out["specificity"] = float((top - y[-1]) - (other[0] - other[1]))
+    return out
+
+
+def _place(scan: Scan, one: Instance, found: Attribution) -> dict[str, float]:
+    """Pointing game, where another lesion is a miss, and leakage into other lesions."""
+    own = one.mask(scan.case.image.shape)[found.box.slices]
+    near = ndimage.binary_dilation(one.mask(scan.case.image.shape), structure=np.ones((3, 3, 3)))[found.box.slices]
+    others = scan.others(one)[found.box.slices]
+    top = np.unravel_index(int(np.argmax(found.data)), found.data.shape)[1:]
+    mass = np.abs(found.data).sum(axis=0, dtype=float)
+    inside = float(mass[own].sum())
+    hit = bool(own[top] or (near[top] and not others[top]))
+    return {
+        "pointing": float(hit),
+        "pointed_at_other": float(others[top]),
+        "leakage": float(mass[others].sum()) / inside if inside > 0 else np.nan,
+    }
+
+
+def _change(scan: Scan, first: Attribution, second: Attribution) -> float:
+    """Relative change of a map in Euclidean norm; NaN for a map of zeros."""
+    box = first.box.union(second.box)
+    maps = []
+    for found in (first, second):
+        whole = np.zeros((len(scan.channels), *box.shape))
+        whole[(slice(None), *found.box.relative_to(box).slices)] = found.data
+        maps.append(whole)
+    size = float(np.linalg.norm(maps[0]))
+    return float(np.linalg.norm(maps[1] - maps[0])) / size if size > 0 else float("nan")
+
+
+def _infidelity(stage: _Stage, found: Attribution, *, count: int, rng: np.random.Generator) -> float:
+    """1 - r^2 (through the origin) between what the map predicts for perturbations and what happens."""
+    probe, scan = stage.probe, stage.scan
+    whole = np.zeros((len(scan.channels), *scan.case.image.shape))
+    whole[(slice(None), *found.box.slices)] = found.data
+    m = np.stack([probe.field(part) for part in whole])
+    inputs, predicted = [], []
+    for _ in range(count):
+        # Blobs of a few millimetres: single voxels would average out before the network saw them.
+        blob = ndimage.gaussian_filter(rng.standard_normal(m.shape), (0, 1.5, 1.5, 1.5)) * stage.region
+        change = 0.5 * blob / (blob[:, stage.region].std() or 1.0)
+        inputs.append(probe.base - torch.from_numpy(change).to(probe.base) * probe.scale)
+        predicted.append(float((change * m).sum()))
+    happened = probe.unchanged[0].target_mean - np.array([r[0].target_mean for r in probe.read(inputs)])
+    guess = np.array(predicted)
+    if not (guess @ guess > 0 and happened @ happened > 0):
+        return float("nan")
+    return float(1.0 - (guess @ happened) ** 2 / ((guess @ guess) * (happened @ happened)))
+
+
+def _shaken(scan: Scan) -> Any:
+    """The placement with noise of 2 % of a head SD inside the head."""
+    placement = scan.placement
+    noise = torch.from_numpy(scan.rng(13).standard_normal(placement.input.shape)).to(placement.input)
+    shaken = placement.input + 0.02 * noise * placement.scale.reshape(1, -1, 1, 1, 1) * placement.head
+    return replace(placement, input=shaken)
+
+
+def _against_distance(rows: pd.DataFrame, method: str, rng: np.random.Generator) -> tuple[str, Interval]:
+    """Does the best map beat deleting from the lesion outwards?"""
+    wide = rows.pivot_table(index=["subject", "scan", "lesion"], columns="method", values="deletion", aggfunc="mean")
+    both = wide[[method, "distance"]].dropna()
+    patients = both.index.get_level_values("subject").to_numpy(dtype=str)
+    a, b = both[method].to_numpy(dtype=float), both["distance"].to_numpy(dtype=float)
+    interval, test = paired_difference(a, b, patients=patients, rng=rng)
+    p = "" if np.isnan(test.p) else f", p = {test.p:.2g}"
+    return f"Against deleting from the lesion outwards, {method} differs in deletion by {interval}{p}.", interval
+
+
+def _all_against(rows: pd.DataFrame, methods: list[Any], rng: np.random.Generator) -> pd.DataFrame:
+    """Every method against the best one by deletion, paired over patients, with Holm."""
+    wide = rows.pivot_table(index=["subject", "scan", "lesion"], columns="method", values="deletion", aggfunc="mean")
+    out = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for method in methods[1:]:
+            both = wide[[method, methods[0]]].dropna()
+            patients = both.index.get_level_values("subject").to_numpy(dtype=str)
+            a, b = both[method].to_numpy(dtype=float), both[methods[0]].to_numpy(dtype=float)
+            interval, test = paired_difference(a, b, patients=patients, rng=rng)
+            facts = {"difference": interval.estimate, "low": interval.low, "high": interval.high, "p": test.p}
+            out.append({"method": method, "against": methods[0], **facts, "note": test.note})
+    table = pd.DataFrame(out)
+    return table.assign(p_holm=holm(table["p"].to_numpy(dtype=float))) if len(table) else table
+
+
+def _mean(part: pd.DataFrame, column: str, rng: np.random.Generator) -> Interval:
+    return mean_over_patients(part[column].to_numpy(dtype=float), part["subject"].to_numpy(dtype=str), rng=rng)
+
+
+EXPERIMENT = Experiment(
+    name="faithfulness",
+    question="Which map is most faithful to the network?",
+    rows_fn=faithfulness_rows,
+    group_fn=faithfulness_finding,
+    defaults={"methods": None, "fractions": FRACTIONS, "perturbations": 8},
+)

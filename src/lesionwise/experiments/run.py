@@ -1,0 +1,127 @@
+"""Runs an experiment over scans: rows scan by scan, kept as they are finished, then the finding and its figures."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lesionwise.errors import InputError
+from lesionwise.experiments.chart import save_chart
+from lesionwise.experiments.experiment import Experiment, Finding
+from lesionwise.experiments.registry import experiment_named
+from lesionwise.experiments.scan import Scan
+from lesionwise.io.derivative import write_table
+from lesionwise.io.files import write_text, write_whole
+from lesionwise.segmenter import AbstractSegmenter
+from lesionwise.units import Settings, explain_case
+from lesionwise.volume import Case
+
+FOLDER = "experiments"
+
+
+def run_experiment(
+    name: str,
+    model: AbstractSegmenter,
+    cases: Iterable[Case | Callable[[], Case]],
+    out: Path | str,
+    *,
+    settings: Settings | None = None,
+    options: Mapping[str, Any] | None = None,
+    resume: bool = True,
+    announce_fn: Callable[[str], None] | None = None,
+) -> Finding:
+    """Rows of every case, then the finding, under `out/experiments/NAME/`.
+
+    Scans are explained through the same units of work as everywhere (finished ones in `out` are read back). Each scan's
+    rows are kept in `rows/<scan>.parquet` with a key over model, scan, lesions, settings and options, so that an
+    interrupted run redoes only what is missing. `cases` may hold functions that read a case, so that one is in memory at
+    a time. Experiments that need no maps find the lesions without explaining them.
+
+    Raises InputError for an unknown experiment or option.
+    """
+    experiment = experiment_named(name)
+    chosen = _options(experiment, options or {})
+    settings = settings or Settings()
+    folder = Path(out) / FOLDER / name
+    say = announce_fn or (lambda sentence: None)
+    frames = []
+    for entry in cases:
+        case = entry if isinstance(entry, Case) else entry()
+        used = settings if experiment.needs_maps else replace(settings, lesions="all")
+        frames.append(_rows(experiment, model, case, used, folder, Path(out), chosen, resume=resume, say=say))
+    filled = [frame for frame in frames if len(frame)]
+    rows = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+    return save_finding(experiment, rows, folder, seed=settings.seed)
+
+
+def save_finding(experiment: Experiment, rows: pd.DataFrame, folder: Path, *, seed: int = 0) -> Finding:
+    """From the rows of all scans to `finding.md`, `<table>.tsv` and the figures (PDF, PNG, plotly JSON)."""
+    if len(rows):
+        finding = experiment.group_fn(rows, np.random.default_rng(seed))
+    else:
+        finding = Finding("No scan gave any rows: no lesion was found.")
+    write_table(folder / f"{experiment.name}_rows.tsv", rows)
+    for name, table in finding.tables.items():
+        write_table(folder / f"{name}.tsv", table)
+    for chart in finding.charts:
+        save_chart(chart, folder)
+    captions = "".join(f"\n![{chart.title}]({chart.name}.png)\n{chart.caption}\n" for chart in finding.charts)
+    write_text(folder / "finding.md", f"# {experiment.question}\n\n{finding.text}\n{captions}")
+    return finding
+
+
+def _rows(
+    experiment: Experiment,
+    model: AbstractSegmenter,
+    case: Case,
+    settings: Settings,
+    folder: Path,
+    out: Path,
+    options: Mapping[str, Any],
+    *,
+    resume: bool,
+    say: Callable[[str], None],
+) -> pd.DataFrame:
+    explained = (
+        explain_case(model, case, settings, out=out, announce_fn=say)
+        if experiment.needs_maps
+        else explain_case(model, case, replace(settings, lesions=NOTHING), announce_fn=None)
+    )
+    key = _key(experiment, explained.keys, settings, options)
+    path, note = folder / "rows" / f"{case.name.stem}.parquet", folder / "rows" / f"{case.name.stem}.json"
+    if resume and path.is_file() and _stored_key(note) == key:
+        say(f"{case.name.stem}: rows of {experiment.name} are there already.")
+        return pd.read_parquet(path)
+    say(f"{case.name.stem}: {experiment.name} ...")
+    rows = experiment.rows_fn(Scan(model, explained, settings.device), **options)
+    with write_whole(path) as temporary:
+        rows.to_parquet(temporary)
+    write_text(note, json.dumps({"Key": key}))
+    return rows
+
+
+def _options(experiment: Experiment, given: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(given) - set(experiment.defaults))
+    if unknown:
+        raise InputError(
+            f"The experiment {experiment.name} has no option {', '.join(unknown)}; it has "
+            f"{', '.join(experiment.defaults) or 'none'}."
+        )
+    return {**experiment.defaults, **given}
+
+
+def _key(experiment: Experiment, keys: Mapping[str, str], settings: Settings, options: Mapping[str, Any]) -> str:
+    text = repr((experiment.name, sorted(keys.items()), settings, sorted(options.items())))
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _stored_key(path: Path) -> str | None:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["Key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,311 @@
+"""Is the map about this network, this scan and this lesion at all? (METHOD section 5, point 6)"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import ndimage
+from scipy.stats import spearmanr
+from torch import nn
+
+from lesionwise.attribution import AbstractMethod
+from lesionwise.attribution.result import Attribution
+from lesionwise.experiments.chart import Chart, Line, Panel, Violin
+from lesionwise.experiments.experiment import Experiment, Finding, keyed, patients_note
+from lesionwise.experiments.scan import Scan
+from lesionwise.instances.instance import Instance
+from lesionwise.stats import Interval, icc_agreement, mean_over_patients
+from lesionwise.volume import Box
+
+Mode = Literal["cascading", "independent"]
+_AROUND_MM = 12.0
+
+
+def sanity_rows(
+    scan: Scan,
+    *,
+    method: AbstractMethod | None = None,
+    stages: int = 5,
+    modes: Sequence[Mode] = ("cascading", "independent"),
+    seeds: int = 3,
+) -> pd.DataFrame:
+    """One row per lesion, test and channel.
+
+    - `test="cascading"` / `"independent"`: weights are drawn anew, from the output towards the input (Adebayo2018),
+      together or one stage at a time; Omega stays. `stage` 1 is next to the output, `fraction` the share of weighted
+      layers drawn anew. A map that does not change is not about the network.
+    - `"shuffled"`: the map with its voxels shuffled; `"other lesion"`: another lesion's map moved onto this one. What a
+      map must beat.
+    - `"beyond reach"`: the largest |M| beyond the network's finite receptive field; it must be exactly 0.
+    - `"seed"`: the peak under another seed (`value`); `"repeat"`: the peak and place, for repeated scans of a patient.
+    `spearman`, `spearman_magnitude` and `ssim` compare with the original map within 12 mm of the lesion.
+    """
+    chosen = scan.chosen
+    if not chosen:
+        return keyed(scan, [])
+    method = method or scan.explained.settings.method
+    original = scan.attribute(chosen, method)
+    boxes = [_around(scan, one) for one in chosen]
+    views = [_cut(found, box, len(scan.channels)) for found, box in zip(original, boxes, strict=True)]
+    rows: list[dict[str, Any]] = []
+    for mode in modes:
+        for stage, fraction, network in randomised(scan.model.network, stages=stages, mode=mode, rng=scan.rng(8)):
+            changed = scan.attribute(chosen, method, network=network)
+            for one, view, box, found in zip(chosen, views, boxes, changed, strict=True):
+                facts = {"test": mode, "stage": stage, "fraction": fraction}
+                rows += _compared(scan, one, view, _cut(found, box, len(scan.channels)), facts)
+    for number, (one, view) in enumerate(zip(chosen, views, strict=True)):
+        rng = scan.rng(one.label, 9)
+        shuffled = np.stack([rng.permutation(part.ravel()).reshape(part.shape) for part in view])
+        rows += _compared(scan, one, view, shuffled, {"test": "shuffled"})
+        if len(chosen) > 1:
+            other = original[(number + 1) % len(chosen)]
+            shift = _centre(one) - _centre(chosen[(number + 1) % len(chosen)])
+            moved = _cut(other, boxes[number], len(scan.channels), shift=shift)
+            rows += _compared(scan, one, view, moved, {"test": "other lesion"})
+        rows += _beyond_reach(scan, one, original[number])
+        rows += _peaks(scan, one, original[number], {"test": "repeat"})
+    for seed in range(seeds if method.draws_per_lesion > 1 else 0):
+        for one, found in zip(chosen, scan.attribute(chosen, method, seed=1000 + seed), strict=True):
+            rows += _peaks(scan, one, found, {"test": "seed", "stage": seed})
+    return keyed(scan, rows)
+
+
+def randomised(
+    network: nn.Module, *, stages: int, mode: Mode, rng: np.random.Generator
+) -> Iterator[tuple[int, float, nn.Module]]:
+    """Yields (stage, fraction of weighted layers drawn anew, copy of the network), from the output inwards.
+
+    Layers that know how to are reset as they were before training; others get their own weights in random order.
+    """
+    names = [name for name, module in network.named_modules() if _owns_weights(module)]
+    groups = [list(part) for part in np.array_split(np.array(names[::-1], dtype=object), min(stages, len(names)))]
+    torch_seed = int(rng.integers(2**31))
+    current = copy.deepcopy(network)
+    done = 0
+    for stage, group in enumerate(groups, start=1):
+        if mode == "independent":
+            current = copy.deepcopy(network)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed + stage)
+            for name in group:
+                _draw_anew(current.get_submodule(str(name)))
+        done += len(group)
+        share = done if mode == "cascading" else len(group)
+        yield stage, share / len(names), copy.deepcopy(current).eval()
+
+
+def ssim(a: np.ndarray, b: np.ndarray, *, width: int = 7) -> float:
+    """Structural similarity of two maps (Wang2004), each divided by its largest magnitude; 1 = identical."""
+    scaled = [x / m if (m := float(np.abs(x).max())) > 0 else x for x in (a.astype(float), b.astype(float))]
+    x, y = scaled
+    mx, my = (ndimage.uniform_filter(v, width) for v in scaled)
+    vx, vy = (ndimage.uniform_filter(v * v, width) - m * m for v, m in ((x, mx), (y, my)))
+    cross = ndimage.uniform_filter(x * y, width) - mx * my
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # the values span -1..1
+    quality = (2 * mx * my + c1) * (2 * cross + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    return float(quality.mean())
+
+
+def sanity_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
+    """Similarity against how much of the network was drawn anew, against what chance maps reach; stability."""
+    if not len(rows):
+        return Finding("No lesion was found: there is no map to check.")
+    sentences = [f"{patients_note(rows)}."]
+    charts, panels, tables = [], [], {}
+    lines: dict[str, list[Line]] = {"spearman_magnitude": [], "ssim": []}
+    for mode in ("cascading", "independent"):
+        part = rows[rows["test"] == mode]
+        if not len(part):
+            continue
+        for measure, marks in lines.items():
+            points = [(float(f), _mean(group, measure, rng)) for f, group in part.groupby("fraction")]
+            if mode == "cascading":
+                x = [0.0, *(f for f, _ in points)]
+                y, low, high = ([1.0, *(getattr(o, side) for _, o in points)] for side in ("estimate", "low", "high"))
+                marks.append(Line(mode, x, y, low, high, markers=True))
+        last = part[part["stage"] == part["stage"].max()]
+        if mode == "cascading":
+            sentences.append(
+                f"With all weights drawn anew the maps' magnitudes correlate with the originals by "
+                f"{_mean(last, 'spearman_magnitude', rng)} (Spearman) and SSIM is {_mean(last, 'ssim', rng)}."
+            )
+        keys = ["stage", "fraction"]
+        tables[f"sanity_{mode}"] = part.groupby(keys)[["spearman", "spearman_magnitude", "ssim"]].mean().reset_index()
+    for test in ("shuffled", "other lesion"):
+        part = rows[rows["test"] == test]
+        if len(part):
+            one = _mean(part, "spearman_magnitude", rng)
+            sentences.append(
+                f"A {test.replace('other lesion', 'map of another lesion')}{' map' if test == 'shuffled' else ''} reaches {one}."
+            )
+            for marks in lines.values():
+                if marks:
+                    level = _mean(part, "spearman_magnitude" if marks is lines["spearman_magnitude"] else "ssim", rng)
+                    marks.append(Line(test, [0.0, 1.0], [level.estimate] * 2))
+    for measure, label in (("spearman_magnitude", "Spearman of magnitudes"), ("ssim", "SSIM")):
+        if lines[measure]:
+            panels.append(Panel(label, "share of layers drawn anew", label, lines[measure]))
+    if panels:
+        charts.append(
+            Chart("sanity_randomisation", "Maps of networks with weights drawn anew", panels, "95 % over patients.")
+        )
+    beyond = rows[rows["test"] == "beyond reach"]
+    if len(beyond):
+        worst = float(beyond["value"].max())
+        verdict = "exactly 0, as it must be" if worst == 0 else f"up to {worst:.3g}, which must not be"
+        sentences.append(f"Beyond the network's receptive field the map is {verdict}.")
+    sentences += _stability(rows, tables)
+    repeat, chart = _repeats(rows)
+    if repeat is not None and chart is not None:
+        tables["sanity_repeat"] = repeat
+        charts.append(chart)
+        sentences.append(
+            f"{len(repeat)} lesion peaks were measured in two or more scans of a patient: the median relative difference "
+            f"was {repeat['relative_difference'].median():.0%}."
+        )
+    return Finding(" ".join(sentences), tuple(charts), tables)
+
+
+def _stability(rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list[str]:
+    seeds = rows[rows["test"] == "seed"]
+    if not len(seeds):
+        return ["The method draws nothing at random: seeds do not matter."]
+    out, table = [], []
+    for channel, part in seeds.groupby("channel", sort=False):
+        wide = part.pivot_table(index=["scan", "lesion"], columns="stage", values="value").dropna()
+        if wide.shape[0] > 1 and wide.shape[1] > 1:
+            agreement = icc_agreement(wide.to_numpy(dtype=float))
+            table.append({"channel": channel, "icc": agreement, "lesions": wide.shape[0], "seeds": wide.shape[1]})
+            out.append(f"{channel}: peaks under {wide.shape[1]} seeds agree with ICC(2,1) = {agreement:.3f}.")
+    tables["sanity_seeds"] = pd.DataFrame(table)
+    return out
+
+
+def _repeats(rows: pd.DataFrame, *, within_mm: float = 4.0) -> tuple[pd.DataFrame | None, Chart | None]:
+    """Peaks of one lesion in repeated scans of a patient; lesions are the same if their centres lie within 4 mm."""
+    part = rows[rows["test"] == "repeat"]
+    pairs = []
+    for (subject, channel), mine in part.groupby(["subject", "channel"], sort=False):
+        scans = [group for _, group in mine.groupby("scan", sort=True)]
+        for first, second in pairwise(scans):
+            places = second[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=float)
+            for row in first.to_dict("records"):
+                gap = np.linalg.norm(places - [row["x_mm"], row["y_mm"], row["z_mm"]], axis=1)
+                if len(gap) and gap.min() <= within_mm:
+                    again = float(second["value"].iloc[int(gap.argmin())])
+                    size = 0.5 * (abs(row["value"]) + abs(again))
+                    facts = {"subject": subject, "channel": channel, "first": row["value"], "second": again}
+                    pairs.append({**facts, "relative_difference": abs(row["value"] - again) / size if size else 0.0})
+    if not pairs:
+        return None, None
+    table = pd.DataFrame(pairs)
+    marks = [Violin(str(name), group["relative_difference"].to_numpy(dtype=float)) for name, group in table.groupby("channel", sort=False)]
+    panel = Panel("repeated scans", "", "relative difference of the peak", marks)
+    return table, Chart("sanity_repeat", "The same lesion, scanned again", (panel,), "Each point is a lesion.")
+
+
+def _compared(
+    scan: Scan, one: Instance, view: np.ndarray, other: np.ndarray, facts: dict[str, Any]
+) -> list[dict[str, Any]]:
+    rows = []
+    for channel, a, b in zip(scan.channels, view, other, strict=True):
+        rows.append(
+            {
+                "lesion": one.label, "outcome": one.outcome, "channel": channel, **facts,
+                "spearman": _rank(a, b), "spearman_magnitude": _rank(np.abs(a), np.abs(b)), "ssim": ssim(a, b),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _rank(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's correlation; NaN where a map is constant."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(spearmanr(a.ravel(), b.ravel()).statistic)
+
+
+def _beyond_reach(scan: Scan, one: Instance, found: Attribution) -> list[dict[str, Any]]:
+    """Largest |M| at voxels that no voxel of Omega can see; nothing for networks of unbounded or unknown reach."""
+    reach = scan.model.spec.receptive_field_vox
+    if reach is None or not (
+        scan.placement.to_network.is_identity or getattr(scan.placement.to_network, "is_gather", False)
+    ):
+        return []
+    half = int(np.ceil(max(reach) / 2))
+    seen = Box.around(one.voxels, margin=half, shape=scan.case.image.shape)
+    near = ndimage.distance_transform_cdt(~one.mask(scan.case.image.shape)[seen.slices], metric="chessboard") <= half
+    whole = np.zeros((len(scan.channels), *scan.case.image.shape), dtype=found.data.dtype)
+    whole[(slice(None), *found.box.slices)] = found.data
+    whole[(slice(None), *seen.slices)][:, near] = 0
+    return [
+        {
+            "lesion": one.label,
+            "outcome": one.outcome,
+            "channel": c,
+            "test": "beyond reach",
+            "value": float(np.abs(v).max()),
+        }
+        for c, v in zip(scan.channels, whole, strict=True)
+    ]
+
+
+def _peaks(scan: Scan, one: Instance, found: Attribution, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    x, y, z = one.centroid_mm
+    place = {"x_mm": x, "y_mm": y, "z_mm": z}
+    return [
+        {"lesion": one.label, "outcome": one.outcome, "channel": c, **facts, "value": float(peak), **place}
+        for c, peak in zip(scan.channels, found.peak, strict=True)
+    ]
+
+
+def _around(scan: Scan, one: Instance) -> Box:
+    margin = int(np.ceil(_AROUND_MM / min(scan.sizes_mm)))
+    return Box.around(one.voxels, margin=margin, shape=scan.case.image.shape)
+
+
+def _cut(found: Attribution, box: Box, channels: int, *, shift: np.ndarray | None = None) -> np.ndarray:
+    """The map on a box of the scan's grid, moved by `shift` first; 0 where it says nothing."""
+    out = np.zeros((channels, *box.shape), dtype=found.data.dtype)
+    lies = found.box if shift is None else found.box.shifted((int(shift[0]), int(shift[1]), int(shift[2])))
+    both = lies.intersection(box)
+    if not both.is_empty:
+        out[(slice(None), *both.relative_to(box).slices)] = found.data[(slice(None), *both.relative_to(lies).slices)]
+    return out
+
+
+def _centre(one: Instance) -> np.ndarray:
+    return np.round(one.voxels.mean(axis=0)).astype(int)
+
+
+def _owns_weights(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
+
+
+def _draw_anew(module: nn.Module) -> None:
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
+        return
+    with torch.no_grad():
+        for parameter in module.parameters(recurse=False):
+            parameter.copy_(parameter.flatten()[torch.randperm(parameter.numel())].reshape(parameter.shape))
+
+
+def _mean(part: pd.DataFrame, column: str, rng: np.random.Generator) -> Interval:
+    return mean_over_patients(part[column].to_numpy(dtype=float), part["subject"].to_numpy(dtype=str), rng=rng)
+
+
+EXPERIMENT = Experiment(
+    name="sanity",
+    question="Is the map about this network, this scan and this lesion?",
+    rows_fn=sanity_rows,
+    group_fn=sanity_finding,
+    needs_maps=False,
+    defaults={"method": None, "stages": 5, "modes": ("cascading", "independent"), "seeds": 3},
+)

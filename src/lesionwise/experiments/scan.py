@@ -1,0 +1,395 @@
+"""One scan, its lesions and the network, ready to be asked what would happen if the image were different."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import ndimage
+from torch import Tensor, nn
+
+from lesionwise.attribution.engine import attribute
+from lesionwise.attribution.method import AbstractMethod
+from lesionwise.attribution.result import Attribution
+from lesionwise.attribution.site import Site, locate
+from lesionwise.attribution.target import target_named
+from lesionwise.inpainting import inpaint, local_mean
+from lesionwise.instances.components import label_components
+from lesionwise.instances.instance import Instance
+from lesionwise.instances.tissue import Tissues, tissues
+from lesionwise.saliency import SaliencyMap
+from lesionwise.segmenter import AbstractSegmenter, Placement
+from lesionwise.types import MaskArray
+from lesionwise.units import Explained
+from lesionwise.volume import Box, Case, voxel_sizes_mm
+from lesionwise.windows import WindowGrid, probability
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What the network says about one lesion's voxels."""
+
+    probability: np.ndarray
+    target: np.ndarray
+    threshold: float
+
+    @property
+    def score(self) -> float:
+        """Mean lesion probability over Omega."""
+        return float(self.probability.mean())
+
+    @property
+    def detected(self) -> bool:
+        """True if any voxel of Omega passes the threshold."""
+        return bool(self.probability.max() > self.threshold)
+
+    @property
+    def target_mean(self) -> float:
+        """Mean of the explained target over Omega."""
+        return float(self.target.mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A model and an explained case. Masks and fields are on the scan's grid, inputs on the network's."""
+
+    model: AbstractSegmenter
+    explained: Explained
+    device: str = "cpu"
+
+    @property
+    def case(self) -> Case:
+        """The scan's images."""
+        return self.explained.case
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """Lesions and control regions."""
+        return self.explained.instances
+
+    @property
+    def maps(self) -> Mapping[int, SaliencyMap]:
+        """Signed maps by lesion number."""
+        return self.explained.maps
+
+    @property
+    def chosen(self) -> list[Instance]:
+        """Lesions that were explained; all of them if none was."""
+        return [one for one in self.instances if one.label in self.maps] or list(self.instances)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Channels in the network's order."""
+        return self.model.spec.channels
+
+    @property
+    def threshold(self) -> float:
+        """Probability above which a voxel is lesion."""
+        chosen = self.explained.settings.threshold
+        return self.model.spec.threshold if chosen is None else chosen
+
+    @property
+    def sizes_mm(self) -> tuple[float, float, float]:
+        """Edge lengths of the scan's voxels."""
+        return voxel_sizes_mm(self.case.image.affine)
+
+    @cached_property
+    def placement(self) -> Placement:
+        """The case on the network's grid."""
+        return self.model.place(self.case)
+
+    @cached_property
+    def grid(self) -> WindowGrid:
+        """The windows."""
+        i, j, k = self.placement.input.shape[-3:]
+        return WindowGrid.of(self.model.spec, (int(i), int(j), int(k)))
+
+    @cached_property
+    def lesions(self) -> MaskArray:
+        """Every predicted or reference lesion voxel, small components included."""
+        mask = self.explained.mask.astype(bool)
+        return mask if self.case.reference is None else mask | self.case.reference
+
+    @cached_property
+    def tissues(self) -> Tissues:
+        """White matter, grey matter, fluid."""
+        return tissues(self.case, seed=self.explained.settings.seed)
+
+    @cached_property
+    def healthy(self) -> MaskArray:
+        """White matter at least one voxel away from any lesion."""
+        return self.tissues.white & ~ndimage.binary_dilation(self.lesions)
+
+    def others(self, instance: Instance) -> MaskArray:
+        """Voxels of other lesions: other instances (controls are none), and lesion voxels not connected to this one."""
+        ours = np.unique(self._connected[instance.index])
+        apart = self.lesions & ~np.isin(self._connected, ours[ours > 0])
+        labels = self.explained.labels
+        controls = [one.label for one in self.instances if one.outcome == "TN"]
+        known = (labels > 0) & (labels != instance.label) & ~np.isin(labels, controls)
+        return (apart & (labels != instance.label)) | known
+
+    @cached_property
+    def _connected(self) -> np.ndarray:
+        return label_components(self.lesions, connectivity=self.explained.settings.connectivity)
+
+    def rng(self, *words: int) -> np.random.Generator:
+        """A generator that depends on the seed and on what it is for, not on what was drawn before."""
+        return np.random.default_rng([self.explained.settings.seed, *words])
+
+    def distance_mm(self, instance: Instance) -> np.ndarray:
+        """Signed Euclidean distance (i, j, k) of every voxel to the lesion's border in mm, negative inside.
+
+        The border lies half a voxel from the voxels on either side of it.
+        """
+        return signed_distance_mm(instance.mask(self.case.image.shape), self.sizes_mm)
+
+    def attribute(
+        self,
+        instances: Sequence[Instance],
+        method: AbstractMethod,
+        *,
+        network: nn.Module | None = None,
+        placement: Placement | None = None,
+        seed: int | None = None,
+    ) -> list[Attribution]:
+        """Maps by any method; `network` and `placement` take the place of the scan's own where given."""
+        return attribute(
+            network or self.model.network,
+            self.model.spec,
+            placement or self.placement,
+            [one.voxels for one in instances],
+            method=method,
+            target=self.explained.settings.target,
+            seed=self.explained.settings.seed if seed is None else seed,
+            device=self.device,
+            healthy=self.healthy,
+        )
+
+    def probe(self, *instances: Instance) -> "Probe":
+        """Asks about these lesions again and again; only windows that meet one of them are computed."""
+        sites = locate(self.placement, self.grid, [one.voxels for one in instances])
+        return Probe(self, tuple(instances), tuple(sites))
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """Some lesions of a scan, and the part of the network's input that their windows see.
+
+    `base` (channels, *box) is the unchanged input; changed inputs have its shape. Windows whose content did not change
+    are not computed again.
+    """
+
+    scan: Scan
+    instances: tuple[Instance, ...]
+    sites: tuple[Site, ...]
+
+    @cached_property
+    def windows(self) -> tuple[int, ...]:
+        """Windows that meet a lesion."""
+        return tuple(sorted({window for site in self.sites for window in site.windows}))
+
+    @cached_property
+    def box(self) -> Box:
+        """What the windows cover, on the network's grid."""
+        boxes = [site.box for site in self.sites if site.windows]
+        box = boxes[0] if boxes else Box((0, 0, 0), (1, 1, 1))
+        for other in boxes[1:]:
+            box = box.union(other)
+        return box
+
+    @cached_property
+    def base(self) -> Float[Tensor, "channels i j k"]:
+        """The unchanged input in the box."""
+        return self.scan.placement.input[0][(slice(None), *self.box.slices)]
+
+    @cached_property
+    def scale(self) -> Float[Tensor, "channels 1 1 1"]:
+        """One in-head standard deviation of each channel, in the units fed to the network."""
+        return self.scan.placement.scale.reshape(-1, 1, 1, 1).to(self.base)
+
+    @cached_property
+    def head(self) -> MaskArray:
+        """Voxels of the box that are in the head."""
+        return self.scan.placement.head[self.box.slices].numpy().astype(bool)
+
+    def field(self, on_scan: np.ndarray, *, outside: float = 0.0) -> np.ndarray:
+        """A field on the scan's grid brought to the box; `outside` where the scan does not reach."""
+        part, source = self.scan.placement.to_network.restrict(self.box)
+        values = torch.from_numpy(np.ascontiguousarray(on_scan[source.slices], dtype=np.float64))
+        moved = part.forward(values)
+        if outside == 0.0:
+            return moved.numpy()
+        reach = part.forward(torch.ones_like(values))
+        return torch.where(reach > 0.5, moved, torch.full_like(moved, outside)).numpy()
+
+    def mask(self, on_scan: MaskArray) -> MaskArray:
+        """A mask on the scan's grid brought to the box."""
+        return self.field(on_scan.astype(np.float64)) > 0.5
+
+    def lesion(self, number: int = 0) -> MaskArray:
+        """One of the lesions as a mask of the box; never empty."""
+        share = self.field(self.instances[number].mask(self.scan.case.image.shape).astype(np.float64))
+        return share >= min(0.5, float(share.max())) if share.max() > 0 else share > 0.5
+
+    @cached_property
+    def healthy(self) -> MaskArray:
+        """Healthy white matter in the box."""
+        return self.mask(self.scan.healthy)
+
+    def inpainted(self, mask: MaskArray, *, rng: np.random.Generator | None, grow_vox: int = 1) -> Tensor:
+        """The input with healthy tissue in place of `mask`."""
+        image = self.base.cpu().numpy().astype(np.float32)
+        filled = inpaint(image, mask, healthy=self.healthy, rng=rng, grow_vox=grow_vox)
+        return torch.from_numpy(filled).to(self.base)
+
+    def tissue_everywhere(self, *, rng: np.random.Generator) -> Tensor:
+        """Healthy white matter with its texture all over the head: what a voxel is replaced by when it is taken away."""
+        image = self.base.cpu().numpy().astype(np.float64)
+        mean = local_mean(image, self.healthy, sigma_vox=(8.0, 8.0, 8.0))
+        residual = np.where(self.healthy, image - mean, 0.0)
+        spread = residual[:, self.healthy].std(axis=1) if self.healthy.any() else np.zeros(len(image))
+        noise = ndimage.gaussian_filter(rng.standard_normal(image.shape), (0, 0.6, 0.6, 0.6))
+        filled = mean + noise / noise.std() * spread[:, None, None, None]
+        return torch.from_numpy(np.where(self.head, filled, 0.0)).to(self.base)
+
+    def read(self, inputs: Sequence[Tensor], *, freeze_norm: bool = False) -> list[tuple[Reading, ...]]:
+        """What the network says about each lesion, for each input. `freeze_norm` keeps the instance-normalisation
+        statistics of the unchanged scan, window by window."""
+        scan, spec = self.scan, self.scan.model.spec
+        sums: list[list[Tensor | None]] = [[None] * len(self.sites) for _ in inputs]
+        network = scan.model.network
+        with torch.no_grad(), _norm_statistics(network, frozen=freeze_norm) as statistics:
+            for window in self.windows:
+                crops = [self._crop(x, window) for x in (self.base, *inputs)]
+                different = [n for n, crop in enumerate(crops[1:]) if not torch.equal(crop, crops[0])]
+                statistics.record()
+                outputs = {-1: self._run(network, crops[0])} if len(different) < len(inputs) or freeze_norm else {}
+                statistics.replay()
+                for n in different:
+                    outputs[n] = self._run(network, crops[n + 1])
+                for n in range(len(inputs)):
+                    self._add(sums[n], outputs.get(n, outputs.get(-1)), window)
+        return [
+            tuple(self._reading(total, site, spec) for total, site in zip(row, self.sites, strict=True)) for row in sums
+        ]
+
+    @cached_property
+    def unchanged(self) -> tuple[Reading, ...]:
+        """What the network says about the scan as it is."""
+        return self.read([self.base])[0]
+
+    def _run(self, network: nn.Module, crop: Tensor) -> Tensor:
+        return network(crop[None].to(self.scan.device))[0].cpu()
+
+    def _crop(self, x: Tensor, window: int) -> Tensor:
+        """One window of an input on the box; zeros where the volume ends."""
+        lies = self.scan.grid.boxes[window].shifted(_negative(self.scan.grid.offset))
+        inside = lies.intersection(self.box)
+        if inside == lies:
+            return x[(slice(None), *inside.relative_to(self.box).slices)]
+        crop = x.new_zeros((x.shape[0], *lies.shape))
+        crop[(slice(None), *inside.relative_to(lies).slices)] = x[(slice(None), *inside.relative_to(self.box).slices)]
+        return crop
+
+    def _add(self, sums: list[Tensor | None], logits: Tensor | None, window: int) -> None:
+        if logits is None:
+            return
+        lies = self.scan.grid.boxes[window].shifted(_negative(self.scan.grid.offset))
+        weight = self.scan.grid.weight(window)
+        for n, site in enumerate(self.sites):
+            source = site.readout.source
+            both = lies.intersection(source)
+            if both.is_empty:
+                continue
+            total = sums[n]
+            if total is None:
+                total = torch.zeros((logits.shape[0], *source.shape), dtype=torch.float64)
+            part = both.relative_to(lies).slices
+            total[(slice(None), *both.relative_to(source).slices)] += (
+                logits[(slice(None), *part)] * weight[part]
+            ).double()
+            sums[n] = total
+
+    def _reading(self, total: Tensor | None, site: Site, spec: Any) -> Reading:
+        count = len(site.voxels)
+        if total is None:
+            return Reading(np.zeros(count), np.full(count, np.nan), self.scan.threshold)
+        logits = site.readout.read(total)
+        target = target_named(self.scan.explained.settings.target).value(logits, spec)
+        return Reading(probability(logits, spec).numpy(), target.numpy(), self.scan.threshold)
+
+
+def signed_distance_mm(mask: MaskArray, sizes_mm: tuple[float, float, float]) -> np.ndarray:
+    """Signed Euclidean distance to the border of a mask in mm, negative inside: half a voxel beyond voxel centres."""
+    half = 0.5 * min(sizes_mm)
+    outside = ndimage.distance_transform_edt(~mask, sampling=sizes_mm)
+    inside = ndimage.distance_transform_edt(mask, sampling=sizes_mm)
+    return np.where(mask, half - inside, outside - half)
+
+
+_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
+
+
+def has_instance_norm(network: nn.Module) -> bool:
+    """True if the network normalises each window by the window's own statistics."""
+    return any(
+        isinstance(module, _NORMS) and not getattr(module, "track_running_stats", False) for module in network.modules()
+    )
+
+
+class _Statistics:
+    """Mean and variance per call of each normalisation layer, recorded on one pass and used in the following ones."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self.calls: dict[int, int] = {}
+        self.recording = True
+
+    def record(self) -> None:
+        """The next pass is recorded."""
+        self.known, self.calls, self.recording = {}, {}, True
+
+    def replay(self) -> None:
+        """The next passes use what was recorded."""
+        self.calls, self.recording = {}, False
+
+    def hook(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0]
+        groups = module.num_groups if isinstance(module, nn.GroupNorm) else x.shape[1]
+        folded = x.reshape(x.shape[0], groups, -1)
+        if self.recording:
+            stats = (folded.mean(dim=2, keepdim=True), folded.var(dim=2, keepdim=True, correction=0))
+            self.known.setdefault(id(module), []).append(stats)
+            return output
+        calls = self.known[id(module)]
+        at = self.calls.get(id(module), 0)
+        self.calls[id(module)] = (at + 1) % len(calls)
+        mean, variance = calls[at]
+        y = ((folded - mean) / torch.sqrt(variance + module.eps)).reshape(x.shape)  # type: ignore[operator]
+        if module.weight is not None:
+            shape = (1, -1, *([1] * (x.ndim - 2)))
+            y = y * module.weight.reshape(shape) + module.bias.reshape(shape)  # type: ignore[operator, union-attr]
+        return y
+
+
+@contextmanager
+def _norm_statistics(network: nn.Module, *, frozen: bool) -> Iterator[_Statistics]:
+    """Hooks on the normalisation layers while it lasts, none afterwards."""
+    statistics = _Statistics()
+    handles = []
+    if frozen:
+        handles = [m.register_forward_hook(statistics.hook) for m in network.modules() if isinstance(m, _NORMS)]
+    try:
+        yield statistics
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _negative(offset: tuple[int, int, int]) -> tuple[int, int, int]:
+    return -offset[0], -offset[1], -offset[2]

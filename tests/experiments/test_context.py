@@ -37,6 +37,7 @@ def test_dilation_steps_reach_farther_than_millimetres():
     assert not np.allclose(steps, mm)
 
 
+@pytest.mark.slow
 def test_the_finding_states_the_distance_and_the_published_curve():
     scans = []
     for n in range(7):

@@ -41,9 +41,16 @@ def test_where_the_sign_changes():
     assert np.isnan(sign_change_mm(np.array([0.0, 1]), np.array([-1.0, 1])))
 
 
+@pytest.mark.slow
 def test_the_finding_says_how_the_map_was_reduced_and_gives_intervals():
-    method = SmoothGrad(n_samples=2, reduce="max", max_voxels=4)
-    rows = cohort(Linear((3.0, 0.0), surround=0.8, bias=0.5), distance_rows, method=method)
+    method = SmoothGrad(n_samples=2, reduce="max", max_voxels=2)
+    rows = cohort(
+        Linear((3.0, 0.0), surround=0.8, bias=0.5),
+        distance_rows,
+        patients=6,
+        method=method,
+        settings={"lesions": "largest:1"},
+    )
     finding = distance_finding(rows, np.random.default_rng(0))
     assert "reduced by max" in finding.text
     assert "max" in finding.charts[0].caption

@@ -54,6 +54,7 @@ def test_cascading_randomisation_starts_at_the_output_and_leaves_the_network_alo
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
 
 
+@pytest.mark.slow
 def test_a_map_that_depends_on_the_weights_changes_and_one_that_does_not_is_caught():
     about, not_about = (
         sanity_rows(scan_of(network), stages=2, modes=("cascading",), seeds=0) for network in (Deep(), Edges())
@@ -77,6 +78,7 @@ def test_beyond_a_finite_receptive_field_the_map_is_zero_and_a_wrong_claim_is_fo
     assert "must not be" in sanity_finding(wrong, np.random.default_rng(0)).text
 
 
+@pytest.mark.slow
 def test_seeds_and_repeated_scans():
     method = SmoothGrad(n_samples=4)
 

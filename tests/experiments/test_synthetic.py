@@ -9,7 +9,9 @@ T1_ONLY = Linear((0.0, -3.0), bias=7.0)
 
 
 def rows_of(network, *, contrast=(2.0, -1.0), **options):
-    return synthetic_rows(scan_of(network, contrast=contrast), doses=(0.25, 1.0), radii_mm=(1.5, 2.5), places=2, moved=2, **options)
+    return synthetic_rows(
+        scan_of(network, contrast=contrast), doses=(0.25, 1.0), radii_mm=(1.5, 2.5), places=2, moved=2, **options
+    )
 
 
 def test_the_typical_contrast_is_that_of_the_lesions():
@@ -58,6 +60,7 @@ def test_a_network_that_reads_t1_loses_lesions_in_fluid():
     assert moved["fluid"] < moved["white matter"] - 0.1
 
 
+@pytest.mark.slow
 def test_the_finding_names_the_channel():
     rows = cohort(FLAIR_ONLY, synthetic_rows, doses=(1.0,), radii_mm=(1.5,), places=1, moved=1)
     finding = synthetic_finding(rows, np.random.default_rng(0))

@@ -6,25 +6,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
+from lesionwise.attribution import Gradient
 from lesionwise.experiments.chart import Chart, Line, Panel
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, patients_note
 from lesionwise.experiments.scan import Scan
 from lesionwise.instances.components import label_components
 from lesionwise.metrics import lesion_counts, normalised_dice
 from lesionwise.stats import mean_over_patients
-from lesionwise.windows import WindowGrid, predict, probability
+from lesionwise.windows import WindowGrid, predict, probability_on_scan
 
 WINDOWS_VOX = (48, 64, 80, 96, 112, 128)
 ERF_SHARE = 0.95
+ERF_LESIONS = 10
 
 
 def architecture_rows(scan: Scan, *, windows_vox: Sequence[int] = WINDOWS_VOX) -> pd.DataFrame:
     """One row per prediction window (cubes): nDSC and lesion TPR of the scan when predicted with it.
 
     Windows that the network cannot take (its strides do not divide them) are named in `note`. `erf_mm` is the mean
-    radius of the explained lesions' maps that holds 95 % of their mass: the effective receptive field as it is used.
+    radius around (at most ten) lesions that holds 95 % of their gradients' mass: the effective receptive field as used.
     Without a reference only `erf_mm` can be given.
     """
     rows: list[dict[str, Any]] = []
@@ -43,10 +44,7 @@ def architecture_rows(scan: Scan, *, windows_vox: Sequence[int] = WINDOWS_VOX) -
         except (RuntimeError, ValueError) as error:
             row["note"] = f"the network cannot take this window ({type(error).__name__})"
             continue
-        on_scan = probability(scan.placement.to_scan.forward(logits), spec)
-        if not scan.placement.to_scan.is_identity:
-            reach = scan.placement.to_scan.forward(torch.ones(grid.shape))
-            on_scan = torch.where(reach > 0, on_scan, torch.zeros_like(on_scan))
+        on_scan = probability_on_scan(logits, scan.placement, spec)
         mask = on_scan.numpy() > scan.threshold
         connectivity = scan.explained.settings.connectivity
         labels = [label_components(part, connectivity=connectivity) for part in (mask, reference)]
@@ -81,18 +79,16 @@ def architecture_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Findin
     ]
     text = f"{patients_note(rows)}. {'; '.join(parts)}."
     if np.isfinite(erf):
-        text += f" The maps hold {ERF_SHARE:.0%} of their mass within {erf:.1f} mm of the lesion on average."
+        text += f" Gradients hold {ERF_SHARE:.0%} of their mass within {erf:.1f} mm of the lesion on average."
     text += " Windows are those of prediction; the network was trained with one patch size."
     return Finding(text, (chart,), {"architecture": rows.groupby("window_vox")[["ndsc", "tpr"]].mean().reset_index()})
 
 
 def _used_radius_mm(scan: Scan) -> float:
-    """Mean over lesions of the distance from Omega within which 95 % of the map's mass lies."""
+    """Mean over lesions of the distance from Omega within which 95 % of the gradient's mass lies."""
     radii = []
-    for instance in scan.instances:
-        saliency = scan.maps.get(instance.label)
-        if saliency is None:
-            continue
+    chosen = scan.chosen[:ERF_LESIONS]
+    for instance, saliency in zip(chosen, scan.attribute(chosen, Gradient()) if chosen else [], strict=True):
         distance = np.maximum(scan.distance_mm(instance)[saliency.box.slices], 0.0).ravel()
         mass = np.abs(saliency.data).sum(axis=0).ravel()
         order = np.argsort(distance)

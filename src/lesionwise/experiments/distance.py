@@ -118,6 +118,8 @@ def distance_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
 
 
 def _sentence(row: dict[str, Any], change: Interval, reach: Interval) -> str:
+    if not np.isfinite(row["reach_mm"]):
+        return f"{row['outcome']}, {row['channel']}: the map is 0 everywhere."
     inside = "positive" if row["mean_inside"] > 0 else "negative"
     around = "positive" if row["mean_0_5mm"] > 0 else "negative"
     turn = f"the sign changes at {change} mm" if np.isfinite(change.estimate) else "the sign does not change"

@@ -1,5 +1,6 @@
 """Experiments by the name that the command line knows."""
 
+from lesionwise.errors import InputError
 from lesionwise.experiments import (
     architecture,
     context,
@@ -11,7 +12,6 @@ from lesionwise.experiments import (
     synthetic,
 )
 from lesionwise.experiments.experiment import Experiment
-from lesionwise.errors import InputError
 
 EXPERIMENTS: dict[str, Experiment] = {
     module.EXPERIMENT.name: module.EXPERIMENT

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ from lesionwise.experiments.chart import save_chart
 from lesionwise.experiments.experiment import Experiment, Finding
 from lesionwise.experiments.registry import experiment_named
 from lesionwise.experiments.scan import Scan
-from lesionwise.io.derivative import write_table
+from lesionwise.instances.matching import select
+from lesionwise.io.derivative import ScanFiles, write_table
 from lesionwise.io.files import write_text, write_whole
 from lesionwise.segmenter import AbstractSegmenter
-from lesionwise.units import Settings, explain_case
+from lesionwise.units import Explained, Settings, explain_case, find_lesions, model_facts, predict_case
 from lesionwise.volume import Case
 
 FOLDER = "experiments"
@@ -52,8 +52,7 @@ def run_experiment(
     frames = []
     for entry in cases:
         case = entry if isinstance(entry, Case) else entry()
-        used = settings if experiment.needs_maps else replace(settings, lesions="all")
-        frames.append(_rows(experiment, model, case, used, folder, Path(out), chosen, resume=resume, say=say))
+        frames.append(_rows(experiment, model, case, settings, folder, Path(out), chosen, resume=resume, say=say))
     filled = [frame for frame in frames if len(frame)]
     rows = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
     return save_finding(experiment, rows, folder, seed=settings.seed)
@@ -75,6 +74,30 @@ def save_finding(experiment: Experiment, rows: pd.DataFrame, folder: Path, *, se
     return finding
 
 
+def unexplained(
+    model: AbstractSegmenter, case: Case, settings: Settings, *, known: ScanFiles | None = None
+) -> Explained:
+    """A scan with its lesions found but not explained; `known` names an output folder to read the prediction from."""
+    predicted = predict_case(model, case, device=settings.device, known=known)
+    mask, instances, notes = find_lesions(model, case, predicted.probability, settings)
+    voxels = hashlib.sha256()
+    for one in instances:
+        voxels.update(np.ascontiguousarray(one.voxels).tobytes() + str((one.label, one.outcome)).encode())
+    return Explained(
+        case=case,
+        settings=settings,
+        model=model_facts(model),
+        prediction=predicted.probability,
+        mask=mask,
+        instances=tuple(instances),
+        maps={},
+        lesions=pd.DataFrame(),
+        columns={},
+        notes=(*case.notes, *notes),
+        keys={"PredictionKey": predicted.key, "InstancesKey": voxels.hexdigest()[:24]},
+    )
+
+
 def _rows(
     experiment: Experiment,
     model: AbstractSegmenter,
@@ -87,18 +110,18 @@ def _rows(
     resume: bool,
     say: Callable[[str], None],
 ) -> pd.DataFrame:
-    explained = (
-        explain_case(model, case, settings, out=out, announce_fn=say)
-        if experiment.needs_maps
-        else explain_case(model, case, replace(settings, lesions=NOTHING), announce_fn=None)
-    )
+    if experiment.needs_maps:
+        explained, wanted = explain_case(model, case, settings, out=out, announce_fn=say), None
+    else:
+        explained = unexplained(model, case, settings, known=ScanFiles(out, case.name))
+        wanted = tuple(one.label for one in select(list(explained.instances), settings.lesions))
     key = _key(experiment, explained.keys, settings, options)
     path, note = folder / "rows" / f"{case.name.stem}.parquet", folder / "rows" / f"{case.name.stem}.json"
     if resume and path.is_file() and _stored_key(note) == key:
         say(f"{case.name.stem}: rows of {experiment.name} are there already.")
         return pd.read_parquet(path)
     say(f"{case.name.stem}: {experiment.name} ...")
-    rows = experiment.rows_fn(Scan(model, explained, settings.device), **options)
+    rows = experiment.rows_fn(Scan(model, explained, settings.device, wanted), **options)
     with write_whole(path) as temporary:
         rows.to_parquet(temporary)
     write_text(note, json.dumps({"Key": key}))

@@ -100,7 +100,10 @@ def randomised(
 
 
 def ssim(a: np.ndarray, b: np.ndarray, *, width: int = 7) -> float:
-    """Structural similarity of two maps (Wang2004), each divided by its largest magnitude; 1 = identical."""
+    """Structural similarity of two maps (Wang2004), each divided by its largest magnitude; 1 = identical.
+
+    Averaged where either map exceeds 1 % of its largest magnitude: two maps do not agree because both are 0 far away.
+    """
     scaled = [x / m if (m := float(np.abs(x).max())) > 0 else x for x in (a.astype(float), b.astype(float))]
     x, y = scaled
     mx, my = (ndimage.uniform_filter(v, width) for v in scaled)
@@ -108,7 +111,8 @@ def ssim(a: np.ndarray, b: np.ndarray, *, width: int = 7) -> float:
     cross = ndimage.uniform_filter(x * y, width) - mx * my
     c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # the values span -1..1
     quality = (2 * mx * my + c1) * (2 * cross + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
-    return float(quality.mean())
+    there = (np.abs(x) > 0.01) | (np.abs(y) > 0.01)
+    return float(quality[there].mean()) if there.any() else 1.0
 
 
 def sanity_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
@@ -204,7 +208,10 @@ def _repeats(rows: pd.DataFrame, *, within_mm: float = 4.0) -> tuple[pd.DataFram
     if not pairs:
         return None, None
     table = pd.DataFrame(pairs)
-    marks = [Violin(str(name), group["relative_difference"].to_numpy(dtype=float)) for name, group in table.groupby("channel", sort=False)]
+    marks = [
+        Violin(str(name), group["relative_difference"].to_numpy(dtype=float))
+        for name, group in table.groupby("channel", sort=False)
+    ]
     panel = Panel("repeated scans", "", "relative difference of the peak", marks)
     return table, Chart("sanity_repeat", "The same lesion, scanned again", (panel,), "Each point is a lesion.")
 

@@ -22,7 +22,7 @@ from lesionwise.instances.components import label_components
 from lesionwise.instances.instance import Instance
 from lesionwise.instances.tissue import Tissues, tissues
 from lesionwise.saliency import SaliencyMap
-from lesionwise.segmenter import AbstractSegmenter, Placement
+from lesionwise.segmenter import AbstractSegmenter, Placement, full_resolution
 from lesionwise.types import MaskArray
 from lesionwise.units import Explained
 from lesionwise.volume import Box, Case, voxel_sizes_mm
@@ -55,11 +55,15 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A model and an explained case. Masks and fields are on the scan's grid, inputs on the network's."""
+    """A model and an explained case. Masks and fields are on the scan's grid, inputs on the network's.
+
+    `wanted` are the numbers of the lesions asked for; None means those with a map, or all if none has one.
+    """
 
     model: AbstractSegmenter
     explained: Explained
     device: str = "cpu"
+    wanted: tuple[int, ...] | None = None
 
     @property
     def case(self) -> Case:
@@ -78,7 +82,9 @@ class Scan:
 
     @property
     def chosen(self) -> list[Instance]:
-        """Lesions that were explained; all of them if none was."""
+        """The lesions that the experiment is about."""
+        if self.wanted is not None:
+            return [one for one in self.instances if one.label in self.wanted]
         return [one for one in self.instances if one.label in self.maps] or list(self.instances)
 
     @property
@@ -284,7 +290,7 @@ class Probe:
         return self.read([self.base])[0]
 
     def _run(self, network: nn.Module, crop: Tensor) -> Tensor:
-        return network(crop[None].to(self.scan.device))[0].cpu()
+        return full_resolution(network(crop[None].to(self.scan.device)), crop.shape[1:])[0].cpu()
 
     def _crop(self, x: Tensor, window: int) -> Tensor:
         """One window of an input on the box; zeros where the volume ends."""

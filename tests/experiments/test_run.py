@@ -1,0 +1,77 @@
+import pandas as pd
+import pytest
+from known import Linear, case, segmenter
+
+from lesionwise.attribution import Gradient
+from lesionwise.errors import InputError
+from lesionwise.experiments.registry import EXPERIMENTS
+from lesionwise.experiments.run import run_experiment
+from lesionwise.units import Settings
+
+SMALL = {
+    "modality": {"ig_steps": 0},
+    "distance": {},
+    "peaks": {},
+    "context": {"distances_mm": (0.0, 3.0), "fills": ("zero",)},
+    "architecture": {"windows_vox": (16, 32)},
+    "synthetic": {"doses": (1.0,), "radii_mm": (1.5,), "places": 1, "moved": 1},
+    "sanity": {"stages": 1, "modes": ("cascading",), "seeds": 0},
+    "faithfulness": {"methods": {"gradient": Gradient()}, "fractions": (0.0, 0.5, 1.0), "perturbations": 2},
+}
+
+
+def run(name, out, *, network=None, cases=None, **options):
+    sentences = []
+    finding = run_experiment(
+        name,
+        segmenter(network or Linear((3.0, 0.0), bias=3.0)),
+        cases or [case(n, subject=f"{n:02d}") for n in range(2)],
+        out,
+        settings=Settings(method=Gradient(), lesions="largest:1"),
+        options=options or SMALL[name],
+        announce_fn=sentences.append,
+    )
+    return finding, sentences
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_writes_its_finding_tables_and_figures(name, tmp_path):
+    finding, _ = run(name, tmp_path)
+    folder = tmp_path / "experiments" / name
+    assert "2 patients" in finding.text
+    assert finding.text in (folder / "finding.md").read_text()
+    assert (folder / f"{name}_rows.tsv").is_file()
+    for table in finding.tables:
+        assert (folder / f"{table}.tsv").is_file()
+    for chart in finding.charts:
+        assert all((folder / f"{chart.name}.{ending}").is_file() for ending in ("pdf", "png", "plotly.json"))
+    assert "nan" not in finding.text
+
+
+@pytest.mark.parametrize("name", ["modality", "context"])
+def test_it_resumes_and_only_what_changed_is_done_again(name, tmp_path):
+    first, _ = run(name, tmp_path)
+    again, sentences = run(name, tmp_path)
+    assert again.text == first.text
+    assert sum("there already" in s and name in s for s in sentences) == 2
+    _, sentences = run(name, tmp_path, network=Linear((2.5, 0.0), bias=3.0))
+    assert not any("rows of" in s for s in sentences)
+
+
+def test_lesions_are_chosen_as_everywhere(tmp_path):
+    run("context", tmp_path)
+    rows = pd.read_csv(tmp_path / "experiments" / "context" / "context_rows.tsv", sep="\t")
+    assert rows.groupby("scan")["lesion"].nunique().tolist() == [1, 1]
+
+
+def test_unknown_names_and_options_are_sentences(tmp_path):
+    with pytest.raises(InputError, match="modality, distance"):
+        run_experiment("phrenology", segmenter(Linear((1.0, 0.0))), [], tmp_path)
+    with pytest.raises(InputError, match="no option colour"):
+        run("context", tmp_path, colour="red")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_scan_without_lesions_is_a_result(name, tmp_path):
+    finding, _ = run(name, tmp_path, cases=[case(0, lesions=())])
+    assert finding.text

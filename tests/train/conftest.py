@@ -31,11 +31,11 @@ def write_patient(root, name, seed, *, session=None, channels=("FLAIR", "T1w"), 
 
 @pytest.fixture(scope="session")
 def blobs(tmp_path_factory):
-    """Five patients, the last one with two sessions."""
+    """Six patients, the last one with two sessions."""
     root = tmp_path_factory.mktemp("blobs")
     write_bids_description(root, name="blobs")
-    for n in range(4):
+    for n in range(5):
         write_patient(root, f"b{n}", n)
     for session in (1, 2):
-        write_patient(root, "b4", 10 + session, session=session)
+        write_patient(root, "b5", 10 + session, session=session)
     return root

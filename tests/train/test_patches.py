@@ -24,12 +24,12 @@ def cache(blobs, tmp_path_factory):
 
 def test_a_patient_is_never_on_both_sides(blobs):
     scans = scans_of(blobs, RECIPE)
-    assert len(scans) == 6
+    assert len(scans) == 7
     held = []
     for fold in range(5):
         train, val = split(scans, replace(RECIPE, folds=5, fold=fold))
         assert {s.name.subject for s in train}.isdisjoint(s.name.subject for s in val)
-        assert len(train) + len(val) == 6
+        assert len(train) + len(val) == 7
         held += [s.name.stem for s in val]
     assert sorted(held) == sorted(s.name.stem for s in scans)
     assert {s.name.stem for s in split(scans, RECIPE)[1]} == {s.name.stem for s in split(scans[::-1], RECIPE)[1]}

@@ -132,8 +132,8 @@ def test_export_is_nnunets_raw_format(blobs, tmp_path):
     folder = export_nnunet(blobs, tmp_path, number=7, name="Blobs")
     assert folder.name == "Dataset007_Blobs"
     dataset = json.loads((folder / "dataset.json").read_text())
-    assert dataset["numTraining"] == len(list((folder / "labelsTr").glob("*.nii.gz"))) == 6
-    assert len(list((folder / "imagesTr").glob("*_0001.nii.gz"))) == 6
+    assert dataset["numTraining"] == len(list((folder / "labelsTr").glob("*.nii.gz"))) == 7
+    assert len(list((folder / "imagesTr").glob("*_0001.nii.gz"))) == 7
     image, affine = read_image(folder / "imagesTr" / "sub-b0_0000.nii.gz")
     original, wanted = read_image(blobs / "sub-b0" / "anat" / "sub-b0_FLAIR.nii.gz")
     assert np.array_equal(affine, wanted)

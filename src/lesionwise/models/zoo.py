@@ -1,6 +1,6 @@
 """One door to every kind of model: a shipped name, a package's name, or a file or folder recognised by its content."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -50,6 +50,27 @@ def load_model(ref: str | Path, *, trust: bool = False, device: str | torch.devi
     model = _load(ref, trust=trust)
     model.network.to(_device(device)).eval()
     return model
+
+
+def load_models(
+    refs: Sequence[str],
+    *,
+    names: Sequence[str] | None = None,
+    trust: bool = False,
+    device: str | torch.device = "cpu",
+) -> dict[str, AbstractSegmenter]:
+    """Several models by name: the given names, else the last part of each reference, made unique.
+
+    Raises InputError if there are not as many names as models.
+    """
+    if names is not None and len(names) != len(refs):
+        raise InputError(f"Expected one name per model, found {len(names)} names for {len(refs)} models.")
+    chosen = list(names) if names is not None else [Path(ref.partition("?")[0]).stem for ref in refs]
+    models: dict[str, AbstractSegmenter] = {}
+    for ref, name in zip(refs, chosen, strict=True):
+        unique = name if name not in models else f"{name}-{len(models) + 1}"
+        models[unique] = load_model(ref, trust=trust, device=device)
+    return models
 
 
 def known() -> list[tuple[str, str]]:

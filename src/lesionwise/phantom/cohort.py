@@ -71,6 +71,7 @@ def _write(bids_dir: Path, name: str, session: str | None, phantom: Phantom) -> 
     write_image(truth / f"{stem}_desc-brain_mask.nii.gz", phantom.head, affine, dtype=bool)
     write_image(truth / f"{stem}_dseg.nii.gz", phantom.tissue, affine, dtype=np.uint8)
     write_image(truth / f"{stem}_desc-nonlesion_dseg.nii.gz", phantom.non_lesion, affine, dtype=np.uint8)
+    write_image(truth / f"{stem}_label-ventricles_mask.nii.gz", phantom.ventricle_mm <= 0, affine, dtype=bool)
     write_image(truth / f"{stem}_desc-lesions_dseg.nii.gz", phantom.lesion_index, affine, dtype=np.int16)
     return bids_dir / folder / f"{stem}_FLAIR.nii.gz"
 

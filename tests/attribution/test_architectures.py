@@ -7,7 +7,7 @@ from monai.networks.nets import DynUNet, SegResNet, SwinUNETR, UNet
 from torch import nn
 
 from lesionwise.attribution import GradCAMPlusPlus, SmoothGrad, attribute
-from lesionwise.attribution.network import full_resolution
+from lesionwise.segmenter import full_resolution
 
 from .conftest import place, random_scan, small_spec
 from .test_gradient import full, noises_of, reference

@@ -47,4 +47,4 @@ def test_plain_synthetic_lesions_are_found_and_a_healthy_brain_is_left_alone(mod
     mask, reference = predicted(12)
     assert dice(mask, reference) > 0.4
     empty, _ = predicted(0)
-    assert empty.sum() < 0.2 * mask.sum()
+    assert empty.sum() < 0.3 * mask.sum()

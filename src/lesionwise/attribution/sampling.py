@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lesionwise.attribution.draws import AbstractDraws
-from lesionwise.attribution.footprint import Footprint
 from lesionwise.attribution.moments import Moments
 from lesionwise.attribution.passes import Cotangent, WindowPass
 from lesionwise.attribution.scene import Scene
@@ -91,11 +90,6 @@ class Workload:
     batch: int = 1
     together: int = 1
     kept_windows: int = 1
-    footprints: dict[int, Footprint] = field(default_factory=dict)
-
-    def footprint(self, window: int) -> Footprint:
-        """What the instances of this group need of a window."""
-        return self.footprints.setdefault(window, Footprint())
 
     def halve(self) -> bool:
         """Halves what can be halved; False if nothing is left to halve."""
@@ -132,8 +126,6 @@ def accumulate(
         gc.collect()
         if scene.padded.is_cuda:
             torch.cuda.empty_cache()
-    for footprint in workload.footprints.values():
-        footprint.learnt = True
     for position, state in enumerate(states):
         for n in draw_numbers:
             _take(scene, state, draws, n, patches[position, n], reduce)
@@ -175,18 +167,15 @@ def _mean_block(
     def stack(chunk: list[tuple[int, int]]) -> Tensor:
         return torch.stack([draws.window(scene, n, w) for n, w in chunk])
 
-    def footprint(chunk: list[tuple[int, int]]) -> Footprint | None:
-        return workload.footprint(chunk[0][1]) if len(chunk) == 1 else None
-
     kept: list[WindowPass | None] = []
     seeds: dict[tuple[int, int], Tensor] = {}
     if not scene.target.is_linear(scene.spec):
         fused: dict[tuple[int, int], Tensor] = {}
         for chunk in chunks:
             keep = (len(kept) + 1) * workload.batch <= workload.kept_windows
-            graph = scene.runner.forward(stack(chunk), footprint(chunk)) if keep else None
+            graph = scene.runner.forward(stack(chunk)) if keep else None
             kept.append(graph)
-            logits = graph.logits.detach() if graph is not None else scene.runner.logits(stack(chunk), footprint(chunk))
+            logits = graph.logits.detach() if graph is not None else scene.runner.logits(stack(chunk))
             for (n, w), own in zip(chunk, logits, strict=True):
                 for p in meeting[w]:
                     source = states[p].site.readout.source
@@ -200,7 +189,7 @@ def _mean_block(
     for position, chunk in enumerate(chunks):
         graph = kept[position] if position < len(kept) else None
         if graph is None:
-            graph = scene.runner.forward(stack(chunk), footprint(chunk))
+            graph = scene.runner.forward(stack(chunk))
         elif position < len(kept):
             kept[position] = None
         cotangents = [
@@ -332,7 +321,7 @@ class _Graphs:
         if window in self._kept or len(self._kept) < self._workload.kept_windows:
             return self._graph(window).logits.detach()[0]
         self.made += 1
-        return self._scene.runner.logits(self._input(window), self._workload.footprint(window))[0]
+        return self._scene.runner.logits(self._input(window))[0]
 
     def derivatives(self, window: int, cotangents: Sequence[Cotangent]) -> Iterator:
         return self._graph(window).derivatives([cotangents], last=False)
@@ -342,8 +331,7 @@ class _Graphs:
             while len(self._kept) >= self._workload.kept_windows:
                 self._kept.popitem(last=False)
             self.made += 1
-            footprint = self._workload.footprint(window)
-            self._kept[window] = self._scene.runner.forward(self._input(window), footprint)
+            self._kept[window] = self._scene.runner.forward(self._input(window))
         self._kept.move_to_end(window)
         return self._kept[window]
 

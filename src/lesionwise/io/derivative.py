@@ -24,6 +24,8 @@ report.html
 **/*_report.html
 **/*_lesions.*
 **/*_saliency.*
+**/*_triage.*
+**/*_lookhere.*
 experiments/
 triage/
 figures/

@@ -1,0 +1,200 @@
+"""Applying a triage model to a scan: verdicts with reasons, a cleaned mask, and where to look for misses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lesionwise.errors import InputError
+from lesionwise.io.derivative import ScanFiles, ScanOutput, write_json, write_table
+from lesionwise.io.nifti import write_image
+from lesionwise.segmenter import AbstractSegmenter
+from lesionwise.triage.candidates import find_candidates
+from lesionwise.triage.cohort import Extras, measure_scan
+from lesionwise.triage.model import TriageModel
+from lesionwise.triage.reasons import looks_like, reasons
+from lesionwise.triage.scan import TriageScan
+from lesionwise.units import Explained
+
+COLUMNS = ("triage_p_false", "triage_verdict", "triage_reasons")
+FALSE, KEEP = "probably false", "keep"
+LOOK_COLUMNS = ("rank", "p_lesion", "probability_max", "volume_mm3", "x_mm", "y_mm", "z_mm", "words", "outcome")
+
+DESCRIBED: Mapping[str, Mapping[str, str]] = {
+    "lesion": {"Description": "Instance number, as in the dseg image and lesions.tsv"},
+    "outcome": {"Description": "As in lesions.tsv; not used by the triage; n/a without a reference"},
+    "triage_p_false": {"Description": "Calibrated probability that this predicted lesion is false", "Units": "1"},
+    "triage_verdict": {
+        "Description": "'probably false' if triage_p_false reaches the model's operating point, else 'keep'; n/a for "
+        "lesions that were not explained, missed lesions and control regions"
+    },
+    "triage_reasons": {
+        "Description": "What spoke most for the verdict: shape and place in words, then up to three concepts, each by its "
+        "loudest feature beside what is typical of true lesions (of false ones where the lesion is kept)"
+    },
+}
+
+LOOK_DESCRIBED: Mapping[str, Mapping[str, str]] = {
+    "rank": {"Description": "1 is the likeliest missed lesion"},
+    "p_lesion": {
+        "Description": "Calibrated probability of being a missed lesion; n/a where the model ranks by probability_max"
+    },
+    "probability_max": {"Description": "Largest lesion probability in the candidate", "Units": "1"},
+    "volume_mm3": {"Description": "Volume above a third of the threshold", "Units": "mm3"},
+    "x_mm": {"Description": "Centroid, towards the right", "Units": "mm (RAS)"},
+    "y_mm": {"Description": "Centroid, towards anterior", "Units": "mm (RAS)"},
+    "z_mm": {"Description": "Centroid, towards superior", "Units": "mm (RAS)"},
+    "words": {"Description": "What there is to see, in words"},
+    "outcome": {"Description": "miss: on a missed reference lesion; other: not; n/a without a reference"},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Triaged:
+    """What triage says of one scan.
+
+    `lesions` has a row per instance: lesion, outcome, triage_p_false, triage_verdict, triage_reasons. `mask` is the
+    predicted mask without the lesions called probably false. `look_here` lists likely misses, likeliest first.
+    """
+
+    scan: TriageScan
+    lesions: pd.DataFrame
+    mask: np.ndarray
+    look_here: pd.DataFrame
+    notes: tuple[str, ...]
+
+    @property
+    def n_false(self) -> int:
+        """Lesions called probably false."""
+        return int((self.lesions["triage_verdict"] == FALSE).sum())
+
+
+def apply_triage(
+    scan: ScanOutput | Explained, model: TriageModel, *, segmenter: AbstractSegmenter | None = None
+) -> pd.DataFrame:
+    """Columns triage_p_false, triage_verdict and triage_reasons for every instance of an explained scan, by `lesion`."""
+    return triage_scan(scan, model, segmenter=segmenter).lesions
+
+
+def triage_scan(
+    scan: ScanOutput | Explained | TriageScan,
+    model: TriageModel,
+    *,
+    segmenter: AbstractSegmenter | None = None,
+    look: int = 10,
+) -> Triaged:
+    """Judges every explained predicted lesion of a scan, and lists at most `look` likely misses.
+
+    `segmenter` is needed by models that ask the network again (features of context). Raises InputError if it is
+    missing, or if the scan's channels are not those the model was fitted on.
+    """
+    seen = TriageScan.of(scan, method=str(model.facts.get("method", "")) or None)
+    fitted_on = list(model.facts.get("channels", seen.channels))
+    if fitted_on != list(seen.channels):
+        raise InputError(
+            f"The triage model was fitted on the channels {', '.join(fitted_on)}, but the scan has "
+            f"{', '.join(seen.channels)}: fit one on scans like these."
+        )
+    if "context" in model.families and segmenter is None:
+        raise InputError("This triage model asks the network again: name the network that explained the scan.")
+    extras = Extras(context="context" in model.families, radiomics="radiomics" in model.families)
+    labels = None if model.families & {"saliency", "radiomics"} else _all_labels(seen)
+    measured = measure_scan(seen, extras=extras, model=segmenter, labels=labels)
+    lesions = _judge(seen, model, measured)
+    false = lesions.loc[lesions["triage_verdict"] == FALSE, "lesion"].to_numpy(dtype=int)
+    return Triaged(
+        scan=seen,
+        lesions=lesions,
+        mask=seen.mask & ~np.isin(seen.labels, false),
+        look_here=look_here(seen, model, count=look),
+        notes=(*seen.notes, *_notes(seen, model, measured)),
+    )
+
+
+def look_here(scan: TriageScan, model: TriageModel, *, count: int = 10) -> pd.DataFrame:
+    """Likely misses among sub-threshold candidates, likeliest first (columns `LOOK_COLUMNS`)."""
+    found = find_candidates(scan)
+    if found.empty:
+        return pd.DataFrame(columns=list(LOOK_COLUMNS))
+    ranked = found.assign(p_lesion=np.nan if model.candidates is None else model.candidates.probability(found))
+    ranked = ranked.sort_values(["p_lesion", "probability_max"], ascending=False, kind="stable").head(count)
+    ranked["rank"] = np.arange(1, len(ranked) + 1)
+    ranked["words"] = [_seen(row) for row in ranked.to_dict(orient="records")]
+    return ranked[list(LOOK_COLUMNS)].reset_index(drop=True)
+
+
+def write_triage(triaged: Triaged, out: Path, *, model: TriageModel) -> list[Path]:
+    """Writes `<stem>_triage.tsv/.json`, `<stem>_lookhere.tsv/.json` and `<stem>_desc-triage_label-L_mask.nii.gz`."""
+    files = ScanFiles(Path(out), triaged.scan.name)
+    mask = files.path("desc-triage_label-L_mask.nii.gz")
+    table, look = files.path("triage.tsv"), files.path("lookhere.tsv")
+    write_image(mask, triaged.mask, triaged.scan.affine, dtype=bool, description="lesion mask after triage")
+    write_table(look, triaged.look_here)
+    write_json(look.with_suffix(".json"), dict(LOOK_DESCRIBED))
+    write_table(table, triaged.lesions)
+    sidecar: dict[str, Any] = {name: dict(entry) for name, entry in DESCRIBED.items()}
+    sidecar["Model"] = {"Threshold": model.threshold, **model.facts}
+    sidecar["Notes"] = list(triaged.notes)
+    write_json(table.with_suffix(".json"), sidecar)
+    return [table, table.with_suffix(".json"), look, look.with_suffix(".json"), mask]
+
+
+def _judge(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> pd.DataFrame:
+    """The table of verdicts, in the order of the lesion table."""
+    verdicts: dict[int, tuple[float, str | None, str | None]] = {}
+    if len(measured):
+        table = model.table(measured)
+        for record, features, p in zip(
+            measured.to_dict(orient="records"), table, model.probability(table), strict=True
+        ):
+            false = bool(p >= model.threshold)
+            words = [str(reason) for reason in reasons(model, features, false=false)]
+            hint = looks_like(record) if false else ""
+            said = "; ".join(([hint] if hint else []) + words)
+            verdicts[int(record["lesion"])] = (float(p), FALSE if false else KEEP, said)
+    rows = []
+    for lesion, outcome in zip(scan.lesions["lesion"], scan.lesions["outcome"], strict=True):
+        p, verdict, said = verdicts.get(int(lesion), (float("nan"), None, None))
+        rows.append({"lesion": int(lesion), "outcome": outcome, **dict(zip(COLUMNS, (p, verdict, said), strict=True))})
+    return pd.DataFrame(rows, columns=["lesion", "outcome", *COLUMNS])
+
+
+def _notes(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> list[str]:
+    """Where this scan differs from what the model was fitted on."""
+    notes = []
+    for fact, what in (("fingerprint", "network"), ("method", "method"), ("target", "target"), ("samples", "samples")):
+        fitted, here = model.facts.get(fact), scan.facts.get(fact)
+        if fitted is not None and here is not None and fitted != here and scan.maps:
+            notes.append(
+                f"The triage model was fitted on maps of another {what} ({fitted}, here {here}): "
+                "its probabilities may be off."
+            )
+    unknown = [
+        name for name in model.names if len(measured) and not measured.reindex(columns=[name]).notna().any().all()
+    ]
+    if unknown:
+        notes.append(f"Not known here, so taken as typical: {', '.join(unknown)}.")
+    left = len(scan.judged()) - len(measured)
+    if left > 0:
+        notes.append(f"{left} predicted lesions were not explained and are kept without a verdict.")
+    return notes
+
+
+def _all_labels(scan: TriageScan) -> list[int]:
+    return [int(label) for label in scan.judged()["lesion"]]
+
+
+def _seen(row: Mapping[Any, Any]) -> str:
+    """A candidate in words."""
+    words = [f"probability up to {row['probability_max']:.2f} in {row['volume_mm3']:.0f} mm3"]
+    contrast = [(name.removeprefix("image_contrast_"), row[name]) for name in row if name.startswith("image_contrast_")]
+    words += [
+        f"{channel} {'brighter' if value > 0 else 'darker'} than around by {abs(value):.1f} SD"
+        for channel, value in contrast
+        if np.isfinite(value) and abs(value) >= 0.2
+    ]
+    hint = looks_like(row)
+    return "; ".join([*words, *([hint] if hint else [])])

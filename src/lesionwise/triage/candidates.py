@@ -1,0 +1,121 @@
+"""Likely misses: places just below the threshold, ranked by how probable a lesion is there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lesionwise.instances.components import component_voxels, label_components
+from lesionwise.triage.baselines import baseline_features
+from lesionwise.triage.features import BASELINES, catalogue, of_families
+from lesionwise.triage.fitting import Cohort, fit
+from lesionwise.triage.scan import TriageScan
+from lesionwise.triage.scorer import Calibration, LinearScorer
+from lesionwise.volume import to_mm
+
+LOWER = 1.0 / 3.0
+"""The lower threshold as a fraction of the model's."""
+
+MIN_VOXELS = 6
+FAMILIES = (*BASELINES, "image")
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateModel:
+    """Probability that a sub-threshold candidate is a missed lesion, from baseline features (no maps are needed)."""
+
+    names: tuple[str, ...]
+    scorer: LinearScorer
+    calibration: Calibration
+    facts: Mapping[str, Any]
+
+    def probability(self, candidates: pd.DataFrame) -> np.ndarray:
+        """Calibrated probability of being a missed lesion."""
+        table = candidates.reindex(columns=list(self.names)).to_numpy(dtype=float)
+        return self.calibration.probability(self.scorer.log_odds(table))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers for JSON."""
+        line = {"slope": self.calibration.slope, "intercept": self.calibration.intercept}
+        scorer = self.scorer.as_dict(self.names)
+        return {"names": list(self.names), "scorer": scorer, "calibration": line, "facts": dict(self.facts)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "CandidateModel":
+        """The model that `as_dict` wrote."""
+        names = tuple(content["names"])
+        scorer = LinearScorer.from_dict(content["scorer"], names)
+        return cls(names, scorer, Calibration(**content["calibration"]), content["facts"])
+
+
+def find_candidates(scan: TriageScan) -> pd.DataFrame:
+    """Components above a third of the threshold that hold no predicted voxel, with their baseline features.
+
+    Columns: subject, scan, candidate, x_mm, y_mm, z_mm, volume_mm3, outcome (with a reference: "miss" if it lies on a
+    missed reference lesion, else "other"; None without), weight 1, and the features. Largest probability first.
+    """
+    low = label_components(scan.probability > LOWER * scan.threshold, connectivity=18)
+    touched = np.unique(low[scan.mask])
+    low[np.isin(low, touched)] = 0
+    voxels = [v for v in component_voxels(label_components(low > 0, connectivity=18)) if len(v) >= MIN_VOXELS]
+    voxels.sort(key=lambda v: -float(scan.probability[tuple(v.T)].max()))
+    labels = np.zeros(scan.labels.shape, dtype=np.int32)
+    rows = []
+    voxel_mm3 = float(np.prod(scan.sizes_mm))
+    for number, members in enumerate(voxels, start=1):
+        labels[tuple(members.T)] = number
+        x, y, z = to_mm(members.mean(axis=0, keepdims=True), scan.affine)[0]
+        rows.append(
+            {
+                "subject": scan.name.subject,
+                "scan": scan.name.stem,
+                "candidate": number,
+                "x_mm": float(x),
+                "y_mm": float(y),
+                "z_mm": float(z),
+                "volume_mm3": len(members) * voxel_mm3,
+                "outcome": _outcome(scan, members),
+                "weight": 1.0,
+            }
+        )
+    columns = ["subject", "scan", "candidate", "x_mm", "y_mm", "z_mm", "volume_mm3", "outcome", "weight"]
+    found = pd.DataFrame(rows, columns=columns)
+    if found.empty:
+        return found
+    listed = found.rename(columns={"candidate": "lesion"})[["lesion", "x_mm", "y_mm", "z_mm"]].assign(outcome=None)
+    stage = replace(scan, labels=labels, lesions=listed, maps={})
+    measured = pd.DataFrame([baseline_features(stage, stage.view(n)) for n in found["candidate"]])
+    return pd.concat([found, measured], axis=1)
+
+
+def fit_candidates(candidates: pd.DataFrame, *, channels: Sequence[str], seed: int = 0) -> CandidateModel | None:
+    """A model of which candidates are missed lesions; None where there are too few of either kind to learn from."""
+    known = candidates[candidates["outcome"].notna()]
+    misses = known["outcome"] == "miss"
+    enough = min(int(misses.sum()), int((~misses).sum())) >= 8 and known.loc[misses, "subject"].nunique() >= 4
+    if not enough:
+        return None
+    names = of_families(catalogue(channels), FAMILIES)
+    cohort = Cohort(
+        table=known[names].to_numpy(dtype=float),
+        names=tuple(names),
+        false=misses.to_numpy().astype(np.int64),
+        patients=known["subject"].to_numpy().astype(str),
+        weights=known["weight"].to_numpy(dtype=float),
+    )
+    fitted = fit(cohort, seed=seed)
+    if not isinstance(fitted.scorer, LinearScorer):
+        return None
+    scorer, kept = fitted.scorer.pruned()
+    facts = {"misses": int(misses.sum()), "others": int((~misses).sum()), "lower_threshold": LOWER}
+    return CandidateModel(tuple(names[i] for i in kept), scorer, fitted.calibration, facts)
+
+
+def _outcome(scan: TriageScan, members: np.ndarray) -> str | None:
+    """Whether a candidate lies on a missed lesion; FN instances carry the missed reference components."""
+    if not scan.lesions["outcome"].notna().any():
+        return None
+    missed = scan.lesions.loc[scan.lesions["outcome"] == "FN", "lesion"].to_numpy(dtype=int)
+    return "miss" if np.isin(scan.labels[tuple(members.T)], missed).any() else "other"

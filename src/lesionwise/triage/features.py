@@ -1,0 +1,193 @@
+"""The features of triage: what each number is, in which family and concept it counts, and how it is said in words."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lesionwise.errors import InputError
+
+FAMILIES = ("probability", "size", "shape", "place", "surroundings", "image", "saliency", "context", "radiomics")
+"""Where a feature comes from. The first five are what a tool without explanations has: the baselines."""
+
+BASELINES = ("probability", "size", "shape", "place", "surroundings")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One number per lesion.
+
+    `concept` groups features that say the same thing, so that three reasons are three different ones. `words` complete
+    the sentence "<words> is high (or low)".
+    """
+
+    name: str
+    family: str
+    concept: str
+    words: str
+    units: str = "1"
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise InputError(
+                f"Expected the family of {self.name} to be one of {', '.join(FAMILIES)}, found {self.family}."
+            )
+
+
+PROFILE_MM: tuple[tuple[float, float], ...] = (
+    (-99.0, -1.5),
+    (-1.5, 0.0),
+    (0.0, 1.0),
+    (1.0, 2.0),
+    (2.0, 3.0),
+    (3.0, 5.0),
+    (5.0, 7.0),
+    (7.0, 10.0),
+)
+"""Signed distances (a, b] to the border, in mm, over which the map is averaged; negative is inside."""
+
+COMMON: tuple[Feature, ...] = (
+    Feature("probability_mean", "probability", "probability", "the mean probability"),
+    Feature("probability_max", "probability", "probability", "the highest probability"),
+    Feature("probability_p10", "probability", "probability", "the 10th percentile of the probability"),
+    Feature("probability_p50", "probability", "probability", "the median probability"),
+    Feature("probability_p90", "probability", "probability", "the 90th percentile of the probability"),
+    Feature("probability_sd", "probability", "probability", "the spread of the probability"),
+    Feature("log_odds_max", "probability", "probability", "the highest log-odds", "log-odds"),
+    Feature("entropy_mean", "probability", "doubt", "the network's doubt (mean entropy)", "bit"),
+    Feature("entropy_rim", "probability", "doubt", "the network's doubt around it", "bit"),
+    Feature("probability_rim", "probability", "doubt", "the probability 2 mm around it"),
+    Feature("volume_log", "size", "size", "the volume (ln mm3)", "ln mm3"),
+    Feature("depth_max_mm", "size", "size", "the distance from its border to its core", "mm"),
+    Feature("extent", "shape", "shape", "the filling of its bounding box"),
+    Feature("elongation", "shape", "shape", "the ratio of its second to its longest axis"),
+    Feature("flatness", "shape", "shape", "the ratio of its shortest to its longest axis"),
+    Feature("compactness", "shape", "shape", "the compactness (core depth against a ball)"),
+    Feature("left_right", "place", "place", "the distance from the midline (head widths)"),
+    Feature("back_front", "place", "place", "the position from back to front (head lengths)"),
+    Feature("low_high", "place", "place", "the position from low to high (head heights)"),
+    Feature("head_depth_mm", "place", "place", "the depth below the brain's surface", "mm"),
+    Feature("fluid_mm", "surroundings", "surroundings", "the distance to fluid", "mm"),
+    Feature("fluid_share", "surroundings", "surroundings", "the share of fluid around it"),
+    Feature("neighbour_mm", "surroundings", "surroundings", "the distance to the next lesion", "mm"),
+)
+"""Features that do not depend on the channels."""
+
+PER_CHANNEL: tuple[Feature, ...] = (
+    Feature("image_mean", "image", "contrast on {c}", "the {c} intensity", "SD"),
+    Feature("image_contrast", "image", "contrast on {c}", "the {c} contrast to its surroundings", "SD"),
+    Feature("image_sd", "image", "contrast on {c}", "the {c} variation inside", "SD"),
+    Feature("image_edge", "image", "contrast on {c}", "the sharpness of its border on {c}", "SD/mm"),
+    Feature("image_rim_sd", "image", "contrast on {c}", "the {c} variation around it", "SD"),
+    Feature("peak", "saliency", "sensitivity to {c} inside", "the peak of the {c} map", "map"),
+    Feature("trough", "saliency", "sensitivity to {c} inside", "the trough of the {c} map", "map"),
+    Feature("mean_in", "saliency", "sensitivity to {c} inside", "the mean {c} map inside", "map"),
+    Feature("map_sd", "saliency", "sensitivity to {c} inside", "the spread of the {c} map", "map"),
+    Feature("map_skewness", "saliency", "sensitivity to {c} inside", "the skewness of the {c} map"),
+    Feature("map_kurtosis", "saliency", "sensitivity to {c} inside", "the kurtosis of the {c} map"),
+    Feature("map_p10", "saliency", "sensitivity to {c} inside", "the 10th percentile of the {c} map", "map"),
+    Feature("map_p50", "saliency", "sensitivity to {c} inside", "the median of the {c} map", "map"),
+    Feature("map_p90", "saliency", "sensitivity to {c} inside", "the 90th percentile of the {c} map", "map"),
+    Feature("positive_in", "saliency", "sensitivity to {c} inside", "the positive share of the {c} map inside"),
+    Feature("shell_contrast", "saliency", "sensitivity to {c} around", "the step of the {c} map at the border", "map"),
+    Feature("inside_share", "saliency", "where the {c} map lies", "the share of the {c} map inside the lesion"),
+    Feature("far_share", "saliency", "where the {c} map lies", "the share of the {c} map beyond 7 mm"),
+    Feature("reach_mm", "saliency", "where the {c} map lies", "the mean reach of the {c} map", "mm"),
+    Feature("mass_log", "saliency", "sensitivity to {c} around", "the total of the {c} map", "ln"),
+    Feature("share", "saliency", "reliance on {c}", "the share of {c} in the map"),
+    Feature(
+        "push_in", "saliency", "push of {c} inside", "what the lesion's own {c} signal adds (to first order)", "target"
+    ),
+    Feature(
+        "push_out", "saliency", "push of {c} around", "what the surrounding {c} signal adds (to first order)", "target"
+    ),
+    Feature("instability", "saliency", "stability of the {c} map", "the spread of the {c} peak between noise draws"),
+)
+"""Features per channel; `{c}` is the channel's name."""
+
+CROSS: tuple[Feature, ...] = (
+    Feature(
+        "channel_agreement", "saliency", "agreement of the channels", "the agreement of the channels' maps (cosine)"
+    ),
+    Feature(
+        "sign_conflict", "saliency", "agreement of the channels", "the share of voxels where the channels' signs differ"
+    ),
+)
+"""Features between the first two channels."""
+
+CONTEXT: tuple[Feature, ...] = (
+    Feature(
+        "drop_removed",
+        "context",
+        "what holds it up",
+        "the loss of log-odds when healthy tissue replaces it",
+        "log-odds",
+    ),
+    Feature(
+        "drop_isolated", "context", "dependence on context", "the loss of log-odds without its surroundings", "log-odds"
+    ),
+)
+"""Features that need the network: how the target answers to changed inputs."""
+
+CONTEXT_PER_CHANNEL: tuple[Feature, ...] = (
+    Feature(
+        "drop_channel", "context", "what {c} holds up", "the loss of log-odds when only {c} is healthy", "log-odds"
+    ),
+)
+
+
+def catalogue(channels: Sequence[str], *, radiomics: Iterable[str] = ()) -> dict[str, Feature]:
+    """Every feature of a model with these channels, by name; `radiomics` are names of columns that mirp made."""
+    found = {feature.name: feature for feature in COMMON}
+    for channel in channels:
+        for feature in (*PER_CHANNEL, *_profile()):
+            one = _of_channel(feature, channel)
+            found[one.name] = one
+    if len(channels) > 1:
+        found |= {feature.name: feature for feature in CROSS}
+    found |= {feature.name: feature for feature in CONTEXT}
+    for channel in channels:
+        for feature in CONTEXT_PER_CHANNEL:
+            one = _of_channel(feature, channel)
+            found[one.name] = one
+    for name in radiomics:
+        found[name] = Feature(name, "radiomics", "texture of the map", f"the radiomic feature {name}")
+    return found
+
+
+def of_families(known: Mapping[str, Feature], families: Sequence[str]) -> list[str]:
+    """Names of the features of some families, in the catalogue's order. Raises InputError for an unknown family."""
+    wrong = [family for family in families if family not in FAMILIES]
+    if wrong:
+        raise InputError(f"Expected families of features among {', '.join(FAMILIES)}, found {', '.join(wrong)}.")
+    return [name for name, feature in known.items() if feature.family in families]
+
+
+def profile_name(a: float, b: float) -> str:
+    """Name of one bin of the profile by distance.
+
+    >>> profile_name(-1.5, 0.0)
+    'profile_-1.5_0mm'
+    """
+    return f"profile_{'core' if a < -50 else f'{a:g}'}_{b:g}mm"
+
+
+def _profile() -> list[Feature]:
+    found = []
+    for a, b in PROFILE_MM:
+        where = "inside" if b <= 0 else "around"
+        text = "deeper than 1.5 mm" if a < -50 else ("along the border inside" if b <= 0 else f"{a:g}-{b:g} mm outside")
+        found.append(
+            Feature(
+                profile_name(a, b), "saliency", f"sensitivity to {{c}} {where}", f"the mean {{c}} map {text}", "map"
+            )
+        )
+    return found
+
+
+def _of_channel(feature: Feature, channel: str) -> Feature:
+    return Feature(
+        f"{feature.name}_{channel}",
+        feature.family,
+        feature.concept.format(c=channel),
+        feature.words.format(c=channel),
+        feature.units,
+    )

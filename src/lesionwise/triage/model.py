@@ -1,0 +1,229 @@
+"""A fitted triage model: what it looks at, how it judges, where it draws the line; saved as JSON, never as pickle."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from lesionwise.errors import InputError, MissingExtraError, ModelFileError
+from lesionwise.io.files import write_text, write_whole
+from lesionwise.triage.candidates import CandidateModel
+from lesionwise.triage.features import BASELINES, Feature, catalogue, of_families
+from lesionwise.triage.fitting import Cohort, Fitted, fit
+from lesionwise.triage.scorer import AbstractScorer, BoostedScorer, Calibration, LinearScorer
+
+FORMAT = "lesionwise-triage"
+VERSION = 1
+SHIPPED = Path(str(files("lesionwise.triage"))) / "models"
+FULL = (*BASELINES, "image", "saliency")
+"""Families that a model looks at unless told otherwise: all that need neither the network nor an optional package."""
+
+
+@dataclass(frozen=True, eq=False)
+class TriageModel:
+    """Judges predicted lesions by their features.
+
+    `true_typical` and `false_typical` are the medians of the true and false lesions it was fitted on, beside which
+    reasons are given. `threshold` is on the calibrated probability of being false. `facts` say what it was fitted on:
+    segmenter, method, target, samples, cohort, rule, validation, importance.
+    """
+
+    features: tuple[Feature, ...]
+    scorer: AbstractScorer
+    calibration: Calibration
+    threshold: float
+    true_typical: Float[np.ndarray, " features"]
+    false_typical: Float[np.ndarray, " features"]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    candidates: CandidateModel | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Features in the scorer's order."""
+        return [feature.name for feature in self.features]
+
+    @property
+    def families(self) -> set[str]:
+        """Families that the features come from."""
+        return {feature.family for feature in self.features}
+
+    def table(self, lesions: pd.DataFrame) -> Float[np.ndarray, "lesions features"]:
+        """The features of measured lesions; columns that are not there are nan."""
+        return lesions.reindex(columns=self.names).to_numpy(dtype=float)
+
+    def log_odds(self, table: Float[np.ndarray, "lesions features"]) -> Float[np.ndarray, " lesions"]:
+        """Calibrated log-odds of being false."""
+        return self.calibration.slope * self.scorer.log_odds(table) + self.calibration.intercept
+
+    def probability(self, table: Float[np.ndarray, "lesions features"]) -> Float[np.ndarray, " lesions"]:
+        """Calibrated probability of being false, 0 to 1."""
+        return self.calibration.probability(self.scorer.log_odds(table))
+
+
+def fit_model(
+    lesions: pd.DataFrame,
+    *,
+    channels: Sequence[str],
+    families: Sequence[str] = FULL,
+    kind: str = "l1_logistic",
+    max_loss: float = 0.05,
+    seed: int = 0,
+    facts: Mapping[str, Any] | None = None,
+    candidates: CandidateModel | None = None,
+) -> tuple[TriageModel, Fitted]:
+    """A model from a cohort's feature table, and what cross-validation said while choosing it.
+
+    Linear models keep only the features whose coefficient is not 0. Raises InputError for a cohort that is too small
+    or one-sided.
+    """
+    radiomics = [name for name in lesions.columns if name.startswith("radiomics_")]
+    known = catalogue(channels, radiomics=radiomics)
+    names = [name for name in of_families(known, families) if name in lesions.columns]
+    cohort = Cohort.of(lesions, names)
+    fitted = fit(cohort, kind=kind, max_loss=max_loss, seed=seed)
+    scorer: AbstractScorer = fitted.scorer
+    kept = np.arange(len(names))
+    if isinstance(fitted.scorer, LinearScorer):
+        scorer, kept = fitted.scorer.pruned()
+    medians = [_medians(cohort.table[cohort.false == kind_of][:, kept]) for kind_of in (0, 1)]
+    content = {
+        "channels": list(channels),
+        "kind": kind,
+        "families": list(families),
+        "strength": fitted.strength,
+        "rule": f"called false so that at most {100 * max_loss:g} % of the true lesions are lost, judged out of fold",
+        "max_loss": max_loss,
+        "patients": len(np.unique(cohort.patients)),
+        "true_lesions": int((cohort.false == 0).sum()),
+        "false_lesions": int((cohort.false == 1).sum()),
+        **(facts or {}),
+    }
+    model = TriageModel(
+        features=tuple(known[names[i]] for i in kept),
+        scorer=scorer,
+        calibration=fitted.calibration,
+        threshold=fitted.threshold,
+        true_typical=medians[0],
+        false_typical=medians[1],
+        facts=content,
+        candidates=candidates,
+    )
+    return model, fitted
+
+
+def save_model(model: TriageModel, path: Path) -> list[Path]:
+    """Writes the model as JSON; gradient boosting adds a `.skops` file beside it. Returns the files."""
+    path = Path(path)
+    if path.suffix != ".json":
+        raise InputError(f"Expected a triage model to be saved as a .json file, found {path.name}.")
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "threshold": model.threshold,
+        "calibration": asdict(model.calibration),
+        "features": [
+            {**asdict(feature), "true_typical": _plain(true), "false_typical": _plain(false)}
+            for feature, true, false in zip(model.features, model.true_typical, model.false_typical, strict=True)
+        ],
+        "facts": dict(model.facts),
+        "candidates": None if model.candidates is None else model.candidates.as_dict(),
+    }
+    written = [path]
+    if isinstance(model.scorer, LinearScorer):
+        content["scorer"] = model.scorer.as_dict(model.names)
+    elif isinstance(model.scorer, BoostedScorer):
+        content["scorer"] = {"kind": "boosting", "file": path.with_suffix(".skops").name}
+        with write_whole(path.with_suffix(".skops")) as temporary:
+            _skops().dump(model.scorer.learner, temporary)
+        written.append(path.with_suffix(".skops"))
+    else:
+        raise InputError(f"Expected a scorer of a known kind, found {type(model.scorer).__name__}.")
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return written
+
+
+def load_triage(ref: str | Path) -> TriageModel:
+    """A shipped model by name ("builtin"), or one saved as JSON.
+
+    Nothing in the file is executed; skops files may hold scikit-learn's gradient boosting and nothing else. Raises
+    ModelFileError that says what was found.
+    """
+    path = Path(ref)
+    if not path.exists() and (SHIPPED / f"{ref}.json").is_file():
+        path = SHIPPED / f"{ref}.json"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.json"))) or "none"
+        raise ModelFileError(f"Expected a shipped triage model ({shipped}) or a JSON file, but there is no file {ref}.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise ModelFileError(
+                f"Expected a {FORMAT} file of version {VERSION}, found format {content.get('format')!r}, "
+                f"version {content.get('version')!r} in {path}."
+            )
+        return _read(content, path)
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise ModelFileError(f"Expected a triage model in {path}, but it cannot be read ({error!r}).") from error
+
+
+def _read(content: Mapping[str, Any], path: Path) -> TriageModel:
+    rows = content["features"]
+    names = [row["name"] for row in rows]
+    features = tuple(Feature(**{k: row[k] for k in ("name", "family", "concept", "words", "units")}) for row in rows)
+    scorer: AbstractScorer
+    if content["scorer"]["kind"] == "boosting":
+        scorer = BoostedScorer(_load_skops(path.with_name(Path(content["scorer"]["file"]).name)))
+    else:
+        scorer = LinearScorer.from_dict(content["scorer"], names)
+    candidates = content.get("candidates")
+    return TriageModel(
+        features=features,
+        scorer=scorer,
+        calibration=Calibration(**content["calibration"]),
+        threshold=float(content["threshold"]),
+        true_typical=np.array([_number(row["true_typical"]) for row in rows], dtype=float),
+        false_typical=np.array([_number(row["false_typical"]) for row in rows], dtype=float),
+        facts=content["facts"],
+        candidates=None if candidates is None else CandidateModel.from_dict(candidates),
+    )
+
+
+def _load_skops(path: Path) -> Any:
+    skops = _skops()
+    if not path.is_file():
+        raise ModelFileError(f"Expected the boosted trees beside the model, but there is no file {path}.")
+    unknown = skops.get_untrusted_types(file=path)
+    known = ("sklearn.ensemble._hist_gradient_boosting.", "sklearn._loss.", "numpy.", "builtins.", "functools.partial")
+    strange = [kind for kind in unknown if not kind.startswith(known)]
+    if strange:
+        raise ModelFileError(f"Expected nothing but scikit-learn's gradient boosting in {path}, found {strange[0]}.")
+    return skops.load(path, trusted=unknown)
+
+
+def _skops() -> Any:
+    try:
+        import skops.io
+    except ImportError as error:
+        raise MissingExtraError.of("skops", extra="triage", purpose="Saving and loading boosted trees") from error
+    return skops.io
+
+
+def _medians(table: Float[np.ndarray, "lesions features"]) -> Float[np.ndarray, " features"]:
+    out = np.full(table.shape[1], np.nan)
+    known = np.isfinite(table).any(axis=0)
+    out[known] = np.nanmedian(table[:, known], axis=0)
+    return out
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,125 @@
+"""Fitting a triage model on an output folder, with what it was fitted on and how well it does written into it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lesionwise.io.derivative import list_scans, read_scan
+from lesionwise.segmenter import AbstractSegmenter
+from lesionwise.stats.bootstrap import cluster_bootstrap
+from lesionwise.triage.candidates import find_candidates, fit_candidates
+from lesionwise.triage.cohort import PLAIN, Extras, measure_cohort
+from lesionwise.triage.evidence import permutation_importance, weighted_auc
+from lesionwise.triage.features import catalogue, of_families
+from lesionwise.triage.fitting import Cohort, nested_probabilities
+from lesionwise.triage.model import FULL, TriageModel, fit_model
+from lesionwise.triage.scan import TriageScan
+from lesionwise.triage.scorer import LinearScorer
+from lesionwise.units import ProgressFn
+
+
+def fit_output(
+    out: Path,
+    *,
+    kind: str = "l1_logistic",
+    max_loss: float = 0.05,
+    families: Sequence[str] | None = None,
+    extras: Extras = PLAIN,
+    segmenter: AbstractSegmenter | None = None,
+    fingerprint: str | None = None,
+    seed: int = 0,
+    progress_fn: ProgressFn | None = None,
+) -> tuple[TriageModel, str]:
+    """A model fitted on the explained scans of a folder, and a few lines that say how well it does.
+
+    `families` None takes everything that was measured. `fingerprint` names the network where scans were explained with
+    another window than its own. Raises InputError for cohorts without references, with too few
+    patients or with lesions of one kind only.
+    """
+    lesions = measure_cohort(out, extras=extras, model=segmenter, progress_fn=progress_fn)
+    first = TriageScan.of(read_scan(out, list_scans(out)[0]))
+    chosen = tuple(families) if families is not None else (*FULL, *_measured(extras))
+    candidates = candidate_table(out, progress_fn=progress_fn)
+    facts = {key: value for key, value in first.facts.items() if value is not None}
+    facts |= {} if fingerprint is None else {"fingerprint": fingerprint}
+    model, _ = fit_model(
+        lesions,
+        channels=first.channels,
+        families=chosen,
+        kind=kind,
+        max_loss=max_loss,
+        seed=seed,
+        facts=facts,
+        candidates=None if candidates.empty else fit_candidates(candidates, channels=first.channels, seed=seed),
+    )
+    columns = [name for name in lesions.columns if name in _used(model, lesions, chosen)]
+    cohort = Cohort.of(lesions, columns)
+    validation = validate(cohort, kind=kind, max_loss=max_loss, seed=seed)
+    importance = permutation_importance(model, lesions, seed=seed)
+    known = {**model.facts, "validation": validation, "importance_on_fitted": importance, "seed": seed}
+    return replace(model, facts=known), summary(model, validation)
+
+
+def validate(cohort: Cohort, *, kind: str, max_loss: float, seed: int) -> dict[str, object]:
+    """Nested cross-validation over patients: AUC with its interval, false lesions removed, true lesions lost."""
+    p, called = nested_probabilities(cohort, kind=kind, max_loss=max_loss, seed=seed)
+    w_true, w_false = cohort.weights * (cohort.false == 0), cohort.weights * (cohort.false == 1)
+    auc = cluster_bootstrap(
+        cohort.patients,
+        lambda rows: weighted_auc(p[rows], w_true[rows], w_false[rows]),
+        rng=np.random.default_rng(seed),
+        n_resamples=1000,
+    )
+    return {
+        "scheme": "5 x 4 nested cross-validation by patient",
+        "auc": auc.estimate,
+        "auc_low": None if np.isnan(auc.low) else auc.low,
+        "auc_high": None if np.isnan(auc.high) else auc.high,
+        "false_removed": float(w_false[called].sum() / w_false.sum()),
+        "true_lost": float(w_true[called].sum() / w_true.sum()),
+    }
+
+
+def candidate_table(out: Path, *, progress_fn: ProgressFn | None = None) -> pd.DataFrame:
+    """Sub-threshold candidates of every finished scan with their baseline features."""
+    names = list_scans(out)
+    parts = []
+    for number, name in enumerate(names):
+        parts.append(find_candidates(TriageScan.of(read_scan(out, name))))
+        if progress_fn is not None:
+            progress_fn("candidates", number + 1, len(names))
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def summary(model: TriageModel, validation: dict[str, object]) -> str:
+    """A few lines for people."""
+    facts = model.facts
+    interval = "" if validation["auc_low"] is None else f" [{validation['auc_low']:.3f}, {validation['auc_high']:.3f}]"
+    lines = [
+        f"Fitted on {facts['true_lesions']} true and {facts['false_lesions']} false lesions of {facts['patients']} patients.",
+        f"Unseen patients (nested cross-validation): AUC {validation['auc']:.3f}{interval}; "
+        f"{100 * float(str(validation['false_removed'])):.0f} % of the false lesions removed, "
+        f"{100 * float(str(validation['true_lost'])):.1f} % of the true ones lost.",
+    ]
+    if isinstance(model.scorer, LinearScorer):
+        order = np.argsort(-np.abs(model.scorer.coefficients))[:8]
+        listed = ", ".join(f"{model.names[n]} {model.scorer.coefficients[n]:+.2f}" for n in order)
+        lines.append(f"{len(model.names)} features count; the strongest, per SD: {listed}.")
+    misses = "" if model.candidates is None else f" ({model.candidates.facts['misses']} missed lesions to learn from)"
+    kind = "a model" if model.candidates is not None else "the highest probability (too few misses to learn from)"
+    lines.append(f"Likely misses are ranked by {kind}{misses}.")
+    return "\n".join(lines)
+
+
+def _measured(extras: Extras) -> tuple[str, ...]:
+    return (*(("context",) if extras.context else ()), *(("radiomics",) if extras.radiomics else ()))
+
+
+def _used(model: TriageModel, lesions: pd.DataFrame, families: Sequence[str]) -> set[str]:
+    """All columns of the families, also those that the final model gave no coefficient: validation chooses anew."""
+    radiomics = [name for name in lesions.columns if name.startswith("radiomics_")]
+    known = catalogue(model.facts["channels"], radiomics=radiomics)
+    return set(of_families(known, families))

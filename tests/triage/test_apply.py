@@ -1,0 +1,225 @@
+"""Applying: verdicts on an explained scan, the cleaned mask, places to look at, the files and the command."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lesionwise.attribution import SmoothGrad
+from lesionwise.errors import InputError
+from lesionwise.io.derivative import read_scan
+from lesionwise.io.nifti import read_image
+from lesionwise.triage.apply import COLUMNS, FALSE, KEEP, apply_triage, triage_scan, write_triage
+from lesionwise.triage.candidates import find_candidates, fit_candidates
+from lesionwise.triage.cohort import Extras, measure_scan
+from lesionwise.triage.features import catalogue
+from lesionwise.triage.model import TriageModel, fit_model, save_model
+from lesionwise.triage.scan import TriageScan
+from lesionwise.triage.scorer import Calibration, LinearScorer, Preparation
+from lesionwise.units import Settings, explain_case
+
+CHANNELS = ("FLAIR", "T1w")
+
+
+@pytest.fixture(scope="module")
+def explained(small_case, bright_model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    settings = Settings(method=SmoothGrad(n_samples=2), lesions="largest:6")
+    return explain_case(bright_model, small_case, settings, out=out, version="test"), out
+
+
+def by_volume(middle, *, families=("saliency",)):
+    """A model by hand: false where the volume is below `middle` ln mm3, and a little by the FLAIR map."""
+    names = ["volume_log", "mean_in_FLAIR"] if "saliency" in families else ["volume_log"]
+    known = catalogue(CHANNELS)
+    n = len(names)
+    preparation = Preparation(np.zeros(n), np.full(n, -1e9), np.full(n, 1e9), np.zeros(n), np.ones(n))
+    coefficients = np.array([-10.0, -1e-6])[:n]
+    scorer = LinearScorer(preparation, coefficients, 10.0 * middle)
+    typical = np.array([6.0, 10.0])[:n]
+    features = tuple(known[name] for name in names)
+    return TriageModel(features, scorer, Calibration(), 0.5, typical, typical - 4, {"channels": list(CHANNELS)})
+
+
+def test_verdicts_reasons_and_mask(explained):
+    result, _ = explained
+    volumes = result.lesions.set_index("lesion")["volume_mm3"]
+    middle = float(np.log(volumes.loc[list(result.maps)].median())) + 1e-6
+    triaged = triage_scan(result, by_volume(middle))
+    table = triaged.lesions.set_index("lesion")
+    assert list(table.columns) == ["outcome", *COLUMNS]
+    assert list(table.index) == list(result.lesions["lesion"])
+    predicted = list(result.lesions.loc[result.lesions["outcome"].isin(["TP", "FP"]), "lesion"])
+    judged = [label for label in result.maps if label in predicted]
+    assert len(judged) > 1
+    for label in judged:
+        expected = FALSE if np.log(volumes[label]) < middle else KEEP
+        assert table.loc[label, "triage_verdict"] == expected
+        assert "the volume (ln mm3) is" in table.loc[label, "triage_reasons"]
+    others = table[~table.index.isin(judged)]
+    assert others["triage_verdict"].isna().all()
+    false = list(table.index[table["triage_verdict"] == FALSE])
+    assert 0 < len(false) < len(judged)
+    np.testing.assert_array_equal(triaged.mask, result.mask & ~np.isin(result.labels, false))
+
+
+def test_from_files_as_from_memory(explained):
+    result, out = explained
+    model = by_volume(4.0)
+    again = apply_triage(read_scan(out, result.case.name), model)
+    here = apply_triage(result, model)
+    assert list(again["triage_verdict"]) == list(here["triage_verdict"])
+    np.testing.assert_allclose(again["triage_p_false"], here["triage_p_false"], rtol=1e-4)
+
+
+def test_models_without_maps_judge_every_predicted_lesion(explained):
+    result, _ = explained
+    table = apply_triage(result, by_volume(4.0, families=("size",)))
+    predicted = table["outcome"].isin(["TP", "FP"])
+    assert table.loc[predicted, "triage_verdict"].notna().all()
+    assert table.loc[~predicted, "triage_verdict"].isna().all()
+
+
+def test_written_files(explained, tmp_path):
+    result, _ = explained
+    model = by_volume(4.0)
+    triaged = triage_scan(result, model)
+    files = write_triage(triaged, tmp_path, model=model)
+    stem = "sub-small"
+    assert {p.name for p in files} == {
+        f"{stem}_triage.tsv",
+        f"{stem}_triage.json",
+        f"{stem}_lookhere.tsv",
+        f"{stem}_lookhere.json",
+        f"{stem}_desc-triage_label-L_mask.nii.gz",
+    }
+    table = pd.read_csv(files[0], sep="\t", na_values="n/a", keep_default_na=False)
+    sidecar = json.loads(files[1].read_text())
+    assert set(table.columns) < set(sidecar)
+    look, look_sidecar = pd.read_csv(files[2], sep="\t"), json.loads(files[3].read_text())
+    assert set(look.columns) == set(look_sidecar)
+    mask, affine = read_image(files[4])
+    np.testing.assert_array_equal(mask > 0, triaged.mask)
+    np.testing.assert_allclose(affine, result.case.image.affine)
+
+
+def test_other_channels_and_missing_networks_are_refused(explained, lesions):
+    result, _ = explained
+    model = by_volume(4.0)
+    other = TriageModel(
+        model.features,
+        model.scorer,
+        model.calibration,
+        0.5,
+        model.true_typical,
+        model.false_typical,
+        {"channels": ["X"]},
+    )
+    with pytest.raises(InputError, match="fitted on the channels X"):
+        apply_triage(result, other)
+    asks, _ = fit_model(
+        lesions.assign(drop_removed=lesions["probability_max"]), channels=CHANNELS, families=("context",)
+    )
+    with pytest.raises(InputError, match="asks the network again"):
+        apply_triage(result, asks)
+
+
+def test_another_network_is_said(explained):
+    result, _ = explained
+    model = by_volume(4.0)
+    facts = {"channels": list(CHANNELS), "fingerprint": "other", "method": "smoothgradmean", "samples": 50}
+    told = TriageModel(
+        model.features, model.scorer, model.calibration, 0.5, model.true_typical, model.false_typical, facts
+    )
+    notes = " ".join(triage_scan(result, told).notes)
+    assert "another network (other, here" in notes
+    assert "another samples (50, here 2)" in notes
+
+
+def test_context_answers_as_the_network_must(explained, bright_model):
+    """The network sees 3 voxels and likes bright FLAIR: without the lesion its score falls, without surroundings not."""
+    result, _ = explained
+    labels = list(result.maps)[:2]
+    found = measure_scan(TriageScan.of(result), extras=Extras(context=True), model=bright_model, labels=labels)
+    assert len(found) == 2
+    assert (found["drop_removed"] > 0.5).all()
+    assert (found["drop_channel_FLAIR"] > found["drop_channel_T1w"].abs()).all()
+    np.testing.assert_allclose(found["drop_isolated"].to_numpy(dtype=float), 0, atol=1e-4)
+
+
+def test_candidates_hold_no_predicted_voxel(explained):
+    result, _ = explained
+    scan = TriageScan.of(result)
+    found = find_candidates(scan)
+    assert len(found)
+    assert (found["probability_max"] <= scan.threshold).all()
+    assert found["probability_max"].is_monotonic_decreasing
+    assert set(found["outcome"]) <= {"miss", "other"}
+
+
+def test_planted_misses_are_ranked_first():
+    rng = np.random.default_rng(0)
+    rows = []
+    for patient in range(12):
+        for n in range(12):
+            miss = n < 4
+            row = {name: rng.normal() for name in catalogue(CHANNELS)} | {
+                "image_contrast_FLAIR": rng.normal() + 3 * miss
+            }
+            rows.append({"subject": str(patient), "outcome": "miss" if miss else "other", "weight": 1.0, **row})
+    table = pd.DataFrame(rows)
+    model = fit_candidates(table, channels=CHANNELS)
+    assert model is not None
+    p = model.probability(table)
+    assert p[table["outcome"] == "miss"].mean() > 2 * p[table["outcome"] == "other"].mean()
+    again = type(model).from_dict(json.loads(json.dumps(model.as_dict())))
+    np.testing.assert_array_equal(again.probability(table), p)
+    assert fit_candidates(table[table["outcome"] == "other"], channels=CHANNELS) is None
+
+
+def test_missing_mirp_names_the_extra(explained, monkeypatch):
+    import sys
+
+    from lesionwise.errors import MissingExtraError
+
+    result, _ = explained
+    monkeypatch.setitem(sys.modules, "mirp", None)
+    with pytest.raises(MissingExtraError, match=r"lesionwise\[radiomics\]"):
+        measure_scan(TriageScan.of(result), extras=Extras(radiomics=True), labels=[next(iter(result.maps))])
+
+
+@pytest.mark.slow
+def test_the_command_explains_fits_and_applies(bright_model, tmp_path, monkeypatch, capsys):
+    from lesionwise.cli import triage as command
+    from lesionwise.cli.main import main
+    from lesionwise.phantom import write_phantoms
+
+    monkeypatch.setattr(command, "load_model", lambda *args, **kwargs: bright_model)
+    write_phantoms(tmp_path / "bids", subjects=5, seed=4, size="small")
+    out = tmp_path / "out"
+    code = main(["triage", "explain", str(tmp_path / "bids"), str(out), "--instances", "6", "--samples", "2"])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "5 scans:" in said.out
+    code = main(["triage", "fit", str(out), "-o", str(tmp_path / "m.json")])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "Unseen patients" in said.out
+    code = main(["triage", "apply", str(out), "--model", str(tmp_path / "m.json")])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "are probably false" in said.out
+    assert len(list(out.glob("sub-*/anat/*_desc-triage_label-L_mask.nii.gz"))) == 5
+    assert main(["triage", "apply", str(tmp_path), "--model", str(tmp_path / "m.json")]) == 2
+    assert "found none" in capsys.readouterr().err
+    assert main(["triage", "apply", str(out), "--model", str(tmp_path / "no.json")]) == 2
+
+
+def test_a_saved_hand_made_model_is_the_same(tmp_path, explained):
+    from lesionwise.triage.model import load_triage
+
+    result, _ = explained
+    model = by_volume(4.0)
+    save_model(model, tmp_path / "m.json")
+    pd.testing.assert_frame_equal(apply_triage(result, load_triage(tmp_path / "m.json")), apply_triage(result, model))

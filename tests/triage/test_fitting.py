@@ -1,0 +1,130 @@
+"""Fitting: no patient leaks, nothing is found where nothing is, and the operating point keeps its promise."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lesionwise.errors import InputError
+from lesionwise.stats.bootstrap import cluster_bootstrap
+from lesionwise.triage.evidence import weighted_auc
+from lesionwise.triage.fitting import Cohort, fit, nested_probabilities, operating_point, patient_folds
+
+NAMES = ["probability_max", "push_in_FLAIR", "volume_log", "elongation", "share_T1w", "entropy_mean"]
+
+
+@pytest.fixture(scope="module")
+def cohort(lesions):
+    return Cohort.of(lesions, NAMES)
+
+
+def auc_of(cohort, p):
+    return weighted_auc(p, cohort.weights * (cohort.false == 0), cohort.weights * (cohort.false == 1))
+
+
+def test_a_patient_is_wholly_on_one_side_of_every_fold(cohort):
+    tested = []
+    for rows, test in patient_folds(cohort.patients, cohort.false, folds=5, seed=0):
+        assert not set(cohort.patients[rows]) & set(cohort.patients[test])
+        tested.extend(test)
+    assert sorted(tested) == list(range(len(cohort.false)))
+
+
+@pytest.mark.parametrize("kind", ["l1_logistic", "boosting"])
+@pytest.mark.slow
+def test_a_signal_is_found_on_unseen_patients(cohort, kind):
+    p, called = nested_probabilities(cohort, kind=kind)
+    assert auc_of(cohort, p) > 0.8
+    assert called[cohort.false == 1].mean() > 3 * called[cohort.false == 0].mean()
+
+
+@pytest.mark.parametrize("kind", ["l1_logistic", "boosting"])
+@pytest.mark.slow
+def test_shuffled_truth_is_not_predicted(cohort, kind):
+    shuffled = replace(cohort, false=np.random.default_rng(5).permutation(cohort.false))
+    p, _ = nested_probabilities(shuffled, kind=kind)
+    w_true, w_false = (shuffled.false == 0).astype(float), (shuffled.false == 1).astype(float)
+    interval = cluster_bootstrap(
+        shuffled.patients,
+        lambda rows: weighted_auc(p[rows], w_true[rows], w_false[rows]),
+        rng=np.random.default_rng(0),
+        n_resamples=500,
+    )
+    assert not interval.excludes(0.5)
+
+
+@pytest.mark.parametrize("kind", ["l1_logistic", "boosting"])
+@pytest.mark.slow
+def test_recognising_the_patient_does_not_help(kind):
+    """Outcome and one feature are the patient's own, and have nothing to do with each other: lesions split without
+    regard to patients would be predicted perfectly by trees that learn which patient is which."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat([f"{n:02d}" for n in range(24)], 12)
+    code = np.repeat(rng.permutation(24).astype(float), 12) + rng.normal(scale=0.01, size=len(patients))
+    false = np.repeat((rng.permutation(24) < 12).astype(np.int64), 12)
+    table = np.stack([code, rng.normal(size=len(patients))], axis=1)
+    cohort = Cohort(table, ("code", "noise"), false, patients, np.ones(len(patients)))
+    p, _ = nested_probabilities(cohort, kind=kind)
+    assert auc_of(cohort, p) < 0.7
+
+
+def test_judged_patients_do_not_touch_the_preparation(cohort):
+    """What one held-out patient's features are must not change the judgement of another in the same fold."""
+    _, test = next(patient_folds(cohort.patients, cohort.false, folds=5, seed=0))
+    strange = cohort.patients == cohort.patients[test[0]]
+    table = cohort.table.copy()
+    table[strange] = table[strange] * 1000 + 5000
+    p, _ = nested_probabilities(cohort)
+    q, _ = nested_probabilities(replace(cohort, table=table))
+    others = [row for row in test if not strange[row]]
+    assert len(others) > 10
+    np.testing.assert_array_equal(p[others], q[others])
+    assert not np.array_equal(p[strange], q[strange])
+
+
+@pytest.mark.parametrize("max_loss", [0.0, 0.05, 0.2])
+def test_the_operating_point_loses_at_most_what_was_allowed(cohort, max_loss):
+    fitted = fit(cohort, max_loss=max_loss)
+    called = fitted.out_of_fold >= fitted.threshold
+    assert called[cohort.false == 0].mean() <= max_loss
+    assert max_loss == 0 or called[cohort.false == 1].mean() > max_loss
+
+
+def test_the_operating_point_by_hand():
+    p = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    false = np.array([0, 0, 0, 1, 0, 1, 1])
+    one = np.ones(7)
+    assert operating_point(p, false, weights=one, max_loss=0.0) == 0.6
+    assert operating_point(p, false, weights=one, max_loss=0.25) == 0.4
+    heavy = np.where(p == 0.5, 10.0, 1.0)
+    assert operating_point(p, false, weights=heavy, max_loss=0.25) == 0.6
+    assert operating_point(p, 1 - false, weights=one, max_loss=0.0) > 0.7
+
+
+def test_probabilities_are_calibrated(cohort):
+    fitted = fit(cohort)
+    p = fitted.out_of_fold
+    assert p.mean() == pytest.approx(cohort.false.mean(), abs=0.03)
+    for low, high in ((0.0, 0.3), (0.3, 0.7), (0.7, 1.0)):
+        bin_of = (p >= low) & (p < high)
+        assert cohort.false[bin_of].mean() == pytest.approx(p[bin_of].mean(), abs=0.15)
+
+
+def test_weights_count_as_copies(lesions):
+    """A lesion of weight 2 is worth two lesions."""
+    doubled = Cohort.of(lesions.assign(weight=np.where(lesions["outcome"] == "FP", 2.0, 1.0)), NAMES)
+    twice = Cohort.of(pd.concat([lesions, lesions[lesions["outcome"] == "FP"]], ignore_index=True), NAMES)
+    assert fit(doubled).out_of_fold.mean() < fit(twice).out_of_fold.mean()  # more rows of FP in the plain mean
+    p, q = fit(doubled), fit(twice)
+    rows = np.arange(len(lesions))
+    assert np.corrcoef(p.out_of_fold, q.out_of_fold[rows])[0, 1] > 0.97
+
+
+def test_cohorts_that_cannot_be_fitted_are_refused(lesions):
+    with pytest.raises(InputError, match="at least 4 patients, found 2"):
+        Cohort.of(lesions[lesions["subject"].isin(["00", "01"])], NAMES)
+    with pytest.raises(InputError, match=r"all \d+ are true"):
+        Cohort.of(lesions[lesions["outcome"] == "TP"], NAMES)
+    with pytest.raises(InputError, match="one of l1_logistic, boosting"):
+        fit(Cohort.of(lesions, NAMES), kind="forest")

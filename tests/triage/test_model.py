@@ -1,0 +1,100 @@
+"""Saved models: what is loaded judges as what was saved; nothing in a file can run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lesionwise.errors import InputError, ModelFileError
+from lesionwise.triage.model import SHIPPED, fit_model, load_triage, save_model
+from lesionwise.triage.scorer import LinearScorer, Preparation
+
+CHANNELS = ("FLAIR", "T1w")
+FEW = ("probability", "size")
+
+
+@pytest.mark.parametrize("kind", ["l1_logistic", "boosting"])
+def test_loaded_judges_as_saved(lesions, held_out, tmp_path, kind):
+    model, _ = fit_model(lesions, channels=CHANNELS, kind=kind, families=FEW)
+    files = save_model(model, tmp_path / "m.json")
+    loaded = load_triage(tmp_path / "m.json")
+    table = model.table(held_out)
+    np.testing.assert_array_equal(loaded.probability(loaded.table(held_out)), model.probability(table))
+    assert (loaded.threshold, loaded.names, loaded.features) == (model.threshold, model.names, model.features)
+    np.testing.assert_array_equal(loaded.true_typical, model.true_typical)
+    assert {path.suffix for path in files} == ({".json"} if kind == "l1_logistic" else {".json", ".skops"})
+    assert not any(b"sklearn" in path.read_bytes() for path in files if path.suffix == ".json")
+
+
+def test_a_linear_model_holds_only_what_counts(lesions):
+    model, fitted = fit_model(lesions, channels=CHANNELS)
+    assert isinstance(model.scorer, LinearScorer)
+    assert np.all(model.scorer.coefficients != 0)
+    assert {"probability_max", "push_in_FLAIR"} <= set(model.names)
+    assert len(model.names) < len(fitted.scorer.coefficients)
+
+
+def test_pruning_changes_no_score(lesions):
+    from lesionwise.triage.fitting import Cohort
+
+    names = ["probability_max", "push_in_FLAIR", "volume_log", "elongation"]
+    cohort = Cohort.of(lesions, names)
+    scorer = LinearScorer.fit(cohort.table, cohort.false, weights=cohort.weights, strength=0.02)
+    pruned, kept = scorer.pruned()
+    assert 0 < len(kept) < len(names)
+    np.testing.assert_allclose(pruned.log_odds(cohort.table[:, kept]), scorer.log_odds(cohort.table), rtol=1e-12)
+
+
+def test_preparation_fills_cuts_and_standardises():
+    table = np.array([[0.0, np.nan], [1.0, np.nan], [2.0, np.nan], [np.nan, np.nan]])
+    prepared = Preparation.learn(table)
+    out = prepared.apply(np.array([[np.nan, 7.0], [1e9, np.nan]]))
+    assert out[0, 0] == pytest.approx(0.0)  # the median, which is also the mean here
+    assert out[1, 0] == pytest.approx((prepared.high[0] - 1.0) / prepared.sd[0])  # cut off
+    assert np.all(out[:, 1] == 0)  # a feature without any value has no say
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"format": "other"}', "found format 'other'"),
+        ('{"format": "lesionwise-triage", "version": 1}', "cannot be read"),
+    ],
+)
+def test_a_wrong_file_gets_a_sentence(tmp_path, text, said):
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(ModelFileError, match=said):
+        load_triage(tmp_path / "m.json")
+    with pytest.raises(ModelFileError, match="there is no file"):
+        load_triage(tmp_path / "nothing.json")
+
+
+def test_models_are_saved_as_json_only(lesions, tmp_path):
+    model, _ = fit_model(lesions, channels=CHANNELS)
+    with pytest.raises(InputError, match=r"\.json"):
+        save_model(model, tmp_path / "m.pkl")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_strange_object_in_a_skops_file_is_refused(lesions, tmp_path):
+    import skops.io
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    model, _ = fit_model(lesions, channels=CHANNELS, kind="boosting", families=FEW)
+    save_model(model, tmp_path / "m.json")
+    stranger = Pipeline([("f", FunctionTransformer(json.loads)), ("l", LogisticRegression())])
+    skops.io.dump(stranger, tmp_path / "m.skops")
+    with pytest.raises(ModelFileError, match="nothing but scikit-learn's gradient boosting"):
+        load_triage(tmp_path / "m.json")
+
+
+def test_shipped_models_can_be_read():
+    for path in SHIPPED.glob("*.json"):
+        model = load_triage(path.stem)
+        assert model.threshold > 0
+        assert model.facts["patients"] >= 4
+        assert model.features

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lesionwise.attribution.draws import AbstractDraws, AsIs, Noisy
+from lesionwise.attribution.extremes import Extremes
 from lesionwise.attribution.method import AbstractMethod
 from lesionwise.attribution.moments import Moments
 from lesionwise.attribution.noise import random_subset, spread
@@ -151,6 +152,7 @@ def sampled_maps(
     for members in work.groups:
         group = [by_number[number] for number in members if number in by_number]
         started = time.perf_counter()
+        work.workload.footprints.clear()
         states = []
         for site, values in zip(group, scene.values(group), strict=True):
             chosen = _chosen(site, scene.seed, max_voxels) if reduce == "max" else ()
@@ -201,7 +203,7 @@ def finished(
     mean, box = _on_scan(state, moments.mean, power)
     variance = moments.variance_of_mean if draws.is_random else None
     se = None if variance is None else np.sqrt(_on_scan(state, variance, 2 * power)[0])
-    extremes = _Extremes.of(state, power) if draws.is_random else _Extremes.plain(mean)
+    extremes = _extremes(state, power) if draws.is_random else Extremes.plain(mean)
     trim = trimmed(box, mean)
     cut = (slice(None), *trim.relative_to(box).slices)
     return Attribution(
@@ -256,7 +258,7 @@ def _on_scan(state: Sampled, values: torch.Tensor, power: int) -> tuple[np.ndarr
 def _is_settled(state: Sampled, tolerance: float) -> bool:
     if state.box is None:
         return True
-    extremes = _Extremes.of(state, 1)
+    extremes = _extremes(state, 1)
     if extremes.peak_se is None or extremes.trough_se is None:
         return False
     values = np.concatenate([extremes.peak, extremes.trough])
@@ -275,41 +277,12 @@ def _flips(state: Sampled, mean: np.ndarray) -> tuple[float, ...]:
     return tuple(((flipped * weight).sum(axis=(1, 2, 3)) / np.where(total > 0, total, 1)).tolist())
 
 
-@dataclass(frozen=True, eq=False)
-class _Extremes:
-    """Peak and trough per channel, with standard errors."""
-
-    peak: np.ndarray
-    trough: np.ndarray
-    peak_se: np.ndarray | None = None
-    trough_se: np.ndarray | None = None
-
-    @classmethod
-    def plain(cls, data: np.ndarray) -> "_Extremes":
-        return cls(data.max(axis=(1, 2, 3)), data.min(axis=(1, 2, 3)))
-
-    @classmethod
-    def of(cls, state: Sampled, power: int) -> "_Extremes":
-        """Places found on one half of the draws, values and errors taken from the other; both ways averaged."""
-        halves = []
-        for half in state.moments.halves:
-            if half.mean is None:
-                whole = cls.plain(_on_scan(state, state.moments.mean, power)[0])
-                unknown = np.full(len(whole.peak), np.nan)
-                return cls(whole.peak, whole.trough, unknown, unknown.copy())
-            mean = _on_scan(state, half.mean, power)[0]
-            variance = half.variance_of_mean
-            spare = np.full_like(mean, np.nan) if variance is None else _on_scan(state, variance, 2 * power)[0]
-            halves.append((mean.reshape(len(mean), -1), spare.reshape(len(mean), -1)))
-        peak, peak_se = _split_extreme(halves, np.argmax)
-        trough, trough_se = _split_extreme(halves, np.argmin)
-        return cls(peak, trough, peak_se, trough_se)
-
-
-def _split_extreme(halves: list[tuple[np.ndarray, np.ndarray]], place_fn: Any) -> tuple[np.ndarray, np.ndarray]:
-    (even, even_var), (odd, odd_var) = halves
-    rows = np.arange(len(even))
-    at_even, at_odd = place_fn(even, axis=1), place_fn(odd, axis=1)
-    value = 0.5 * (odd[rows, at_even] + even[rows, at_odd])
-    error = 0.5 * np.sqrt(odd_var[rows, at_even] + even_var[rows, at_odd])
-    return value, error
+def _extremes(state: Sampled, power: int) -> Extremes:
+    halves = [half for half in state.moments.halves if half.mean is not None]
+    means, variances = [], []
+    for half in halves:
+        if half.mean is not None:
+            means.append(_on_scan(state, half.mean, power)[0])
+        spare = half.variance_of_mean
+        variances.append(None if spare is None else _on_scan(state, spare, 2 * power)[0])
+    return Extremes.split(means, variances)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lesionwise.attribution.draws import AbstractDraws
+from lesionwise.attribution.footprint import Footprint
 from lesionwise.attribution.moments import Moments
 from lesionwise.attribution.passes import Cotangent, WindowPass
 from lesionwise.attribution.scene import Scene
@@ -90,6 +91,11 @@ class Workload:
     batch: int = 1
     together: int = 1
     kept_windows: int = 1
+    footprints: dict[int, Footprint] = field(default_factory=dict)
+
+    def footprint(self, window: int) -> Footprint:
+        """What the instances of this group need of a window."""
+        return self.footprints.setdefault(window, Footprint())
 
     def halve(self) -> bool:
         """Halves what can be halved; False if nothing is left to halve."""
@@ -126,6 +132,8 @@ def accumulate(
         gc.collect()
         if scene.padded.is_cuda:
             torch.cuda.empty_cache()
+    for footprint in workload.footprints.values():
+        footprint.learnt = True
     for position, state in enumerate(states):
         for n in draw_numbers:
             _take(scene, state, draws, n, patches[position, n], reduce)
@@ -167,15 +175,18 @@ def _mean_block(
     def stack(chunk: list[tuple[int, int]]) -> Tensor:
         return torch.stack([draws.window(scene, n, w) for n, w in chunk])
 
+    def footprint(chunk: list[tuple[int, int]]) -> Footprint | None:
+        return workload.footprint(chunk[0][1]) if len(chunk) == 1 else None
+
     kept: list[WindowPass | None] = []
     seeds: dict[tuple[int, int], Tensor] = {}
     if not scene.target.is_linear(scene.spec):
         fused: dict[tuple[int, int], Tensor] = {}
         for chunk in chunks:
             keep = (len(kept) + 1) * workload.batch <= workload.kept_windows
-            graph = scene.runner.forward(stack(chunk)) if keep else None
+            graph = scene.runner.forward(stack(chunk), footprint(chunk)) if keep else None
             kept.append(graph)
-            logits = graph.logits.detach() if graph is not None else scene.runner.logits(stack(chunk))
+            logits = graph.logits.detach() if graph is not None else scene.runner.logits(stack(chunk), footprint(chunk))
             for (n, w), own in zip(chunk, logits, strict=True):
                 for p in meeting[w]:
                     source = states[p].site.readout.source
@@ -189,7 +200,7 @@ def _mean_block(
     for position, chunk in enumerate(chunks):
         graph = kept[position] if position < len(kept) else None
         if graph is None:
-            graph = scene.runner.forward(stack(chunk))
+            graph = scene.runner.forward(stack(chunk), footprint(chunk))
         elif position < len(kept):
             kept[position] = None
         cotangents = [
@@ -321,7 +332,7 @@ class _Graphs:
         if window in self._kept or len(self._kept) < self._workload.kept_windows:
             return self._graph(window).logits.detach()[0]
         self.made += 1
-        return self._scene.runner.logits(self._input(window))[0]
+        return self._scene.runner.logits(self._input(window), self._workload.footprint(window))[0]
 
     def derivatives(self, window: int, cotangents: Sequence[Cotangent]) -> Iterator:
         return self._graph(window).derivatives([cotangents], last=False)
@@ -331,7 +342,8 @@ class _Graphs:
             while len(self._kept) >= self._workload.kept_windows:
                 self._kept.popitem(last=False)
             self.made += 1
-            self._kept[window] = self._scene.runner.forward(self._input(window))
+            footprint = self._workload.footprint(window)
+            self._kept[window] = self._scene.runner.forward(self._input(window), footprint)
         self._kept.move_to_end(window)
         return self._kept[window]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lesionwise.errors import InputError
@@ -67,7 +67,8 @@ class Site:
     """One instance over one window grid.
 
     `windows` meet it; `box` is what they cover of the volume (network's grid); `pull` takes `scan_box` to `box`.
-    `scale` is each channel's in-head SD in the units fed to the network, 0 where preprocessing clipped the intensity.
+    `scale` is each channel's in-head SD in the units fed to the network, 0 where preprocessing clipped the intensity;
+    `scan_passes` is False where it did so on the scan's grid.
     """
 
     number: int
@@ -77,6 +78,7 @@ class Site:
     scan_box: Box
     pull: AbstractGridMap
     scale: Float[Tensor, "channels _ _ _"]
+    scan_passes: Bool[Tensor, "*_ _ _ _"] | None = None
 
     @property
     def voxels(self) -> VoxelArray:
@@ -96,7 +98,10 @@ class Site:
         if power:
             inside = self.scale if self.scale.shape[1:] == (1, 1, 1) else self.scale[(slice(None), *box.slices)]
             gradient = gradient * inside.to(gradient) ** power
-        return part.adjoint(gradient), source.shifted(self.scan_box.start)
+        pulled, place = part.adjoint(gradient), source.shifted(self.scan_box.start)
+        if power and self.scan_passes is not None:
+            pulled = pulled * self.scan_passes[(..., *place.slices)].to(pulled)
+        return pulled, place
 
 
 def locate(placement: Placement, grid: WindowGrid, voxel_sets: Sequence[VoxelSet]) -> list[Site]:
@@ -131,10 +136,9 @@ def _site(placement: Placement, grid: WindowGrid, number: int, voxels: VoxelArra
         box = box.union(other)
     pull, scan_box = placement.to_network.restrict(box)
     scale = placement.scale.reshape(-1, 1, 1, 1)
-    passes = getattr(placement, "passes", None)
-    if passes is not None:
-        scale = scale * passes.to(scale)
-    return Site(number, readout, tuple(windows), box, scan_box, pull, scale)
+    if placement.passes is not None:
+        scale = scale * placement.passes.to(scale)
+    return Site(number, readout, tuple(windows), box, scan_box, pull, scale, placement.scan_passes)
 
 
 def _negative(offset: tuple[int, int, int]) -> tuple[int, int, int]:

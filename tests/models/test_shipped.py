@@ -1,0 +1,50 @@
+"""The weights that ship: small, honest about themselves, and able to find a plain lesion."""
+
+import numpy as np
+import pytest
+import torch
+
+from lesionwise.metrics import dice
+from lesionwise.models import builtin
+from lesionwise.phantom import synthesise
+from lesionwise.segmenter import AbstractSegmenter
+from lesionwise.windows import WindowGrid, predict, probability
+
+
+@pytest.fixture(scope="module")
+def model() -> AbstractSegmenter:
+    return builtin.load("builtin")
+
+
+def test_weights_are_small_and_the_card_says_what_they_are(model: AbstractSegmenter) -> None:
+    assert (builtin.WEIGHTS / "builtin.safetensors").stat().st_size <= 8_000_000
+    assert model.spec.channels == ("FLAIR", "T1w")
+    assert "synthetic" in model.spec.card["data"]
+    assert model.spec.card["steps"] > 0
+    assert next(model.network.parameters()).dtype == torch.float32
+    assert not model.network.training
+
+
+def test_the_receptive_field_ends_where_the_spec_says(model: AbstractSegmenter) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 160, 48, 48, requires_grad=True)
+    extent = 0
+    for position in (80, 87):
+        (gradient,) = torch.autograd.grad(model.network(x)[0, 1, position, 24, 24], x)
+        touched = torch.nonzero(gradient.abs().sum((0, 1, 3, 4))).ravel()
+        extent = max(extent, int(touched.max() - touched.min()) + 1)
+    assert model.spec.receptive_field_vox is not None
+    assert 24 < extent <= model.spec.receptive_field_vox[0]
+
+
+def test_plain_synthetic_lesions_are_found_and_a_healthy_brain_is_left_alone(model: AbstractSegmenter) -> None:
+    def predicted(n_lesions: int) -> tuple[np.ndarray, np.ndarray]:
+        phantom = synthesise(11, size="small", n_lesions=n_lesions, lesion_contrast=0.7, mimics=False)
+        x = model.place(phantom.case()).input
+        logits = predict(model.network, x, WindowGrid.of(model.spec, phantom.image.shape))
+        return probability(logits, model.spec).numpy() > model.spec.threshold, phantom.reference
+
+    mask, reference = predicted(12)
+    assert dice(mask, reference) > 0.4
+    empty, _ = predicted(0)
+    assert empty.sum() < 0.3 * mask.sum()

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
 from scipy.ndimage import binary_fill_holes
-from torch import Tensor
 
 from lesionwise.errors import InputError, ModelFileError
 from lesionwise.grids import AxisOperator, reorientation
@@ -22,6 +20,7 @@ from lesionwise.models.resampling import (
     linear_at,
     nearest_at,
     placed_back,
+    resample_clipped,
     spline_resize,
 )
 from lesionwise.segmenter import Placement, select_channels
@@ -190,7 +189,7 @@ class Recipe:
         to_network = axis_map([r @ c @ f for r, c, f in zip(there, crops, flips, strict=True)], permutation)
         to_scan = placed_back([f.T @ c.T @ r for r, c, f in zip(back, crops, flips, strict=True)], permutation)
 
-        resampled, unclipped = _resampled(torch.from_numpy(cropped), there, separate)
+        resampled, unclipped = resample_clipped(torch.from_numpy(cropped), there, separate)
         scale = torch.stack([torch.from_numpy(c)[head[inside] > 0.5].double().std(correction=0) for c in cropped])
         return Placement(
             resampled[None].contiguous(),
@@ -225,25 +224,6 @@ class Recipe:
             return np.ones(image.shape, dtype=bool)
         known = self.intensities[str(channel)]
         return (image >= known["percentile_00_5"]) & (image <= known["percentile_99_5"])
-
-
-def _resampled(
-    image: Float[Tensor, "channels i j k"], matrices: list[AxisOperator], separate: int | None
-) -> tuple[Float[Tensor, "channels i2 j2 k2"], Bool[Tensor, "channels i2 j2 k2"]]:
-    """Resamples and cuts the spline's overshoot off at each channel's range, as scikit-image does.
-
-    With a coarse axis of its own every slice has its own range. Also returns where nothing was cut off.
-    """
-    spline = [np.eye(m.shape[1]) if axis == separate else m for axis, m in enumerate(matrices)]
-    axes = [1, 2, 3] if separate is None else [axis + 1 for axis in range(3) if axis != separate]
-    exact = axis_map(spline).forward(image.double())
-    low, high = image.double().amin(axes, keepdim=True), image.double().amax(axes, keepdim=True)
-    unclipped = (exact >= low - 1e-9) & (exact <= high + 1e-9)
-    out = exact.clamp(low, high)
-    if separate is not None:
-        rest = axis_map([m if axis == separate else np.eye(m.shape[0]) for axis, m in enumerate(matrices)])
-        out, unclipped = rest.forward(out), rest.forward(unclipped.double()) > 0.5
-    return out.float(), unclipped
 
 
 def _coarse(spacing_mm: Sequence[float]) -> list[int]:

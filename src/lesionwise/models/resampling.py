@@ -7,8 +7,9 @@ function the other software calls.
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import ndimage
+from torch import Tensor
 
 from lesionwise.grids import AxisMap, AxisOperator
 from lesionwise.types import Shape
@@ -75,3 +76,22 @@ def placed_back(matrices: list[AxisOperator], permutation: tuple[int, ...]) -> A
     order, where network axis a was scan axis `permutation[a]`."""
     inverse = [int(axis) for axis in np.argsort(permutation)]
     return axis_map([matrices[a] for a in inverse], tuple(inverse))
+
+
+def resample_clipped(
+    image: Float[Tensor, "channels i j k"], matrices: list[AxisOperator], separate: int | None
+) -> tuple[Float[Tensor, "channels i2 j2 k2"], Bool[Tensor, "channels i2 j2 k2"]]:
+    """Resamples and cuts the spline's overshoot off at each channel's range, as scikit-image does.
+
+    With a coarse axis of its own every slice has its own range. Also returns where nothing was cut off.
+    """
+    spline = [np.eye(m.shape[1]) if axis == separate else m for axis, m in enumerate(matrices)]
+    axes = [1, 2, 3] if separate is None else [axis + 1 for axis in range(3) if axis != separate]
+    exact = axis_map(spline).forward(image.double())
+    low, high = image.double().amin(axes, keepdim=True), image.double().amax(axes, keepdim=True)
+    unclipped = (exact >= low - 1e-9) & (exact <= high + 1e-9)
+    out = exact.clamp(low, high)
+    if separate is not None:
+        rest = axis_map([m if axis == separate else np.eye(m.shape[0]) for axis, m in enumerate(matrices)])
+        out, unclipped = rest.forward(out), rest.forward(unclipped.double()) > 0.5
+    return out.float(), unclipped

@@ -1,13 +1,13 @@
 """One door to every kind of model: a shipped name, a package's name, or a file or folder recognised by its content."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from lesionwise.errors import InputError, ModelFileError
-from lesionwise.models import builtin, bundle, exported, nnunet, statedict
+from lesionwise.models import builtin, bundle, exported, lstai, mindglide, nnunet, statedict
 from lesionwise.segmenter import AbstractSegmenter
 
 
@@ -28,6 +28,24 @@ class Loader(Protocol):
         ...
 
 
+class NamedLoader(Protocol):
+    """A module that reads the one model of another package, whose weights are the user's."""
+
+    @property
+    def OPTIONS(self) -> tuple[str, ...]:
+        """Names of the options that may follow the name."""
+        ...
+
+    @property
+    def SUMMARY(self) -> str:
+        """One line about the model."""
+        ...
+
+    def load_named(self, options: Mapping[str, str]) -> AbstractSegmenter:
+        """Finds the weights and reads them."""
+        ...
+
+
 LOADERS: Mapping[str, Loader] = {
     "an nnU-Net v2 results folder (plans.json, dataset.json, fold_*)": nnunet,
     "a MONAI bundle (configs/metadata.json, configs/inference.json, models/)": bundle,
@@ -36,7 +54,7 @@ LOADERS: Mapping[str, Loader] = {
 }
 """Kinds of files and folders, in the order in which they are asked."""
 
-PACKAGES: Mapping[str, Callable[[Mapping[str, str]], AbstractSegmenter]] = {}
+PACKAGES: Mapping[str, NamedLoader] = {"lst-ai": lstai, "mindglide": mindglide}
 """Models of other packages, by name."""
 
 
@@ -76,7 +94,7 @@ def load_models(
 def known() -> list[tuple[str, str]]:
     """Name and one line of every model that can be asked for by name."""
     shipped = [(name, builtin.summary(name)) for name in builtin.names()]
-    return [*shipped, *((name, (load.__doc__ or "").split("\n")[0]) for name, load in PACKAGES.items())]
+    return [*shipped, *((name, loader.SUMMARY) for name, loader in PACKAGES.items())]
 
 
 def _load(ref: str | Path, *, trust: bool) -> AbstractSegmenter:
@@ -84,7 +102,8 @@ def _load(ref: str | Path, *, trust: bool) -> AbstractSegmenter:
     path = Path(name)
     options = dict(pair.partition("=")[::2] for pair in query.split("&") if pair)
     if name in PACKAGES and not path.exists():
-        return PACKAGES[name](options)
+        _check_options(options, PACKAGES[name].OPTIONS, name)
+        return PACKAGES[name].load_named(options)
     if name == "builtin" or (name in builtin.names() and not path.exists()):
         return builtin.load(name)
     if not path.exists():
@@ -92,12 +111,15 @@ def _load(ref: str | Path, *, trust: bool) -> AbstractSegmenter:
         raise ModelFileError(f"Expected a model's name ({choices}) or a path, but there is no file or folder {name}.")
     for kind, loader in LOADERS.items():
         if loader.claims(path):
-            unknown = sorted(options.keys() - set(loader.OPTIONS))
-            if unknown:
-                allowed = ", ".join(loader.OPTIONS) or "none"
-                raise InputError(f"Expected options among {allowed} for {kind}, found {unknown[0]}.")
+            _check_options(options, loader.OPTIONS, kind)
             return loader.load(path, trust=trust, options=options)
     raise ModelFileError(f"Expected {'; or '.join(LOADERS)}; found {_content(path)}.")
+
+
+def _check_options(options: Mapping[str, str], known: Sequence[str], kind: str) -> None:
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise InputError(f"Expected options among {', '.join(known) or 'none'} for {kind}, found {unknown[0]}.")
 
 
 def _content(path: Path) -> str:

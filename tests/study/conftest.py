@@ -122,6 +122,8 @@ def snapshot(out: Path) -> dict[str, object]:
     """Every file of OUT by name: its bytes, without what differs between two equal runs (computing time, the date)."""
     found: dict[str, object] = {}
     for path in sorted(p for p in out.rglob("*") if p.is_file()):
+        if path.parent in (out, out / "study", out / ".lesionwise" / "claims") and ".tmp." in path.name:
+            continue  # of a process killed while it wrote a file that belongs to no scan: swept by age
         name = str(path.relative_to(out))
         if path.name.endswith("_saliency.json"):
             found[name] = json.dumps(_without_seconds(json.loads(path.read_text())))

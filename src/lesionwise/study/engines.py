@@ -155,30 +155,51 @@ class DaskCluster(AbstractEngine):
     def run(self, tasks: Sequence[Any], unit_fn: UnitFn) -> Iterator[tuple[int, Any]]:
         """Yields (index of the task, result or UnitFault) as units finish."""
         distributed = _distributed()
-        with self._client(distributed) as client:
+        with self._client(distributed) as client, client.as_current():
             self._check(client)
-            resources = {"GPU": 1} if self.gpu else {}
-            futures = client.map(
-                _guarded,
-                [unit_fn] * len(tasks),
-                list(tasks),
-                pure=False,
-                retries=self.retries,
-                resources=resources or None,
-                key="lesionwise-unit",
-            )
-            index_of = {future.key: index for index, future in enumerate(futures)}
-            try:
-                for future in distributed.as_completed(futures):
-                    if future.status == "finished":
-                        result = future.result()
-                    else:
-                        error = future.exception()
-                        result = UnitFault(f"the cluster gave it up: {_first_line(error)}")
-                    yield index_of[future.key], result
-                    future.release()
-            finally:
-                client.cancel(futures)
+            suspects: list[int] = []
+            for index, result in self._round(client, distributed, tasks, range(len(tasks)), unit_fn):
+                if isinstance(result, distributed.KilledWorker):
+                    suspects.append(index)
+                else:
+                    yield index, result
+            # Dask blames all units that a dying worker held, also those that only waited there. Alone, each shows
+            # whether it was to blame.
+            for suspect in suspects:
+                for index, result in self._round(client, distributed, tasks, [suspect], unit_fn):
+                    fault = UnitFault(f"the cluster gave it up: {_first_line(result)}")
+                    yield index, fault if isinstance(result, distributed.KilledWorker) else result
+
+    def _round(
+        self, client: Any, distributed: Any, tasks: Sequence[Any], chosen: Sequence[int], unit_fn: UnitFn
+    ) -> Iterator[tuple[int, Any]]:
+        """Sends the chosen units out together; yields results, and KilledWorker for those that were given up."""
+        futures = client.map(
+            _guarded,
+            [unit_fn] * len(chosen),
+            [tasks[index] for index in chosen],
+            pure=False,
+            retries=self.retries,
+            resources={"GPU": 1} if self.gpu else None,
+            key="lesionwise-unit",
+        )
+        index_of = {future.key: index for index, future in zip(chosen, futures, strict=True)}
+        try:
+            completed = distributed.as_completed(futures)
+            for future in completed:
+                if future.status in ("pending", "lost"):  # its worker died with the result: it is done again
+                    completed.add(future)
+                    continue
+                if future.status == "finished":
+                    result = future.result()
+                else:
+                    result = future.exception() if future.status == "error" else "cancelled"
+                    if not isinstance(result, distributed.KilledWorker):
+                        result = UnitFault(f"the cluster gave it up: {_first_line(result)}")
+                yield index_of[future.key], result
+                future.release()
+        finally:
+            client.cancel(futures)
 
     def offers_gpu(self) -> bool:
         """True if a worker of the cluster offers the resource GPU."""

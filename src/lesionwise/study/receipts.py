@@ -87,6 +87,26 @@ def reason_path(files: ScanFiles) -> Path:
     return files.out / STATE / "left_out" / f"{files.name.stem}.json"
 
 
+def remove_leftovers(files: ScanFiles) -> None:
+    """Removes temporary files of this scan that a killed process left behind; only for whoever holds its claim."""
+    stem = files.name.stem
+    places = {
+        files.folder: "_",
+        files.out / "lesions.parquet": ".",
+        receipt_path(files).parent: ".",
+        reason_path(files).parent: ".",
+    }
+    for folder, after in places.items():
+        for path in folder.glob(f".*.tmp.{stem}{after}*"):
+            if not of_longer_name(path.name.split(".tmp.", 1)[1], stem):
+                path.unlink(missing_ok=True)
+
+
+def of_longer_name(name: str, stem: str) -> bool:
+    """True for `sub-1_acq-a_lesions.tsv` and the stem `sub-1`: a file of another scan of the same session."""
+    return name[len(stem) + 1 :].startswith(("acq-", "run-", "ses-"))
+
+
 def input_stamps(inputs: Mapping[str, Path]) -> dict[str, Stamp]:
     """Stamp of every input; size -1 for a file that is not there."""
     stamps = {}

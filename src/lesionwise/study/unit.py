@@ -21,7 +21,16 @@ from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.study.claims import Claim
 from lesionwise.study.engines import cluster_memory_bytes
-from lesionwise.study.receipts import Receipt, claim_path, hash_inputs, input_stamps, reason_path, receipt_path
+from lesionwise.study.receipts import (
+    Receipt,
+    claim_path,
+    hash_inputs,
+    input_stamps,
+    of_longer_name,
+    reason_path,
+    receipt_path,
+    remove_leftovers,
+)
 from lesionwise.units import Explained, Settings, explain_case
 from lesionwise.units.work import MEMORY_SHARE
 
@@ -124,6 +133,7 @@ def _explain(task: ScanTask, started: float) -> ScanOutcome:
             Receipt(key, stamps, hashes, known.outputs, known.lesions, known.note).write(files)
         return ScanOutcome(files.name.stem, "kept", known.note, known.lesions)
     receipt_path(files).unlink(missing_ok=True)
+    remove_leftovers(files)
     if not task.resume:
         _forget(files, task.settings)
     model = _model(task.model, task.settings.device)
@@ -145,13 +155,7 @@ def _outputs(files: ScanFiles) -> tuple[str, ...]:
     """Names of all files of this scan, temporary ones of other processes aside."""
     names = (path.name for path in files.folder.glob(f"{files.name.stem}_*"))
     prefix = files.name.stem
-    return tuple(sorted(n for n in names if not n.startswith(".") and not _of_longer_name(n, prefix)))
-
-
-def _of_longer_name(name: str, prefix: str) -> bool:
-    """True for `sub-1_acq-a_lesions.tsv` and the prefix `sub-1`: another scan of the same session."""
-    rest = name[len(prefix) + 1 :]
-    return rest.startswith(("acq-", "run-", "ses-"))
+    return tuple(sorted(n for n in names if not n.startswith(".") and not of_longer_name(n, prefix)))
 
 
 def _forget(files: ScanFiles, settings: Settings) -> None:

@@ -1,0 +1,181 @@
+"""Killed at any moment, run twice at once, spread over processes or a cluster: OUT ends up the same, byte for byte."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from lesionwise.study.engines import DaskCluster, LocalProcesses
+from lesionwise.study.participant import run_participant
+from lesionwise.study.unit import explain_scan
+
+FORK = multiprocessing.get_context("fork")
+
+
+def _run(make_run, out, report=None):
+    result = run_participant(*make_run(out))
+    if report is not None:
+        report.put((os.getpid(), [(outcome.stem, outcome.status) for outcome in result.outcomes]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random_moments_and_run_again(make_run, undisturbed, assert_equal_outputs, tmp_path, seed):
+    out, rng, kills = tmp_path / "out", random.Random(seed), 0
+    while kills < 12:
+        process = FORK.Process(target=_run, args=(make_run, out))
+        process.start()
+        process.join(rng.uniform(0.02, 0.9))
+        if not process.is_alive():
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += 1
+    assert kills > 0
+    _run(make_run, out)
+    assert_equal_outputs(out, undisturbed)
+
+
+@pytest.mark.slow
+def test_killed_before_every_single_file_is_in_place(make_run, undisturbed, assert_equal_outputs, tmp_path):
+    """Not at random: one scan, killed at the 1st, 2nd, 3rd, ... file that is about to get its final name."""
+    out, finished, step = tmp_path / "out", False, 0
+    while not finished:
+        process = FORK.Process(target=_die_at_rename, args=(make_run, out, step))
+        process.start()
+        process.join()
+        finished = process.exitcode == 0
+        assert finished or process.exitcode == -signal.SIGKILL
+        step += 1
+    assert step > 8
+    _run(make_run, out)
+    assert_equal_outputs(out, undisturbed)
+
+
+def _die_at_rename(make_run, out, step):
+    seen, replace = 0, os.replace
+
+    def dying(source, target):
+        nonlocal seen
+        if seen == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        seen += 1
+        replace(source, target)
+
+    os.replace = dying
+    run_participant(*make_run(out, participants=["01"]))
+
+
+@pytest.mark.slow
+def test_two_runs_on_one_out_share_the_work(make_run, undisturbed, assert_equal_outputs, tmp_path):
+    out, report = tmp_path / "out", FORK.SimpleQueue()
+    processes = [FORK.Process(target=_run, args=(make_run, out, report)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    told = dict(report.get() for _ in processes)
+    for process in processes:
+        process.join()
+    done = [stem for outcomes in told.values() for stem, status in outcomes if status == "done"]
+    assert sorted(done) == ["sub-01", "sub-02", "sub-03_ses-a", "sub-03_ses-b"]  # each once, by one of the two
+    assert_equal_outputs(out, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_run_takes_over_from_one_that_was_killed(make_run, undisturbed, assert_equal_outputs, tmp_path):
+    out = tmp_path / "out"
+    first = FORK.Process(target=_run, args=(make_run, out))
+    first.start()
+    claims = out / ".lesionwise" / "claims"
+    deadline = time.time() + 20
+    while not (claims.is_dir() and any(claims.iterdir())) and time.time() < deadline:
+        time.sleep(0.005)
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    assert any(claims.iterdir())  # it died with a scan in hand
+    result = run_participant(*make_run(out))
+    assert result.count("busy") == 0
+    assert not any(claims.iterdir())
+    assert_equal_outputs(out, undisturbed)
+
+
+@pytest.mark.slow
+def test_two_settings_at_once_do_not_mix(make_run, undisturbed, assert_equal_outputs, tmp_path):
+    out = tmp_path / "out"
+    other = FORK.Process(target=_run_other, args=(make_run, out))
+    other.start()
+    _run(make_run, out)
+    other.join()
+    assert other.exitcode == 0
+    _run(make_run, out)  # whichever came last, ours again
+    assert_equal_outputs(out, undisturbed)
+
+
+def _run_other(make_run, out):
+    run_participant(*make_run(out, samples=6))
+
+
+@pytest.mark.slow
+def test_in_processes_as_in_one(make_run, undisturbed, assert_equal_outputs, tmp_path):
+    out = tmp_path / "out"
+    result = run_participant(*make_run(out), engine=LocalProcesses(2))
+    assert result.count("done") == 4
+    assert_equal_outputs(out, undisturbed)
+
+
+@pytest.mark.slow
+def test_on_a_cluster_with_a_worker_killed_in_the_middle_of_a_scan(
+    make_run, undisturbed, assert_equal_outputs, tmp_path
+):
+    pytest.importorskip("distributed")
+    file, out = tmp_path / "scheduler.json", tmp_path / "out"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    common = {
+        "env": environment,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "cwd": tmp_path,
+        "start_new_session": True,
+    }
+    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    worker = ["worker", "--scheduler-file", str(file), "--nworkers", "2", "--nthreads", "1", "--no-dashboard"]
+    processes = [subprocess.Popen([sys.executable, "-m", "dask", *c], **common) for c in (scheduler, worker)]
+    over, killed = threading.Event(), []
+    watcher = threading.Thread(target=_kill_first_owner, args=(out / ".lesionwise" / "claims", over, killed))
+    try:
+        deadline = time.time() + 60
+        while not file.exists() and time.time() < deadline:
+            time.sleep(0.1)
+        plan, tasks = make_run(out)
+        watcher.start()
+        result = run_participant(plan, tasks, engine=DaskCluster(str(file)), unit_fn=explain_scan)
+    finally:
+        over.set()
+        watcher.join()
+        for process in processes:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert len(killed) == 1
+    assert killed[0] != os.getpid()
+    assert result.count("done") + result.count("kept") == 4
+    assert_equal_outputs(out, undisturbed)
+
+
+def _kill_first_owner(claims: Path, over: threading.Event, killed: list[int]) -> None:
+    """Kills the first process whose claim shows that it is in the middle of a scan."""
+    while not killed and not over.is_set():
+        for path in claims.glob("*.json"):
+            with suppress(OSError, ValueError):
+                owner = json.loads(path.read_text())["pid"]
+                os.kill(owner, signal.SIGKILL)
+                killed.append(owner)
+                break
+        time.sleep(0.002)

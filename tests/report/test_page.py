@@ -108,7 +108,8 @@ def test_one_colour_limit_for_all_lesions(opened):
     assert len(limits) == 1
     low, high = limits.pop()
     assert low.strip("≤ −") == high.strip("≥ +")
-    assert opened.page.inner_text("#limit-unit") == "log-odds per SD of the channel"
+    assert opened.page.get_attribute("#limit-unit", "title") == "log-odds per SD of the channel"
+    assert opened.page.inner_text("#limit-unit") == "log-odds per SD"
 
 
 def test_sides_swap_with_the_convention(opened):
@@ -214,3 +215,10 @@ def test_paths_are_cut():
     assert without_paths("read /data/jane_doe/x.nii.gz and C:\\scans\\y.nii") == "read x.nii.gz and y.nii"
     assert without_paths("log-odds/SD, https://doi.org/10.1/x") == "log-odds/SD, https://doi.org/10.1/x"
     json.dumps(without_paths("no path"))
+
+
+def test_prints_two_pages(make_out, tmp_path, open_page):
+    name = make_out(tmp_path, lesions=40)
+    opened = open_page(write_scan_report(tmp_path, name, tmp_path / "report.html"))
+    pdf = opened.page.pdf(prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) == 2

@@ -21,11 +21,17 @@ FAINT = 0.02
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number for a sentence: `digits` significant digits, a real minus sign, n/a for what is missing."""
+    """A number for a sentence: `digits` significant digits (thousands whole), a real minus sign, n/a for what is missing.
+
+    >>> number(-0.01234), number(1351.2), number(float("nan"))
+    ('−0.0123', '1\u202f351', 'n/a')
+    """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "n/a"
     if not isinstance(value, (int, float)):
         value = float(value)
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".replace(",", "\u202f").replace("-", "−")
     text = f"{value:.{digits}g}"
     if "e" in text:
         mantissa, exponent = text.split("e")
@@ -39,6 +45,19 @@ def finite(row: Mapping[str, Any], column: str) -> float | None:
     if value is None or isinstance(value, str):
         return None
     return float(value) if math.isfinite(float(value)) else None
+
+
+def short_units(units: str) -> str:
+    """The unit for a sentence; the figures' axes name it in full.
+
+    >>> short_units("log-odds per standard deviation of the channel in the head")
+    'log-odds per SD'
+    """
+    return (
+        units.replace("standard deviation", "SD")
+        .removesuffix(" of the channel in the head")
+        .removesuffix(" of the channel")
+    )
 
 
 def headline(row: Mapping[str, Any]) -> str:
@@ -78,7 +97,7 @@ def sentence(row: Mapping[str, Any], channels: Sequence[str], *, units: str, qua
 
 def _weight(channel: str, share: float | None, count: int, peak: float | None, se: float | None, units: str) -> str:
     noise = f" ± {number(se, 2)}" if se is not None else ""
-    strongest = f"strongest push {number(peak)}{noise} {units}" if peak is not None else ""
+    strongest = f"strongest push {number(peak)}{noise} {short_units(units)}" if peak is not None else ""
     if share is None or count < 2:
         return f"The output for this lesion answers to {channel}; {strongest}." if strongest else ""
     if share >= 0.6:

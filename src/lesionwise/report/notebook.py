@@ -1,19 +1,17 @@
 """A result in Jupyter: a short table of its own, and one lesion in an interactive viewer."""
 
-import tempfile
 from html import escape
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lesionwise.errors import InputError, MissingExtraError
-from lesionwise.io.nifti import write_image
 from lesionwise.report.limits import colour_limit, table_tops
 from lesionwise.report.narrative import number, sentence
 from lesionwise.report.palette import outcome_style
+from lesionwise.report.viewers import nifti_bytes
 
 MOST_ROWS = 30
 
@@ -59,27 +57,21 @@ def view(result: Any, lesion: int, *, channel: str | None = None) -> Any:
     if chosen not in saliency.channels:
         raise InputError(f"Expected a channel of {', '.join(saliency.channels)}, found {chosen}.")
     limit = colour_limit(table_tops(result.lesions, saliency.channels))
-    volumes: list[dict[str, Any]] = []
-    # The widget keeps the bytes: the files may go once it has read them.
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data, affine, options in (
-            (chosen, image.channel(chosen), image.affine, {"colormap": "gray"}),
-            (
-                f"map of {chosen}",
-                saliency.channel(chosen),
-                saliency.affine,
-                {
-                    "colormap": "warm",
-                    "colormap_negative": "winter",
-                    "cal_min": 0.05 * limit,
-                    "cal_max": limit,
-                    "opacity": 0.8,
-                },
-            ),
-        ):
-            path = Path(folder) / f"{len(volumes)}.nii.gz"
-            write_image(path, data, affine)
-            volumes.append({"data": path.read_bytes(), "name": f"{name}.nii.gz", **options})
+    scale = {
+        "colormap": "warm",
+        "colormap_negative": "winter",
+        "cal_min": 0.05 * limit,
+        "cal_max": limit,
+        "opacity": 0.8,
+    }
+    volumes = [
+        {"data": nifti_bytes(image.channel(chosen), image.affine), "name": f"{chosen}.nii.gz", "colormap": "gray"},
+        {
+            "data": nifti_bytes(saliency.channel(chosen), saliency.affine),
+            "name": f"map of {chosen}.nii.gz",
+            **scale,
+        },
+    ]
     widget = ipyniivue.NiiVue()
     widget.load_volumes(volumes)
     voxels = result.explained.labels == lesion

@@ -14,11 +14,12 @@ from lesionwise.io.derivative import ScanFiles, list_scans
 from lesionwise.io.files import write_text
 from lesionwise.report import palette
 from lesionwise.report.limits import colour_limit, table_tops
-from lesionwise.report.narrative import finite, headline, sentence, warnings
+from lesionwise.report.narrative import finite, headline, sentence, short_units, warnings
 from lesionwise.report.payload import Blob, Frame, Plan, Store, map_blobs, volumes
 from lesionwise.report.profile import Neighbourhood, distance_profile, extremes
 from lesionwise.report.scene import Scene, read_scene
 from lesionwise.report.viewer import asset, json_markup, niivue, packed, policy, script, templates
+from lesionwise.report.viewers import Layers, fsleyes_command, itksnap_command
 from lesionwise.volume import ScanName, shifted_affine
 
 SCRIPTS = ("data.js", "planes.js", "charts.js", "lesions.js", "render.js", "app.js")
@@ -155,7 +156,7 @@ class _Limits:
         found = {}
         for desc, units in self._units.items():
             tops = table_tops(scene.lesions, scene.channels) if desc == scene.descs[0] else []
-            found[desc] = {"limit": colour_limit(tops or self._tops[desc]), "units": units}
+            found[desc] = {"limit": colour_limit(tops or self._tops[desc]), "units": units, "short": short_units(units)}
         return found
 
 
@@ -198,11 +199,27 @@ def _lesion(
         found["maps"][desc] = meta
         if not units:
             units, quantitative = saliency.units, bool(saliency.provenance.get("Quantitative", True))
+    if main in found["maps"]:
+        found["viewers"] = _commands(scene, label, main, row)
     found["sentence"] = sentence(row, scene.channels, units=units, quantitative=quantitative)
     found["warnings"] = warnings(row, scene.channels, touches_edge=touches)
     if main in found["maps"] and "values" not in found["maps"][main]:
         found["warnings"].append("Its map is too large for this page: open the folder with `lesionwise serve`.")
     return found
+
+
+def _commands(scene: Scene, label: int, desc: str, row: Mapping[Any, Any]) -> dict[str, str]:
+    """Command lines for other viewers that name files only: a page says nothing about where its folder lies."""
+    files = scene.files
+    shown = Layers(
+        {channel: Path(f"{channel}.nii.gz") for channel in scene.channels},
+        Path(files.labels.name),
+        Path(files.saliency(label, desc).name),
+        scene.channels,
+        colour_limit(table_tops(scene.lesions, scene.channels)),
+        (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"])),
+    )
+    return {"FSLeyes": fsleyes_command(shown), "ITK-SNAP": itksnap_command(shown)}
 
 
 def _cohort(cohort: pd.DataFrame | None, channels: tuple[str, ...], *, most: int = 2000) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ CHANNELS: tuple[str, ...] = ("#e07b39", "#4f8fd9", "#8a63c9", "#4a9c6d", "#b5547
 
 POSITIVE_STOPS: tuple[str, ...] = ("#c2311c", "#f4431f", "#ff8a4c")
 NEGATIVE_STOPS: tuple[str, ...] = ("#2440c8", "#2f7bf6", "#6cc6ff")
-ALPHA_EXPONENT = 0.75
+ALPHA_EXPONENT = 0.55
 """Opacity of the map is (|value| / limit) ** ALPHA_EXPONENT: zero is transparent, the limit opaque."""
 
 

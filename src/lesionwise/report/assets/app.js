@@ -8,6 +8,8 @@
   LW.byLabel = new Map(scene.lesions.map((lesion) => [lesion.label, lesion]));
   LW.units = () => (scene.limits[state.desc] ? scene.limits[state.desc].units : "");
 
+  const shortUnits = () => (scene.limits[state.desc] ? scene.limits[state.desc].short : "");
+
   const state = LW.state = {
     label: null, lesion: null, map: null, desc: scene.descs[0] || null, voxel: scene.shape.map((n) => Math.floor(n / 2)),
     centre: scene.shape.map((n) => Math.floor(n / 2)),
@@ -58,7 +60,8 @@
     }
     byId("limit-low").textContent = "≤ −" + format(state.limit, 2);
     byId("limit-high").textContent = "≥ +" + format(state.limit, 2);
-    byId("limit-unit").textContent = LW.units();
+    byId("limit-unit").textContent = shortUnits();
+    byId("limit-unit").title = LW.units();
     bar.setAttribute("aria-label", `Colour bar: blue against the lesion at minus ${format(state.limit, 2)}, transparent at zero, red for the lesion at plus ${format(state.limit, 2)} ${LW.units()}; the same for all lesions`);
   }
 
@@ -124,6 +127,8 @@
         places.append(element("button", { type: "button", onclick: () => { state.voxel = end.voxel.slice(); redraw(); } }, `${channel} ${what} (${where})`));
       }
     }
+    byId("viewer-lesion").textContent = String(lesion.label);
+    byId("viewers").replaceChildren(...Object.entries(lesion.viewers || {}).flatMap(([name, command]) => [element("dt", {}, name), element("dd", {}, element("code", {}, command))]));
     const outside = byId("outside");
     outside.textContent = meta && meta.outside
       ? `The page keeps the map within ${format(scene.margin_mm)} mm of the lesion; ${meta.channels.map((channel, c) => `${format(100 * meta.outside[c], 2)} % of the ${channel} map's weight`).join(" and ")} lies farther away (all of it is in the NIfTI file).`
@@ -298,6 +303,7 @@
   else if (best) await choose(best.label);
   else { byId("headline").textContent = "No lesion was found in this scan."; redraw(); }
   window.addEventListener("hashchange", () => { const found = /^#lesion-(\d+)$/.exec(location.hash); if (found) choose(Number(found[1])); });
-  window.addEventListener("beforeprint", () => { for (const panel of panels) panel.draw(state); });
+  window.addEventListener("beforeprint", () => { for (const panel of panels) panel.draw(state); readout(); });
+  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
   root.dataset.ready = "true";
 })((window.LW = window.LW || {}));

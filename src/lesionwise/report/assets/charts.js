@@ -36,7 +36,7 @@
     // One scale for all lesions of the scan, so that bars compare when stepping through them.
     const all = scene.lesions.flatMap((each) => channels.flatMap((c) => [each.row[`peak_${c}`], each.row[`trough_${c}`]])).filter((v) => typeof v === "number");
     const low = Math.min(0, ...all), high = Math.max(0, ...all);
-    const width = 360, left = 104, right = 62, line = 21, top = 4;
+    const width = 360, left = 116, right = 58, line = 21, top = 4;
     const height = top + kept.length * line + 34;
     const x = (v) => left + ((v - low) / (high - low || 1)) * (width - left - right);
     const chart = frame(width, height, kept.map((r) => `${r.channel} ${r.what} ${format(r.value)}${r.se ? " plus or minus " + format(1.96 * r.se, 2) : ""}`).join("; "));
@@ -149,10 +149,11 @@
       chart.append(svg("path", { d: `M${x(mine)} 2V${height - 18}`, class: "here" }));
       chart.append(svg("circle", { cx: x(mine), cy: 14, r: 6.5, fill: LW.style(lesion.row.outcome).colour, class: "mine" }));
       const lowest = logarithmic ? 10 ** low : low, highest = logarithmic ? 10 ** high : high;
-      chart.append(text(left, height - 4, format(lowest, 2), { class: "tick" }), text(width - right, height - 4, format(highest, 2), { class: "tick", "text-anchor": "end" }));
-      const inner = Math.min(Math.max(x(mine), 64), width - 64);
+      const inner = Math.min(Math.max(x(mine), 22), width - 22);
+      if (inner > 84) chart.append(text(left, height - 4, format(lowest, 2), { class: "tick" }));
+      if (inner < width - 84) chart.append(text(width - right, height - 4, format(highest, 2), { class: "tick", "text-anchor": "end" }));
       chart.append(text(inner, height - 4, format(mine), { class: "value", "text-anchor": "middle" }));
-      host.append(element("p", { class: "caption" }, element("strong", {}, title), ` · ${place}${percentile}`), chart);
+      host.append(element("div", {}, element("p", { class: "caption" }, element("strong", {}, title), ` · ${place}${percentile}`), chart));
     }
   };
 })((window.LW = window.LW || {}));

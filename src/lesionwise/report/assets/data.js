@@ -82,6 +82,7 @@
     if (typeof value !== "number") return String(value);
     if (value === 0) return "0";
     const size = Math.abs(value);
+    if (size >= 1000) return Math.round(value).toLocaleString("en").replace(/,/g, "\u202f").replace("-", "−");
     const text = size >= 1e5 || size < 1e-3 ? value.toExponential(digits - 1).replace("e+", "e") : String(Number(value.toPrecision(digits)));
     return text.replace(/-/g, "−");
   };

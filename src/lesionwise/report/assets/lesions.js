@@ -66,7 +66,7 @@
         if (column.key === "outcome") {
           return element("td", {}, LW.badge(lesion.row.outcome));
         }
-        return element("td", { class: "num" }, format(lesion.row[column.key], column.digits || 3));
+        return element("td", { class: "num" }, column.fixed && typeof lesion.row[column.key] === "number" ? lesion.row[column.key].toFixed(column.fixed) : format(lesion.row[column.key], column.digits || 3));
       });
       const node = element("tr", { "data-label": lesion.label, class: Object.keys(lesion.maps).length ? "" : "plain", onclick: () => this.choose(lesion.label) }, ...cells);
       node.style.setProperty("--outcome", style.colour);
@@ -115,12 +115,12 @@
       { key: "lesion", name: "#", title: "Number of the lesion in the label image" },
       { key: "outcome", name: "Outcome", title: "Outcome against the reference" },
       { key: "volume_mm3", name: "mm³", title: "Volume", numeric: true },
-      { key: "probability_mean", name: "p", title: "Mean probability in the lesion", numeric: true, digits: 2 },
+      { key: "probability_mean", name: "p", title: "Mean probability in the lesion", numeric: true, fixed: 2 },
     ];
     const first = scene.channels[0];
     if (has(`peak_${first}`)) columns.push({ key: `peak_${first}`, name: `Peak ${first}`, title: `Largest value of the ${first} map, ${LW.units()}`, numeric: true, digits: 2 });
     const triage = Object.keys(scene.lesions[0] ? scene.lesions[0].row : {}).find((key) => key.startsWith("triage") && has(key));
-    if (triage) columns.push({ key: triage, name: "Triage", title: "Probability that this is a true lesion, from the error detector", numeric: true, digits: 2 });
+    if (triage) columns.push({ key: triage, name: "Triage", title: "Probability that this is a true lesion, from the error detector", numeric: true, fixed: 2 });
     return columns.filter((column) => !column.numeric || has(column.key));
   };
 })((window.LW = window.LW || {}));

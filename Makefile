@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/lesionwise demo $(DEMO_OUT)
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -42,3 +42,23 @@ def test_mistakes_are_sentences(out, capsys, arguments, sentence):
     assert code == 2
     assert sentence in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_verdicts_of_triage_reach_the_report(out):
+    from lesionwise.io.derivative import ScanFiles, list_scans, read_scan
+    from lesionwise.report.narrative import verdict
+    from lesionwise.report.scene import scene_of
+
+    name = list_scans(out)[0]
+    path = ScanFiles(out, name).path("triage.tsv")
+    lines = [
+        "lesion\toutcome\ttriage_p_false\ttriage_verdict\ttriage_reasons",
+        "1\tTP\t0.83\tprobably false\ta bright vessel",
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        rows = scene_of(read_scan(out, name)).lesions.set_index("lesion").to_dict(orient="index")
+    finally:
+        path.unlink()
+    assert verdict(rows[1]) == "Triage: probably false, 83% likely to be false: a bright vessel."
+    assert verdict(rows[2]) == ""

@@ -1,5 +1,6 @@
 """`lesionwise explain`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,8 @@ from lesionwise.cli.console import reporting
 from lesionwise.config import write_config
 from lesionwise.io.cases import read_case
 from lesionwise.models.zoo import load_model
-from lesionwise.units import explain_case
+from lesionwise.segmenter import AbstractSegmenter
+from lesionwise.units import Explained, explain_case
 from lesionwise.volume import ScanName
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -53,6 +55,9 @@ def explain(
     device: o.Device = "auto",
     seed: o.Seed = 0,
     snr: o.Snr = False,
+    triage: Annotated[
+        str | None, typer.Option("--triage", help="builtin or a fitted triage model: which lesions are probably false.")
+    ] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
 ) -> None:
     """Explain the lesions of one scan: probability, instances, a signed map per lesion, a table and a report."""
@@ -92,11 +97,26 @@ def explain(
             version=__version__,
         )
         write_config(out, settings, explained.model, version=__version__)
+        if triage is not None:
+            judge(explained, triage, out, segmenter=segmenter, say=reporter.say)
         if report:
             from lesionwise.report.page import write_scan_report
 
             reporter.say(f"Report: {write_scan_report(out, case.name, out / 'report.html')}")
     typer.echo(summary(Result(explained), out))
+
+
+def judge(
+    explained: Explained, triage: str, out: Path, *, segmenter: AbstractSegmenter, say: Callable[[str], None]
+) -> None:
+    """Applies a triage model to an explained scan and writes its verdicts beside the table."""
+    from lesionwise.triage.apply import triage_scan, write_triage
+    from lesionwise.triage.model import load_triage
+
+    model = load_triage(triage)
+    triaged = triage_scan(explained, model, segmenter=segmenter)
+    write_triage(triaged, out, model=model)
+    say(f"Triage: {triaged.n_false} of {len(explained.maps)} explained lesions are probably false.")
 
 
 def summary(result: Result, out: Path) -> str:

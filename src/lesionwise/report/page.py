@@ -14,7 +14,7 @@ from lesionwise.io.derivative import ScanFiles, list_scans
 from lesionwise.io.files import write_text
 from lesionwise.report import palette
 from lesionwise.report.limits import colour_limit, table_tops
-from lesionwise.report.narrative import finite, headline, sentence, short_units, warnings
+from lesionwise.report.narrative import finite, headline, sentence, short_units, verdict, warnings
 from lesionwise.report.payload import Blob, Frame, Plan, Store, map_blobs, volumes
 from lesionwise.report.profile import Neighbourhood, distance_profile, extremes
 from lesionwise.report.scene import Scene, read_scene
@@ -201,7 +201,8 @@ def _lesion(
             units, quantitative = saliency.units, bool(saliency.provenance.get("Quantitative", True))
     if main in found["maps"]:
         found["viewers"] = _commands(scene, label, main, row)
-    found["sentence"] = sentence(row, scene.channels, units=units, quantitative=quantitative)
+    spoken = (sentence(row, scene.channels, units=units, quantitative=quantitative), verdict(row))
+    found["sentence"] = " ".join(part for part in spoken if part)
     found["warnings"] = warnings(row, scene.channels, touches_edge=touches)
     if main in found["maps"] and "values" not in found["maps"][main]:
         found["warnings"].append("Its map is too large for this page: open the folder with `lesionwise serve`.")

@@ -171,11 +171,22 @@ def scene_of(scan: ScanOutput) -> Scene:
         turn.array(scan.probability),
         turn.array(scan.labels),
         reference,
-        scan.lesions,
+        _with_triage(scan),
         scan.columns,
         scan.facts,
         tuple(notes),
     )
+
+
+def _with_triage(scan: ScanOutput) -> pd.DataFrame:
+    """The table with the verdicts of triage, if the scan was triaged since it was explained."""
+    path = scan.files.path("triage.tsv")
+    if not path.is_file():
+        return scan.lesions
+    verdicts = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False).drop(
+        columns=["outcome"], errors="ignore"
+    )
+    return scan.lesions.merge(verdicts, on="lesion", how="left", validate="one_to_one")
 
 
 def _on_grid(path: Path, affine: Affine, shape: tuple[int, ...]) -> np.ndarray | None:

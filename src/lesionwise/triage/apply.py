@@ -157,8 +157,8 @@ def _judge(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> pd.D
             verdicts[int(record["lesion"])] = (float(p), FALSE if false else KEEP, said)
     rows = []
     for lesion, outcome in zip(scan.lesions["lesion"], scan.lesions["outcome"], strict=True):
-        p, verdict, said = verdicts.get(int(lesion), (float("nan"), None, None))
-        rows.append({"lesion": int(lesion), "outcome": outcome, **dict(zip(COLUMNS, (p, verdict, said), strict=True))})
+        found: tuple[float, str | None, str | None] = verdicts.get(int(lesion), (float("nan"), None, None))
+        rows.append({"lesion": int(lesion), "outcome": outcome, **dict(zip(COLUMNS, found, strict=True))})
     return pd.DataFrame(rows, columns=["lesion", "outcome", *COLUMNS])
 
 

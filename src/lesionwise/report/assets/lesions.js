@@ -120,7 +120,7 @@
     const first = scene.channels[0];
     if (has(`peak_${first}`)) columns.push({ key: `peak_${first}`, name: `Peak ${first}`, title: `Largest value of the ${first} map, ${LW.units()}`, numeric: true, digits: 2 });
     const triage = Object.keys(scene.lesions[0] ? scene.lesions[0].row : {}).find((key) => key.startsWith("triage") && has(key));
-    if (triage) columns.push({ key: triage, name: "Triage", title: "Probability that this is a true lesion, from the error detector", numeric: true, fixed: 2 });
+    if (triage) columns.push({ key: triage, name: "p false", title: "Triage: probability that this predicted lesion is false", numeric: true, fixed: 2 });
     return columns.filter((column) => !column.numeric || has(column.key));
   };
 })((window.LW = window.LW || {}));

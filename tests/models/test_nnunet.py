@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+import lesionwise as lw
+from lesionwise.attribution import METHODS
 from lesionwise.errors import InputError, ModelFileError
 from lesionwise.io.nifti import write_image
 from lesionwise.models import nnunet, zoo
@@ -234,6 +236,29 @@ def test_gradients_flow_through_windows_mirrors_and_folds(results):
         slope = (target(x + 1e-7 * direction) - target(x - 1e-7 * direction)) / 2e-7
     assert float((g * direction).sum()) == pytest.approx(float(slope), rel=1e-4)
     assert placement.pull_back(g[0]).shape == case.image.data.shape
+
+
+def test_explained_lesion_is_the_derivative_of_the_whole_prediction(results):
+    """`explain` with the plain gradient against autograd through window fusion, mirrors, folds and the way back."""
+    model = zoo.load_model(f"{results}?mirroring=off")
+    case = a_patient(*SCANS[1])
+    explained = lw.explain(model, case, method=METHODS["gradient"](), lesions="largest:1", device="cpu")
+    (number,) = explained.maps
+    voxels = torch.from_numpy(np.argwhere(explained.explained.labels == number))
+    placement = model.place(case)
+    x = placement.input.clone().requires_grad_()
+    grid = WindowGrid.of(model.spec, tuple(x.shape[2:]))
+    fused, padded = 0, grid.pad(x)
+    for n, box in enumerate(grid.boxes):
+        z = model.network(padded[(..., *box.slices)])[0] * grid.weight(n).float()
+        widths = [v for a in (2, 1, 0) for v in (box.start[a], grid.padded_shape[a] - box.stop[a])]
+        fused = fused + torch.nn.functional.pad(z, widths)
+    i, j, k = voxels.T
+    on_scan = placement.to_scan.forward(grid.unpad(fused))
+    (g,) = torch.autograd.grad((on_scan[1] - on_scan[0])[i, j, k].mean(), x)
+    expected = placement.pull_back(g[0]).numpy()
+    ours = explained.maps[number].on_grid(case.image.shape)
+    assert np.abs(ours - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_description_names_what_nnunet_does(results):

@@ -61,7 +61,7 @@ def main() -> None:
     """Reads the command line."""
     bids, target = Path(sys.argv[1]), Path(sys.argv[2])
     figure = plt.figure(figsize=(15, 7.2))
-    grid = figure.add_gridspec(2, 5, width_ratios=(1, 1, 1, 0.15, 1.5), wspace=0.04, hspace=0.08)
+    grid = figure.add_gridspec(2, 5, width_ratios=(1, 1, 1, 0.15, 1.5), wspace=0.04, hspace=0.2)
     synthetic = []
     for n, seed in enumerate(SEEDS):
         phantom = synthesise(seed)

@@ -75,3 +75,16 @@ def test_unknown_names_and_options_are_sentences(tmp_path):
 def test_a_scan_without_lesions_is_a_result(name, tmp_path):
     finding, _ = run(name, tmp_path, cases=[case(0, lesions=())])
     assert finding.text
+
+
+def test_options_may_be_written_as_on_a_command_line(tmp_path):
+    run("context", tmp_path, distances_mm="0,2", fills="zero", frozen="no")
+    rows = pd.read_csv(tmp_path / "experiments" / "context" / "context_rows.tsv", sep="\t")
+    assert sorted(rows["distance_mm"].unique()) == [0.0, 2.0]
+    run("faithfulness", tmp_path, methods="gradient,inputxgradient", perturbations=2, fractions="0,1")
+    rows = pd.read_csv(tmp_path / "experiments" / "faithfulness" / "faithfulness_rows.tsv", sep="\t")
+    assert {"gradient", "inputxgradient"} < set(rows["method"])
+    with pytest.raises(InputError, match="separated by commas"):
+        run("context", tmp_path, distances_mm="near,far")
+    with pytest.raises(InputError, match="tea leaves"):
+        run("faithfulness", tmp_path, methods="tea leaves")

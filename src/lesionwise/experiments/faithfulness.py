@@ -46,10 +46,21 @@ def default_methods(*, n_samples: int = 8) -> dict[str, AbstractMethod]:
     return methods
 
 
+def chosen_methods(names: str | None, *, n_samples: int = 8) -> dict[str, AbstractMethod]:
+    """The methods of those names, in their order; all of them for None. Raises InputError for an unknown name."""
+    known = default_methods(n_samples=n_samples)
+    wanted = list(known) if names is None else [name.strip() for name in names.split(",")]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise InputError(f"Methods must be among {', '.join(known)}, found {', '.join(unknown)}.")
+    return {name: known[name] for name in wanted}
+
+
 def faithfulness_rows(
     scan: Scan,
     *,
-    methods: Mapping[str, AbstractMethod] | None = None,
+    methods: Mapping[str, AbstractMethod] | str | None = None,
+    n_samples: int = 8,
     fractions: Sequence[float] = FRACTIONS,
     perturbations: int = 8,
 ) -> pd.DataFrame:
@@ -66,10 +77,12 @@ def faithfulness_rows(
     - `sensitivity`: largest |M(x + e) - M(x)| / |M(x)| over small noise e (2 % of a head SD; Yeh2019), in Euclidean norm.
     - `infidelity`: 1 - r^2 between I.M and y(x) - y(x - I) over random perturbations I in the region, the best scale of M
       allowed (Yeh2019): 0 is perfect, 1 is worthless.
-    Methods that a network does not support are named in `note`.
+    `methods` are names of the registry separated by commas, or methods by name; None takes all. Methods that a network
+    does not support are named in `note`.
     """
     chosen = scan.chosen
-    methods = default_methods() if methods is None else methods
+    if methods is None or isinstance(methods, str):
+        methods = chosen_methods(methods, n_samples=n_samples)
     rows: list[dict[str, Any]] = []
     stages = {one.label: _Stage.of(scan, one) for one in chosen}
     for name, method in methods.items():
@@ -328,5 +341,5 @@ EXPERIMENT = Experiment(
     question="Which map is most faithful to the network?",
     rows_fn=faithfulness_rows,
     group_fn=faithfulness_finding,
-    defaults={"methods": None, "fractions": FRACTIONS, "perturbations": 8},
+    defaults={"methods": None, "n_samples": 8, "fractions": FRACTIONS, "perturbations": 8},
 )

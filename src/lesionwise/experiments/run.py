@@ -135,7 +135,26 @@ def _options(experiment: Experiment, given: Mapping[str, Any]) -> dict[str, Any]
             f"The experiment {experiment.name} has no option {', '.join(unknown)}; it has "
             f"{', '.join(experiment.defaults) or 'none'}."
         )
-    return {**experiment.defaults, **given}
+    return {**experiment.defaults, **{name: _as_default(experiment.defaults[name], v) for name, v in given.items()}}
+
+
+def _as_default(default: Any, value: Any) -> Any:
+    """A list as people write it on a command line (`zero,blur` or one number), where the default is a tuple."""
+    if not isinstance(default, tuple) or isinstance(value, list | tuple):
+        return value
+    parts = value.split(",") if isinstance(value, str) else [value]
+    kind = type(default[0])
+    try:
+        return tuple(_flag(part) if kind is bool else kind(part) for part in parts)
+    except ValueError:
+        raise InputError(f"Expected values like {default[0]!r} separated by commas, found {value!r}.") from None
+
+
+def _flag(value: Any) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if str(value).strip().lower() not in words:
+        raise ValueError(value)
+    return words[str(value).strip().lower()]
 
 
 def _key(experiment: Experiment, keys: Mapping[str, str], settings: Settings, options: Mapping[str, Any]) -> str:

@@ -67,6 +67,8 @@ def find_instances(
 def select(instances: list[Instance], lesions: str) -> list[Instance]:
     """Picks lesions as people ask for them: `all`, `largest:5`, or numbers such as `1,4`; order is kept.
 
+    `largest` counts lesions; control regions, which someone asked for by number, come along.
+
     Raises InputError if the text cannot be read or a number does not exist.
     """
     text = lesions.strip().lower()
@@ -74,8 +76,10 @@ def select(instances: list[Instance], lesions: str) -> list[Instance]:
         return instances
     kind, _, count = text.partition(":")
     if kind == "largest" and count.isdigit():
-        chosen = sorted(instances, key=lambda one: (-one.n_voxels, one.label))[: int(count)]
-        return sorted(chosen, key=lambda one: one.label)
+        lesions_only = [one for one in instances if one.source != "control"]
+        chosen = sorted(lesions_only, key=lambda one: (-one.n_voxels, one.label))[: int(count)]
+        controls = [one for one in instances if one.source == "control"]
+        return sorted([*chosen, *controls], key=lambda one: one.label)
     try:
         numbers = {int(part) for part in text.split(",")}
     except ValueError:

@@ -169,7 +169,7 @@ def test_lesions_are_chosen_as_asked():
     assert [one.label for one in select(found, "all")] == [1, 2, 3]
     assert [one.n_voxels for one in select(found, "largest:2")] == [8, 7]
     assert [one.label for one in select(found, "1,3")] == [1, 3]
-    control = Instance(4, found[0].voxels + [1, 0, 0], EYE, "TN", "control")
+    control = Instance(4, found[0].voxels + np.array([1, 0, 0]), EYE, "TN", "control")
     assert [one.label for one in select([*found, control], "largest:1")] == [1, 4]
     with pytest.raises(InputError, match="4"):
         select(found, "1,4")

@@ -124,15 +124,18 @@ def context_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         "Bands: 95 % over patients. The published curve was read off a figure: lesions of 91-119 voxels, zero fill, "
         "distance in 18-neighbour dilation steps (up to 1.41 mm each).",
     )
-    sentences = [f"{patients_note(detected)}."]
+    sentences, tried = [f"{patients_note(detected)}."], float(detected["distance_mm"].max())
     for row in table:
         one: Interval = row["mm"]
         what = f"With {row['fill']} fill{' and frozen statistics' if row['frozen'] else ''}"
         if np.isnan(one.estimate):
             sentences.append(f"{what} no lesion reached {FULL:.0%} of its full score within the distances tried.")
             continue
-        ending = f" ({row['never']} of {row['lesions']} lesions never did)" if row["never"] else ""
-        sentences.append(f"{what}, {FULL:.0%} of the full score was kept from {one} mm on{ending}.")
+        reached = row["lesions"] - row["never"]
+        who = f" by the {reached} of {row['lesions']} lesions that reached it; the others need more than {tried:g} mm"
+        sentences.append(
+            f"{what}, {FULL:.0%} of the full score was kept from {one} mm on{who if row['never'] else ''}."
+        )
     sentences.append("Published: 7 mm needed by the U-Net, 7-15 mm over three networks, with zero fill.")
     summary = pd.DataFrame(
         [

@@ -1,16 +1,24 @@
 """The page of one scan, opened in headless Chromium: what it shows, what it asks for, what it gives away."""
 
+import io
 import json
+import os
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from lesionwise.io.derivative import read_scan
 from lesionwise.report.page import without_paths, write_reports, write_scan_report
 from lesionwise.report.scene import read_scene
 
 pytestmark = pytest.mark.browser
+
+BASELINES = Path(__file__).parent / "baselines"
+"""Pictures of the synthetic scan; LESIONWISE_KEEP_BASELINES=1 keeps new ones after a change that was looked at."""
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +230,60 @@ def test_prints_two_pages(make_out, tmp_path, open_page):
     opened = open_page(write_scan_report(tmp_path, name, tmp_path / "report.html"))
     pdf = opened.page.pdf(prefer_css_page_size=True)
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) == 2
+
+
+def test_triage_is_shown_sorted_and_filtered(make_out, tmp_path, open_page):
+    name = make_out(tmp_path, lesions=4)
+    rows = ["lesion\toutcome\ttriage_p_false\ttriage_verdict\ttriage_reasons"]
+    rows += [f"{n}\tTP\t0.{n}\t{'probably false' if n == 3 else 'keep'}\tsmall <b>& thin</b>" for n in (1, 2, 3)]
+    (tmp_path / name.folder / f"{name.stem}_triage.tsv").write_text("\n".join(rows) + "\n")
+    opened = open_page(write_scan_report(tmp_path, name, tmp_path / "report.html"))
+    opened.choose(3)
+    assert "probably false, 30% likely to be false: small <b>& thin</b>." in opened.page.inner_text("#triage")
+    opened.page.click("#lesion-head button:has-text('p false')")
+    assert opened.page.evaluate("LW.list.visible().map(lesion => lesion.label)") == [3, 2, 1, 4]
+    opened.page.check("#kept")
+    assert opened.page.evaluate("LW.list.visible().map(lesion => lesion.label)") == [2, 1, 4]
+
+
+def test_an_oblique_flipped_scan_keeps_its_millimetres(make_out, tmp_path, open_page):
+    angle = 0.4
+    affine = np.eye(4)
+    tilt = [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
+    affine[:3, :3] = (np.array(tilt) @ np.diag([-0.9, 1.1, 1.4]))[:, [2, 0, 1]]
+    affine[:3, 3] = (20, -30, 10)
+    name = make_out(tmp_path, affine=affine, size=48, lesions=6)
+    opened = open_page(write_scan_report(tmp_path, name, tmp_path / "report.html"))
+    labels = read_scan(tmp_path, name).labels
+    for label in (1, 3, 6):
+        opened.choose(label)
+        mm = [float(part) for part in opened.page.get_attribute("#mm", "data-mm").split()]
+        voxel = tuple(np.round(np.linalg.inv(affine) @ [*mm, 1])[:3].astype(int))
+        assert labels[voxel] == label
+        assert opened.page.inner_text("#voxel") == ", ".join(str(v) for v in voxel)
+    assert "tilted by 23°" in opened.page.inner_text("#convention-words")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_picture_is_the_one_kept(open_page, page_file, theme):
+    """Compared at a quarter of the size, so that fonts of other machines do not matter but a lost panel does."""
+    opened = open_page(page_file, color_scheme=theme)
+    opened.choose(5)
+    picture = Image.open(io.BytesIO(opened.page.screenshot())).convert("RGB").resize((320, 200), Image.Resampling.BOX)
+    kept = BASELINES / f"scan-{theme}.png"
+    if os.environ.get("LESIONWISE_KEEP_BASELINES"):
+        picture.save(kept, optimize=True)
+    difference = np.abs(np.asarray(picture, dtype=int) - np.asarray(Image.open(kept), dtype=int)).max(axis=-1)
+    assert difference.mean() < 6
+    assert (difference > 60).mean() < 0.03
+
+
+@pytest.mark.slow
+def test_thirty_lesions_of_a_whole_head_stay_below_20_mb(make_out, tmp_path, open_page):
+    name = make_out(tmp_path, size=150, lesions=31)
+    path = write_scan_report(tmp_path, name, tmp_path / "report.html")
+    assert path.stat().st_size < 20e6
+    opened = open_page(path)
+    assert opened.page.evaluate("LW.scene.lesions.filter(lesion => Object.keys(lesion.maps).length).length") == 30
+    loaded = opened.page.evaluate("performance.now()")
+    assert loaded < 20_000, "under 5 s where nothing else runs; four times that on a busy machine"

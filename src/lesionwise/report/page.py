@@ -171,6 +171,7 @@ def _lesion(
         "label": label,
         "row": {str(key): _plain(value) for key, value in row.items()},
         "headline": headline(row),
+        "triage": verdict(row),
         "maps": {},
     }
     if not len(voxels):
@@ -201,8 +202,7 @@ def _lesion(
             units, quantitative = saliency.units, bool(saliency.provenance.get("Quantitative", True))
     if main in found["maps"]:
         found["viewers"] = _commands(scene, label, main, row)
-    spoken = (sentence(row, scene.channels, units=units, quantitative=quantitative), verdict(row))
-    found["sentence"] = " ".join(part for part in spoken if part)
+    found["sentence"] = sentence(row, scene.channels, units=units, quantitative=quantitative)
     found["warnings"] = warnings(row, scene.channels, touches_edge=touches)
     if main in found["maps"] and "values" not in found["maps"][main]:
         found["warnings"].append("Its map is too large for this page: open the folder with `lesionwise serve`.")

@@ -114,6 +114,7 @@
     byId("lesion-title").replaceChildren(LW.badge(lesion.row.outcome), ` Lesion ${lesion.label}`);
     byId("headline").textContent = lesion.headline;
     byId("sentence").textContent = lesion.sentence;
+    byId("triage").textContent = lesion.triage || "";
     byId("warnings").replaceChildren(...lesion.warnings.map((warning) => element("li", {}, warning)));
     LW.channelBars(byId("bars"), lesion);
     LW.profileChart(byId("profile"), lesion, state.desc);
@@ -252,6 +253,9 @@
     }
     byId("least").addEventListener("input", (event) => { list.filter.least_mm3 = Number(event.target.value) || 0; list.render(); });
     byId("explained").addEventListener("change", (event) => { list.filter.explained = event.target.checked; list.render(); });
+    const verdicts = scene.lesions.some((lesion) => lesion.row.triage_verdict);
+    byId("kept").closest("label").hidden = !verdicts;
+    byId("kept").addEventListener("change", (event) => { list.filter.kept = event.target.checked; list.render(); });
     byId("open-3d").addEventListener("click", open3d);
     for (const button of document.querySelectorAll("[data-turn]")) button.addEventListener("click", () => LW.render3d.turn(...button.dataset.turn.split(",").map(Number)));
     document.addEventListener("keydown", (event) => {

@@ -33,11 +33,12 @@
     }
 
     visible() {
-      const { outcomes, least_mm3, explained } = this.filter;
+      const { outcomes, least_mm3, explained, kept: unsuspected } = this.filter;
       const kept = scene.lesions.filter((lesion) =>
         (!outcomes.size || outcomes.has(lesion.row.outcome || "n/a")) &&
         (lesion.row.volume_mm3 === null || lesion.row.volume_mm3 >= least_mm3) &&
-        (!explained || Object.keys(lesion.maps).length));
+        (!explained || Object.keys(lesion.maps).length) &&
+        (!unsuspected || lesion.row.triage_verdict !== "probably false"));
       const { column, descending } = this.sort;
       const rank = (lesion) => lesion.row[column];
       return kept.sort((a, b) => {
@@ -119,8 +120,7 @@
     ];
     const first = scene.channels[0];
     if (has(`peak_${first}`)) columns.push({ key: `peak_${first}`, name: `Peak ${first}`, title: `Largest value of the ${first} map, ${LW.units()}`, numeric: true, digits: 2 });
-    const triage = Object.keys(scene.lesions[0] ? scene.lesions[0].row : {}).find((key) => key.startsWith("triage") && has(key));
-    if (triage) columns.push({ key: triage, name: "p false", title: "Triage: probability that this predicted lesion is false", numeric: true, fixed: 2 });
+    if (has("triage_p_false")) columns.push({ key: "triage_p_false", name: "p false", title: "Triage: probability that this predicted lesion is false", numeric: true, fixed: 2 });
     return columns.filter((column) => !column.numeric || has(column.key));
   };
 })((window.LW = window.LW || {}));

@@ -130,6 +130,11 @@ def test_code_is_refused_until_it_is_trusted(bundle):
     write(root, metadata, {**inference, "network_def": {**inference["network_def"], "channels": "$[4, 8]"}})
     x = torch.randn(1, 2, 16, 16, 16)
     assert torch.equal(zoo.load_model(root, trust=True).network(x), network(x))
+    code = "$monai.networks.nets.UNet(spatial_dims=3, in_channels=2, out_channels=2, channels=[4, 8], strides=[2])"
+    write(root, metadata, {**inference, "imports": ["$import monai"], "network_def": code})
+    with pytest.raises(ModelFileError, match=r"the expression \$monai.*--trust"):
+        zoo.load_model(root)
+    assert torch.equal(zoo.load_model(root, trust=True).network(x), network(x))
 
 
 @pytest.mark.filterwarnings("ignore")

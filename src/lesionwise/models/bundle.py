@@ -151,11 +151,11 @@ def _network(path: Path, config: Config, *, trust: bool) -> nn.Module:
     """The network with its weights: rebuilt from its definition, else the TorchScript file."""
     weights, scripted = path / "models" / "model.pt", path / "models" / "model.ts"
     definition = config.get("network_def", config.get("net", config.get("network")))
-    if weights.is_file() and isinstance(definition, Mapping):
-        state = read_weights(weights)
-        return load_weights(_build(definition, path, config, trust=trust), state, where=str(weights))
+    if weights.is_file() and definition is not None and (isinstance(definition, Mapping) or not scripted.is_file()):
+        network = _build(definition, path, config, trust=trust)
+        return load_weights(network, read_weights(weights), where=str(weights))
     if weights.is_file() and not scripted.is_file():
-        raise ModelFileError(f"Expected network_def in {config.where}, found none that can be read as data.")
+        raise ModelFileError(f"Expected network_def in {config.where}, found none.")
     if scripted.is_file():
         if not trust:
             refuse_code(scripted)
@@ -163,10 +163,12 @@ def _network(path: Path, config: Config, *, trust: bool) -> nn.Module:
     raise ModelFileError(f"Expected models/model.pt or models/model.ts in {path}, found neither.")
 
 
-def _build(definition: Mapping[str, Any], path: Path, config: Config, *, trust: bool) -> nn.Module:
-    target = str(definition.get("_target_", ""))
-    arguments = {key: value for key, value in definition.items() if not key.startswith("_")}
-    expressions = [str(value) for value in _leaves(arguments) if isinstance(value, str) and value.startswith("$")]
+def _build(definition: Any, path: Path, config: Config, *, trust: bool) -> nn.Module:
+    known = definition if isinstance(definition, Mapping) else {}
+    target = str(known.get("_target_", ""))
+    arguments = {key: value for key, value in known.items() if not key.startswith("_")}
+    leaves = _leaves(arguments if known else definition)
+    expressions = [str(value) for value in leaves if isinstance(value, str) and (value.startswith("$") or not known)]
     foreign = "." in target and not target.startswith("monai.networks.nets.")
     if not expressions and not foreign:
         name = target if target.startswith("monai.networks.nets.") else f"monai.networks.nets.{target}"

@@ -28,7 +28,7 @@ class Description:
     def rows(self) -> list[tuple[str, str]]:
         """Label and text, as `lesionwise models show` prints them."""
         spec = self.spec
-        default = spec.cam_layer or "none set"
+        default = spec.cam_layer or "the last hidden one at half resolution"
         return [
             ("model", spec.name),
             ("network", f"{self.network}, {self.parameters:,} parameters"),
@@ -38,7 +38,7 @@ class Description:
             ("classes", f"{spec.classes}, lesion class {spec.lesion_class}, {spec.activation}"),
             ("threshold", f"{spec.threshold:g}, lesions of at least {spec.min_size_vox} voxels"),
             *(("preprocessing" if n == 0 else "", step) for n, step in enumerate(self.preprocessing)),
-            ("Grad-CAM", f"default layer {default}" if self.cam else "not possible: this format allows no hooks"),
+            ("Grad-CAM", f"default layer: {default}" if self.cam else "not possible: this format allows no hooks"),
             *((str(key), str(value)) for key, value in sorted(spec.card.items())),
         ]
 

@@ -287,3 +287,17 @@ def test_thirty_lesions_of_a_whole_head_stay_below_20_mb(make_out, tmp_path, ope
     assert opened.page.evaluate("LW.scene.lesions.filter(lesion => Object.keys(lesion.maps).length).length") == 30
     loaded = opened.page.evaluate("performance.now()")
     assert loaded < 20_000, "under 5 s where nothing else runs; four times that on a busy machine"
+
+
+def test_images_too_large_for_one_file_are_halved_and_stay_in_place(make_out, tmp_path, open_page, monkeypatch):
+    monkeypatch.setattr("lesionwise.report.payload.IMAGE_BUDGET_VOX", 1000)
+    name = make_out(tmp_path, size=47, lesions=3)
+    opened = open_page(write_scan_report(tmp_path, name, tmp_path / "report.html"))
+    assert "shown at half resolution" in opened.page.content()
+    opened.choose(1)
+    image, labels = (
+        opened.page.evaluate(f"Array.from(LW.panels[0].data.{what})") for what in ("images.FLAIR", "labels")
+    )
+    bright, lesion = np.array(image), np.array(labels) > 0
+    assert bright.size == lesion.size
+    assert bright[lesion].mean() > bright[~lesion & (bright > 0)].mean() + 30

@@ -61,3 +61,13 @@ def test_a_smaller_budget_gives_a_smaller_plan(scene):
     assert len(set(order)) == 4
     assert len(plans[0].labels) == 11
     assert len(plans[-1].labels) < 11
+
+
+def test_images_too_large_for_a_page_are_halved_by_block_means(scene):
+    frame = Frame.of(scene)
+    blob, scale = image_blob(scene.images["T1w"], frame, step=2)
+    shown = scene.images["T1w"][frame.box.slices]
+    assert blob.shape == tuple(-(-n // 2) for n in shown.shape)
+    back = decoded(blob) * scale["scale"] + scale["offset"]
+    wanted = np.clip(shown[4:6, 10:12, 20:22].mean(), scale["offset"], scale["offset"] + 255 * scale["scale"])
+    assert abs(back[2, 5, 10] - wanted) <= 0.501 * scale["scale"]

@@ -8,6 +8,7 @@ import typer
 from lesionwise.errors import InputError
 from lesionwise.io.derivative import list_scans, read_scan
 from lesionwise.report.figures import lesion_figure
+from lesionwise.report.viewers import write_viewers
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -20,6 +21,12 @@ def figure(
         str | None, typer.Option("--scan", help="Which scan, such as sub-01_ses-2, if there are several.")
     ] = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="Picture to write (.png, .pdf, .svg).")] = None,
+    viewers: Annotated[
+        Path | None,
+        typer.Option(
+            "--viewers", help="Also write a NiiVue document and recipes for 3D Slicer, FSLeyes, ITK-SNAP here."
+        ),
+    ] = None,
 ) -> None:
     """Draw one lesion as a publication-ready panel."""
     names = {name.stem: name for name in list_scans(out)}
@@ -31,5 +38,9 @@ def figure(
     if chosen not in names:
         raise InputError(f"Expected --scan to be one of {', '.join(sorted(names)[:6])}, found {chosen}.")
     path = file or out / "figures" / f"{chosen}_lesion-{lesion:03d}.png"
-    lesion_figure(read_scan(out, names[chosen]), lesion, path)
+    found = read_scan(out, names[chosen])
+    lesion_figure(found, lesion, path)
     typer.echo(str(path))
+    if viewers is not None:
+        for written in write_viewers(found, lesion, viewers).values():
+            typer.echo(str(written))

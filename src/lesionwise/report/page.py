@@ -24,6 +24,11 @@ from lesionwise.volume import ScanName, shifted_affine
 
 SCRIPTS = ("data.js", "planes.js", "charts.js", "lesions.js", "render.js", "app.js")
 
+HALVED = (
+    "To keep this file small its images are shown at half resolution; lesions and maps are not. `lesionwise serve` shows "
+    "everything in full."
+)
+
 CITATION = (
     "Spagnolo et al., Scientific Reports 2026",
     "https://doi.org/10.1038/s41598-026-36560-9",
@@ -76,6 +81,8 @@ def render_scan(
     left in `blobs`."""
     store = Store({} if blobs is None else blobs, address_fn)
     content = scene_content(scene, store, cohort=cohort)
+    halved = any(each["step"] > 1 for each in content["volumes"]["images"].values())
+    notes = [*scene.facts.get("Notes", ()), *scene.notes, *([HALVED] if halved else [])]
     scripts = [script(each) for each in SCRIPTS]
     library = niivue()
     counts = scene.lesions["outcome"].fillna("n/a").value_counts()
@@ -96,7 +103,7 @@ def render_scan(
             shown=tuple(scene.images),
             model=model_facts(scene.facts),
             facts=settings(scene),
-            notes=[without_paths(note) for note in (*scene.facts.get("Notes", ()), *scene.notes)],
+            notes=[without_paths(note) for note in notes],
             served=address_fn is not None,
             citation=CITATION,
             version=__version__,

@@ -16,6 +16,9 @@ from lesionwise.volume import Box
 MAP_BUDGET_BYTES = 9_000_000
 """Room for all maps of a one-file page, after base64; the head's images take about 7 MB, so a page stays below 20."""
 
+IMAGE_BUDGET_VOX = 10_000_000
+"""Voxels of all images together that a one-file page carries at full resolution; above, images (only) are halved."""
+
 KEPT_INSIDE_SPHERE = 0.62
 """Share of a map crop's bytes that remains once the corners beyond the margin are zero and compressed."""
 
@@ -109,15 +112,22 @@ class Frame:
         return cls(Box((a, c, e), (b, d, f)))
 
 
-def image_blob(image: np.ndarray, frame: Frame) -> tuple[Blob, dict[str, float]]:
-    """An image in 8 bits between its 0.5th and 99.8th percentile in the head, and the scale back to its own values."""
+def image_blob(image: np.ndarray, frame: Frame, *, step: int = 1) -> tuple[Blob, dict[str, float]]:
+    """An image in 8 bits between its 0.5th and 99.8th percentile in the head, and the scale back to its own values.
+
+    With `step` 2 each value is the mean of a block of eight voxels; an odd last plane is repeated to fill its block.
+    """
     shown = image[frame.box.slices]
     head = shown[shown != 0]
     low, high = np.percentile(head, [0.5, 99.8]) if head.size else (0.0, 1.0)
     low = min(float(low), 0.0) if (shown == 0).any() else float(low)
     high = float(high) if high > low else low + 1.0
+    if step > 1:
+        padded = np.pad(shown, [(0, -n % step) for n in shown.shape], mode="edge")
+        a, b, c = (n // step for n in padded.shape)
+        shown = padded.reshape(a, step, b, step, c, step).mean(axis=(1, 3, 5))
     levels = np.clip(np.round((shown - low) / (high - low) * 255), 0, 255).astype(np.uint8)
-    return Blob.of(levels), {"offset": low, "scale": (high - low) / 255}
+    return Blob.of(levels), {"offset": low, "scale": (high - low) / 255, "step": step}
 
 
 def map_blobs(
@@ -178,8 +188,10 @@ class Store:
 def volumes(scene: Scene, frame: Frame, store: Store) -> dict[str, Any]:
     """Images, labels, probability and reference of the frame."""
     images: dict[str, Mapping[str, Any]] = {}
+    crowded = len(scene.images) * int(np.prod(frame.box.shape)) > IMAGE_BUDGET_VOX
+    step = 2 if crowded and store.address_fn is None else 1
     for number, (channel, image) in enumerate(scene.images.items()):
-        blob, scale = image_blob(image, frame)
+        blob, scale = image_blob(image, frame, step=step)
         images[channel] = {**store.put(f"image-{number}", blob), **scale}
     labels = scene.labels[frame.box.slices]
     small = np.uint8 if labels.max(initial=0) < 256 else np.uint16

@@ -290,7 +290,7 @@
 
   async function load() {
     const { images, labels, probability, reference } = scene.volumes;
-    const jobs = Object.entries(images).map(async ([channel, each]) => [channel, await LW.array(each)]);
+    const jobs = Object.entries(images).map(async ([channel, each]) => [channel, LW.widened(await LW.array(each), each)]);
     const [loaded, mask, p, marked] = await Promise.all([Promise.all(jobs), LW.array(labels), LW.array(probability), reference ? LW.array(reference) : null]);
     data.images = Object.fromEntries(loaded);
     Object.assign(data, { labels: mask, probability: p, reference: marked });

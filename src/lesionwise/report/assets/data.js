@@ -38,6 +38,19 @@
     return promises.get(name);
   };
 
+  // An image that was embedded in blocks of `step` voxels, back on the frame's own grid.
+  LW.widened = (small, { step, shape }) => {
+    if (step === 1) return small;
+    const [ni, nj, nk] = LW.scene.shape, [hi, hj] = shape;
+    const full = new Uint8Array(ni * nj * nk);
+    let n = 0;
+    for (let k = 0; k < nk; k++) for (let j = 0; j < nj; j++) {
+      const row = hi * (Math.floor(j / step) + hj * Math.floor(k / step));
+      for (let i = 0; i < ni; i++) full[n++] = small[row + Math.floor(i / step)];
+    }
+    return full;
+  };
+
   // One lesion's map by one method: signed values per channel, on a crop that starts at `start` of the frame.
   LW.loadMap = async (lesion, desc) => {
     const meta = lesion && lesion.maps[desc];

@@ -163,7 +163,8 @@ def _as_wished(contrast: Contrast, flair: float | int | None, t1w: float | int |
 
 def _without_mimics(c: ChannelContrast) -> ChannelContrast:
     c = replace(c, rim=0.0, cap=0.0, patches=0.0, dirty=0.0, vessel=0.0, pulse=0.0, choroid=0.0)
-    return replace(c, shell=0.0, halo=0.0, tract=0.0)
+    # A vanishing shell still draws its field, so that everything after it stays the same as with mimics.
+    return replace(c, shell=min(c.shell, 1e-9), halo=0.0, tract=0.0)
 
 
 def _phantom(scene: Scene, data: np.ndarray, head: np.ndarray, seed: int, visit: int) -> Phantom:

@@ -114,7 +114,7 @@ def probability_map(model: AbstractSegmenter, case: Case, folder: Path) -> np.nd
     """Lesion probability on the scan's grid, kept in `folder`; read back if the same model made it before."""
     path = folder / case.name.folder / f"{case.name.stem}_label-L_probseg.nii.gz"
     sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
-    facts = {"ModelFingerprint": model.fingerprint, "Sources": dict(case.sources)}
+    facts = {"ModelFingerprint": model.fingerprint, "SourceFiles": dict(case.sources)}
     if path.is_file() and sidecar.is_file() and json.loads(sidecar.read_text(encoding="utf-8")) == facts:
         return read_image(path)[0]
     placement = model.place(case)

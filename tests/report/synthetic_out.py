@@ -89,7 +89,7 @@ def make_out(
         {
             "Channels": list(CHANNELS),
             "Threshold": 0.5,
-            "Sources": {what: str(raw / f"sub-{subject}_{what}.nii.gz") for what in images},
+            "SourceFiles": {what: str(raw / f"sub-{subject}_{what}.nii.gz") for what in images},
             "Notes": [note] if note else [],
             "Model": {"Name": "formula", "Fingerprint": "0123456789abcdef", "Card": {"Training": "None: a formula."}},
         },

@@ -19,17 +19,17 @@ from lesionwise.volume import Box, ScanName
 
 BIDS_VERSION = "1.10.0"
 BIDSIGNORE = """config.toml
-lesions.parquet/
+lesions.parquet
 report.html
 **/*_report.html
 **/*_lesions.*
 **/*_saliency.*
 **/*_triage.*
 **/*_lookhere.*
-experiments/
-triage/
-figures/
-study/
+experiments
+triage
+figures
+study
 """
 
 
@@ -121,7 +121,7 @@ class ScanOutput:
     @property
     def sources(self) -> dict[str, Path]:
         """Input image per channel, and the reference as `reference` if there was one; they may have moved since."""
-        return {what: Path(path) for what, path in self.facts.get("Sources", {}).items()}
+        return {what: Path(path) for what, path in self.facts.get("SourceFiles", {}).items()}
 
     @cached_property
     def probability(self) -> np.ndarray:

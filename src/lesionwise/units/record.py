@@ -52,7 +52,7 @@ def facts(explained: Explained) -> dict[str, Any]:
         "Threshold": threshold,
         "Connectivity": settings.connectivity,
         "HasReference": explained.case.reference is not None,
-        "Sources": dict(explained.case.sources),
+        "SourceFiles": dict(explained.case.sources),
         "Notes": list(explained.notes),
         **explained.keys,
     }

@@ -105,7 +105,7 @@ def _sentence(channel: str, groups: dict[str, np.ndarray], units: pd.DataFrame, 
     for row in units.itertuples():
         interval = "" if np.isnan(row.auc_low) else f" [{row.auc_low:.2f}, {row.auc_high:.2f}]"
         p = "" if np.isnan(row.p_holm) else f", p = {row.p_holm:.2g} over {row.patients} patients (Holm)"
-        text += f"; {row.first} above {row.second} with AUC {row.auc:.2f}{interval}{p}"
+        text += f"; AUC of {row.first} over {row.second} {row.auc:.2f}{interval}{p}"
     if len(left) and np.isfinite(left["together"].iloc[0]):
         row = left.iloc[0]
         bounds = "" if np.isnan(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"

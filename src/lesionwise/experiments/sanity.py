@@ -163,6 +163,10 @@ def sanity_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         worst = float(beyond["value"].max())
         verdict = "exactly 0, as it must be" if worst == 0 else f"up to {worst:.3g}, which must not be"
         sentences.append(f"Beyond the network's receptive field the map is {verdict}.")
+    else:
+        sentences.append(
+            "No voxel is known to lie beyond the network's receptive field, so nothing there can be checked."
+        )
     sentences += _stability(rows, tables)
     repeat, chart = _repeats(rows)
     if repeat is not None and chart is not None:
@@ -244,9 +248,13 @@ def _beyond_reach(scan: Scan, one: Instance, found: Attribution) -> list[dict[st
         scan.placement.to_network.is_identity or getattr(scan.placement.to_network, "is_gather", False)
     ):
         return []
-    half = int(np.ceil(max(reach) / 2))
-    seen = Box.around(one.voxels, margin=half, shape=scan.case.image.shape)
-    near = ndimage.distance_transform_cdt(~one.mask(scan.case.image.shape)[seen.slices], metric="chessboard") <= half
+    # A field of n voxels need not be centred (strides): what is certain is that n voxels away nothing is seen.
+    margin = max(reach) - 1
+    shape = scan.case.image.shape
+    seen = Box.around(one.voxels, margin=margin, shape=shape)
+    near = ndimage.distance_transform_cdt(~one.mask(shape)[seen.slices], metric="chessboard") <= margin
+    if seen == Box.whole(shape) and near.all():
+        return []
     whole = np.zeros((len(scan.channels), *scan.case.image.shape), dtype=found.data.dtype)
     whole[(slice(None), *found.box.slices)] = found.data
     whole[(slice(None), *seen.slices)][:, near] = 0

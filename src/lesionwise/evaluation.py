@@ -118,8 +118,8 @@ def probability_map(model: AbstractSegmenter, case: Case, folder: Path) -> np.nd
     if path.is_file() and sidecar.is_file() and json.loads(sidecar.read_text(encoding="utf-8")) == facts:
         return read_image(path)[0]
     placement = model.place(case)
-    device = next(model.network.parameters()).device
-    x = placement.input.to(device)
+    weight = next(model.network.parameters(), None)
+    x = placement.input if weight is None else placement.input.to(weight.device)
     grid = WindowGrid.of(model.spec, (x.shape[2], x.shape[3], x.shape[4]))
     logits = predict(model.network, x, grid).cpu()
     p = probability_on_scan(logits, placement, model.spec).numpy().astype(np.float32)

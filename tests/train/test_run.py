@@ -54,6 +54,12 @@ def test_each_network_trains_into_a_folder_that_load_model_takes(blobs, tmp_path
     assert config["versions"]["torch"] == torch.__version__
 
 
+def test_mixed_precision_trains_and_leaves_single_precision_weights(blobs, tmp_path):
+    trained = train(blobs, tmp_path, replace(RECIPE, epochs=1, precision="bf16-mixed"), device="cpu")
+    assert trained.finished
+    assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} <= {torch.float32, torch.int64}
+
+
 def test_it_learns(blobs, tmp_path):
     recipe = replace(RECIPE, epochs=12, steps=10, batch=4, validate_every=4, learning_rate=1e-2)
     trained = train(blobs, tmp_path, recipe, device="cpu")

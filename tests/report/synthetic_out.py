@@ -13,6 +13,7 @@ from lesionwise.volume import Box, ScanName
 
 CHANNELS = ("FLAIR", "T1w")
 UNITS = "log-odds per SD of the channel"
+COLUMNS = ("lesion", "outcome", "volume_mm3", "x_mm", "y_mm", "z_mm", "probability_mean", "peak_FLAIR", "peak_T1w")
 OUTCOMES = ("TP", "TP", "FP", "FN", "TP", "TN", "TP", "FP", "TP", "FN", "TP", "TP")
 
 
@@ -83,7 +84,7 @@ def make_out(
         if label < lesions:
             row |= _map(files, labels, label, affine, rng, weak=outcomes[label] in ("FN", "TN"))
         rows.append(row)
-    write_table(files.lesions, pd.DataFrame(rows))
+    write_table(files.lesions, pd.DataFrame(rows, columns=None if rows else COLUMNS))
     write_json(
         files.facts,
         {

@@ -301,3 +301,15 @@ def test_images_too_large_for_one_file_are_halved_and_stay_in_place(make_out, tm
     bright, lesion = np.array(image), np.array(labels) > 0
     assert bright.size == lesion.size
     assert bright[lesion].mean() > bright[~lesion & (bright > 0)].mean() + 30
+
+
+def test_a_scan_without_lesions_is_a_result(make_out, tmp_path, open_page):
+    name = make_out(tmp_path, lesions=0)
+    opened = open_page(write_scan_report(tmp_path, name, tmp_path / "report.html"))
+    assert opened.errors == []
+    assert opened.page.inner_text("#headline") == "No lesion was found in this scan."
+    assert panel_pixels(opened)[..., :3].std() > 20
+    opened.page.keyboard.press("j")
+    opened.page.click("#zoom-whole")
+    opened.settle()
+    assert opened.errors == []

@@ -115,7 +115,7 @@ def scene_content(scene: Scene, store: Store, *, cohort: pd.DataFrame | None = N
     """Everything that the page's scripts know, as JSON; large arrays go to `store`."""
     frame, plan = Frame.of(scene), Plan.of(scene)
     if store.address_fn is not None:
-        plan = Plan(24.0, "int16", tuple(sorted({label for label, _ in scene.files.saliency_files()})))
+        plan = Plan(24.0, "int16", tuple(sorted({label for label, _ in scene.map_files})))
     affine = shifted_affine(scene.affine, frame.box.start)
     offset = np.eye(4)
     offset[:3, 3] = frame.box.start
@@ -265,7 +265,7 @@ def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings(scene: Scene) -> list[tuple[str, str]]:
     """How the first method's maps were made, from their sidecar: short values only, paths cut to their last part."""
-    for label, desc in scene.files.saliency_files():
+    for label, desc in scene.map_files:
         if desc == (scene.descs or ("",))[0]:
             saliency = scene.saliency(label, desc)
             if saliency is not None:

@@ -62,7 +62,7 @@ class Plan:
     @classmethod
     def of(cls, scene: Scene, *, budget_bytes: int = MAP_BUDGET_BYTES) -> "Plan":
         """The most generous plan that fits; when none does, the largest lesions go without a map in the page."""
-        files = scene.files.saliency_files()
+        files = scene.map_files
         methods: dict[int, int] = {}
         for label, _ in files:
             methods[label] = methods.get(label, 0) + 1

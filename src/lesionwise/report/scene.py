@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +114,32 @@ class Scene:
     @property
     def descs(self) -> tuple[str, ...]:
         """Methods that have maps, the one behind the table's columns first."""
-        found = {desc for _, desc in self.files.saliency_files()}
+        found = {desc for _, desc in self.map_files}
         first = str(self.facts.get("Desc", ""))
         return tuple(sorted(found, key=lambda desc: (desc != first, "smoothgrad" not in desc, desc)))
 
+    @cached_property
+    def map_files(self) -> Mapping[tuple[int, str], Path]:
+        """Files of all maps by (lesion, method)."""
+        return self.files.saliency_files()
+
+    @cached_property
+    def _voxels(self) -> Mapping[int, np.ndarray]:
+        found = np.argwhere(self.labels > 0)
+        labels = self.labels[tuple(found.T)]
+        order = np.argsort(labels, kind="stable")
+        names, starts = np.unique(labels[order], return_index=True)
+        if not len(names):
+            return {}
+        return dict(zip((int(name) for name in names), np.split(found[order], starts[1:]), strict=True))
+
     def voxels(self, label: int) -> np.ndarray:
-        """Voxel indices (n, 3) of one instance."""
-        return np.argwhere(self.labels == label)
+        """Voxel indices (n, 3) of one instance, in array order."""
+        return self._voxels.get(label, np.zeros((0, 3), dtype=int))
 
     def saliency(self, label: int, desc: str) -> SaliencyMap | None:
         """The map of one lesion by one method on this scene's grid, None if there is none."""
-        path = self.files.saliency_files().get((label, desc))
+        path = self.map_files.get((label, desc))
         if path is None:
             return None
         found = read_saliency(path)

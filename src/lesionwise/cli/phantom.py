@@ -16,6 +16,7 @@ def phantom(
     bids_dir: Annotated[Path, typer.Argument(help="Folder of the new BIDS data set.")],
     subjects: Annotated[int, typer.Option("--subjects", min=1, help="Patients to draw.")] = 20,
     seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal patients.")] = 0,
+    size: Annotated[str, typer.Option("--size", help="full, or small for a 64 mm block.")] = "full",
 ) -> None:
     """Write synthetic patients (FLAIR, T1w, lesion masks, tissue labels) as a BIDS data set."""
     with reporting() as reporter:
@@ -23,6 +24,7 @@ def phantom(
             bids_dir,
             subjects=subjects,
             seed=seed,
+            size=size,
             progress_fn=lambda done, total: reporter.step("patients", done, total),
         )
     typer.echo(f"{subjects} synthetic patients: {bids_dir}")

@@ -19,7 +19,7 @@ from lesionwise.triage.apply import triage_scan, write_triage
 from lesionwise.triage.cohort import Extras, explain_cohort, measure_cohort, outcome_counts
 from lesionwise.triage.evidence import evaluate, fit_sets, permutation_importance
 from lesionwise.triage.model import load_triage, save_model
-from lesionwise.triage.training import fit_output
+from lesionwise.triage.training import candidate_evidence, fit_output
 from lesionwise.units import Settings
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -167,10 +167,13 @@ def evidence(
             models, tables[1], outcome_counts(held_out), max_loss=max_loss, n_resamples=resamples, seed=seed
         )
     importance = {name: permutation_importance(one, tables[1], seed=seed) for name, one in models.items()}
-    write_json(output / "evidence.json", {**found.as_dict(), "kind": kind, "permutation_importance": importance})
+    misses = candidate_evidence(fitted, held_out, channels=channels, seed=seed)
+    content = {**found.as_dict(), "kind": kind, "permutation_importance": importance, "likely_misses": misses}
+    write_json(output / "evidence.json", content)
     write_text(output / "evidence.md", found.markdown())
     write_table(output / "held_out.tsv", tables[1])
     typer.echo(found.markdown())
+    typer.echo("Likely misses: " + ", ".join(f"{name} {value}" for name, value in misses.items()))
 
 
 def _network(ref: str | None, *, trust: bool, needed: bool) -> AbstractSegmenter | None:

@@ -94,6 +94,38 @@ def candidate_table(out: Path, *, progress_fn: ProgressFn | None = None) -> pd.D
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
+def candidate_evidence(out: Path, held_out: Path, *, channels: Sequence[str], seed: int = 0) -> dict[str, object]:
+    """How well likely misses are ranked on other patients: AUC of the fitted model and of the highest probability alone.
+
+    With intervals over patients, and the paired difference. Only counts where there are too few misses to learn from.
+    """
+    known, other = candidate_table(out), candidate_table(held_out)
+    facts: dict[str, object] = {
+        f"{name}_{kind}": int((table["outcome"] == kind).sum())
+        for name, table in (("fitted", known), ("held_out", other))
+        for kind in ("miss", "other")
+    }
+    model = None if known.empty else fit_candidates(known, channels=channels, seed=seed)
+    if model is None or other.empty:
+        return facts
+    miss = (other["outcome"] == "miss").to_numpy(dtype=float)
+    scores = {"model": model.probability(other), "probability_max": other["probability_max"].to_numpy(dtype=float)}
+
+    def auc(name: str, rows: np.ndarray) -> float:
+        return weighted_auc(scores[name][rows], 1.0 - miss[rows], miss[rows])
+
+    patients = other["subject"].to_numpy().astype(str)
+    found = {
+        "auc_model": lambda rows: auc("model", rows),
+        "auc_probability_max": lambda rows: auc("probability_max", rows),
+        "auc_difference": lambda rows: auc("model", rows) - auc("probability_max", rows),
+    }
+    for name, statistic_fn in found.items():
+        interval = cluster_bootstrap(patients, statistic_fn, rng=np.random.default_rng(seed), n_resamples=1000)
+        facts[name] = str(interval)
+    return facts
+
+
 def summary(model: TriageModel, validation: dict[str, object]) -> str:
     """A few lines for people."""
     facts = model.facts

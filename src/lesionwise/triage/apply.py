@@ -153,8 +153,8 @@ def _judge(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> pd.D
             false = bool(p >= model.threshold)
             words = [str(reason) for reason in reasons(model, features, false=false)]
             hint = looks_like(record) if false else ""
-            said = "; ".join(([hint] if hint else []) + words)
-            verdicts[int(record["lesion"])] = (float(p), FALSE if false else KEEP, said)
+            text = "; ".join(([hint] if hint else []) + words)
+            verdicts[int(record["lesion"])] = (float(p), FALSE if false else KEEP, text)
     rows = []
     for lesion, outcome in zip(scan.lesions["lesion"], scan.lesions["outcome"], strict=True):
         found: tuple[float, str | None, str | None] = verdicts.get(int(lesion), (float("nan"), None, None))

@@ -20,14 +20,15 @@ from lesionwise.units import Settings, explain_case
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 SEED = 7
-"""The demo's patient."""
+LESIONS = 12
+"""The demo's patient, and how many lesions are drawn; false alarms come on top."""
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Argument(help="Output folder.")] = Path("demo-output"),
-    samples: Annotated[int, typer.Option("--samples", min=2, help="Noise samples per lesion.")] = 12,
-    lesions: Annotated[str, typer.Option("--lesions", help="all, numbers such as 1,4, or largest:5.")] = "all",
+    samples: Annotated[int, typer.Option("--samples", min=2, help="Noise samples per lesion.")] = 8,
+    lesions: Annotated[str, typer.Option("--lesions", help="all, numbers such as 1,4, or largest:5.")] = "largest:16",
     size: Annotated[str, typer.Option("--size", help="full, or small for a quick look.")] = "full",
 ) -> None:
     """Explain a synthetic patient with the built-in model: no data, no network, no GPU needed."""
@@ -35,7 +36,7 @@ def demo(
     settings = Settings(method=SmoothGrad(n_samples=samples), lesions=lesions, snr=True)
     with reporting() as reporter:
         reporter.say("Drawing a synthetic patient (no real person) from the MNI152 templates.")
-        write_phantoms(out / "bids", subjects=1, seed=SEED, size=size)
+        write_phantoms(out / "bids", subjects=1, seed=SEED, size=size, n_lesions=LESIONS)
         scan = find_scans(out / "bids", channels=model.spec.channels).scans[0]
         case = read_case(scan.images, reference=scan.reference, name=scan.name)
         explained = explain_case(

@@ -93,7 +93,6 @@
       const { nv, labels } = view;
       labels.setColormapLabel(colours(state.label));
       nv.scene.crosshairPos = state.voxel.map((v, axis) => (v + 0.5) / scene.shape[axis]);
-      // The head is cut through the chosen lesion, on the side that faces the viewer, so that the lesion is seen.
       nv.volumes[0].opacity = 0.999;
       nv.updateGLVolume();
     },

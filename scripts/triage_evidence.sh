@@ -18,7 +18,7 @@ for cohort in fit:11 held:12; do
   $python -m lesionwise triage explain "$work/$name" "$work/$tag-$name" --model "$network" --window 64 --instances 15 --samples 8
 done
 $python -m lesionwise triage fit "$work/$tag-fit" -o "$work/$tag.json" --network "$network" --window 64 \
-  --features probability,size,shape,surroundings,image,saliency
+  --features probability
 $python -m lesionwise triage evidence "$work/$tag-fit" "$work/$tag-held" -o "$work/$tag-evidence" \
   --context --network "$network" --window 64
 if [ -n "$real" ]; then

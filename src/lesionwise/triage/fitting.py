@@ -13,6 +13,8 @@ from lesionwise.triage.scorer import KINDS, AbstractScorer, Calibration, Scores,
 OUTER_FOLDS = 5
 INNER_FOLDS = 4
 MIN_PATIENTS = 4
+SAFE_LEVEL = 0.9
+SAFE_RESAMPLES = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +111,21 @@ def fit(cohort: Cohort, *, kind: str = "l1_logistic", max_loss: float = 0.05, se
     best, scores = _choose(cohort, kind=kind, seed=seed)
     calibration = Calibration.learn(scores, cohort.false, weights=cohort.weights)
     out_of_fold = calibration.probability(scores)
-    threshold = operating_point(out_of_fold, cohort.false, weights=cohort.weights, max_loss=max_loss)
+    threshold = _safe_point(cohort, out_of_fold, max_loss=max_loss, seed=seed)
     scorer = maker.fit(cohort.table, cohort.false, weights=cohort.weights, strength=strengths[best])
     return Fitted(scorer, calibration, threshold, strengths[best], out_of_fold)
+
+
+def _safe_point(cohort: Cohort, p: Scores, *, max_loss: float, seed: int) -> float:
+    """The operating point that 90 % of the resamples of patients would allow: a few patients must not set it too low."""
+    rng = np.random.default_rng(seed)
+    patients, member = np.unique(cohort.patients, return_inverse=True)
+    rows = [np.flatnonzero(member == number) for number in range(len(patients))]
+    points = [operating_point(p, cohort.false, weights=cohort.weights, max_loss=max_loss)]
+    for pick in rng.integers(0, len(patients), size=(SAFE_RESAMPLES, len(patients))):
+        drawn = np.concatenate([rows[n] for n in pick])
+        points.append(operating_point(p[drawn], cohort.false[drawn], weights=cohort.weights[drawn], max_loss=max_loss))
+    return max(points[0], float(np.quantile(points, SAFE_LEVEL, method="higher")))
 
 
 def nested_probabilities(

@@ -97,7 +97,8 @@ def fit_model(
         "kind": kind,
         "families": list(families),
         "strength": fitted.strength,
-        "rule": f"called false so that at most {100 * max_loss:g} % of the true lesions are lost, out of fold, in 90 % of the resamples of patients",
+        "rule": f"called false so that at most {100 * max_loss:g} % of the true lesions are lost, out of fold, "
+        "in 90 % of the resamples of patients",
         "max_loss": max_loss,
         "patients": len(np.unique(cohort.patients)),
         "true_lesions": int((cohort.false == 0).sum()),

@@ -16,7 +16,7 @@ def small_phantom():
     """A synthetic patient of about 64^3 voxels."""
     from lesionwise.phantom import synthesise
 
-    return synthesise(3, size="small")
+    return synthesise(4, size="small")
 
 
 @pytest.fixture(scope="session")

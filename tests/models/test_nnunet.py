@@ -234,7 +234,7 @@ def test_gradients_flow_through_windows_mirrors_and_folds(results):
     direction = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         slope = (target(x + 1e-7 * direction) - target(x - 1e-7 * direction)) / 2e-7
-    assert float((g * direction).sum()) == pytest.approx(float(slope), rel=1e-4)
+    assert float((g * direction).sum()) == pytest.approx(float(slope), rel=1e-3)
     assert placement.pull_back(g[0]).shape == case.image.data.shape
 
 

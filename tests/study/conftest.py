@@ -78,28 +78,12 @@ def network(tmp_path_factory):
 @pytest.fixture(scope="session")
 def make_run(cohort, network):
     """`make_run(out, samples=4, ...)` plans a study of the cohort and returns (plan, tasks)."""
-    from lesionwise.attribution import SmoothGrad
-    from lesionwise.models.zoo import load_model
-    from lesionwise.study.participant import make_tasks
-    from lesionwise.study.plan import plan_study
-    from lesionwise.study.unit import ModelRef
-    from lesionwise.units import Settings
+    from study_runs import plan_run
 
-    model = load_model(network)
+    def planned(out, **options):
+        return plan_run(cohort, network, out, **options)
 
-    def plan_run(out, *, samples=4, bids=None, resume=True, participants=None, shard=None, **settings):
-        plan = plan_study(bids or cohort, out, channels=model.spec.channels, participants=participants, shard=shard)
-        chosen = Settings(method=SmoothGrad(n_samples=samples), **settings)
-        tasks = make_tasks(
-            plan,
-            model=ModelRef(str(network), model.fingerprint),
-            settings=chosen,
-            resume=resume,
-            memory_bytes=1 << 30,
-        )
-        return plan, tasks
-
-    return plan_run
+    return planned
 
 
 @pytest.fixture(scope="session")

@@ -192,7 +192,7 @@ def test_an_error_on_a_cluster_is_the_unit_s_result(work, cluster):
 @pytest.mark.slow
 def test_units_on_gpus_take_one_each_and_only_where_there_is_one(work, cluster):
     engine = DaskCluster(str(cluster), gpu=True)
-    deadline = time.time() + 20  # workers killed by other tests may still be on their way back
+    deadline = time.time() + 90  # workers killed by other tests may still be on their way back
     while not engine.offers_gpu() and time.time() < deadline:
         time.sleep(0.5)
     spans = _results(engine, list(range(6)), work.alone)

@@ -13,26 +13,24 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from study_runs import die_at_rename, run
 
 from lesionwise.study.engines import DaskCluster, LocalProcesses
 from lesionwise.study.participant import run_participant
 from lesionwise.study.unit import explain_scan
 
-FORK = multiprocessing.get_context("fork")
-
-
-def _run(make_run, out, report=None):
-    result = run_participant(*make_run(out))
-    if report is not None:
-        report.put((os.getpid(), [(outcome.stem, outcome.status) for outcome in result.outcomes]))
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["study_runs"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_killed_at_random_moments_and_run_again(make_run, undisturbed, assert_equal_outputs, tmp_path, seed):
+def test_killed_at_random_moments_and_run_again(
+    make_run, cohort, network, undisturbed, assert_equal_outputs, tmp_path, seed
+):
     out, rng, kills = tmp_path / "out", random.Random(seed), 0
     while kills < 12:
-        process = FORK.Process(target=_run, args=(make_run, out))
+        process = SERVER.Process(target=run, args=(cohort, network, out))
         process.start()
         process.join(rng.uniform(0.02, 0.9))
         if not process.is_alive():
@@ -41,44 +39,32 @@ def test_killed_at_random_moments_and_run_again(make_run, undisturbed, assert_eq
         process.join()
         kills += 1
     assert kills > 0
-    _run(make_run, out)
+    run(cohort, network, out)
     assert_equal_outputs(out, undisturbed)
 
 
 @pytest.mark.slow
-def test_killed_before_every_single_file_is_in_place(make_run, undisturbed, assert_equal_outputs, tmp_path):
+def test_killed_before_every_single_file_is_in_place(
+    make_run, cohort, network, undisturbed, assert_equal_outputs, tmp_path
+):
     """Not at random: one scan, killed at the 1st, 2nd, 3rd, ... file that is about to get its final name."""
     out, finished, step = tmp_path / "out", False, 0
     while not finished:
-        process = FORK.Process(target=_die_at_rename, args=(make_run, out, step))
+        process = SERVER.Process(target=die_at_rename, args=(cohort, network, out, step))
         process.start()
         process.join()
         finished = process.exitcode == 0
         assert finished or process.exitcode == -signal.SIGKILL
         step += 1
     assert step > 8
-    _run(make_run, out)
+    run(cohort, network, out)
     assert_equal_outputs(out, undisturbed)
 
 
-def _die_at_rename(make_run, out, step):
-    seen, replace = 0, os.replace
-
-    def dying(source, target):
-        nonlocal seen
-        if seen == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        seen += 1
-        replace(source, target)
-
-    os.replace = dying
-    run_participant(*make_run(out, participants=["01"]))
-
-
 @pytest.mark.slow
-def test_two_runs_on_one_out_share_the_work(make_run, undisturbed, assert_equal_outputs, tmp_path):
-    out, report = tmp_path / "out", FORK.SimpleQueue()
-    processes = [FORK.Process(target=_run, args=(make_run, out, report)) for _ in range(2)]
+def test_two_runs_on_one_out_share_the_work(make_run, cohort, network, undisturbed, assert_equal_outputs, tmp_path):
+    out, report = tmp_path / "out", SERVER.SimpleQueue()
+    processes = [SERVER.Process(target=run, args=(cohort, network, out, report)) for _ in range(2)]
     for process in processes:
         process.start()
     told = dict(report.get() for _ in processes)
@@ -90,9 +76,11 @@ def test_two_runs_on_one_out_share_the_work(make_run, undisturbed, assert_equal_
 
 
 @pytest.mark.slow
-def test_a_run_takes_over_from_one_that_was_killed(make_run, undisturbed, assert_equal_outputs, tmp_path):
+def test_a_run_takes_over_from_one_that_was_killed(
+    make_run, cohort, network, undisturbed, assert_equal_outputs, tmp_path
+):
     out = tmp_path / "out"
-    first = FORK.Process(target=_run, args=(make_run, out))
+    first = SERVER.Process(target=run, args=(cohort, network, out))
     first.start()
     claims = out / ".lesionwise" / "claims"
     deadline = time.time() + 20
@@ -108,23 +96,19 @@ def test_a_run_takes_over_from_one_that_was_killed(make_run, undisturbed, assert
 
 
 @pytest.mark.slow
-def test_two_settings_at_once_do_not_mix(make_run, undisturbed, assert_equal_outputs, tmp_path):
+def test_two_settings_at_once_do_not_mix(make_run, cohort, network, undisturbed, assert_equal_outputs, tmp_path):
     out = tmp_path / "out"
-    other = FORK.Process(target=_run_other, args=(make_run, out))
+    other = SERVER.Process(target=run, args=(cohort, network, out), kwargs={"samples": 6})
     other.start()
-    _run(make_run, out)
+    run(cohort, network, out)
     other.join()
     assert other.exitcode == 0
-    _run(make_run, out)  # whichever came last, ours again
+    run(cohort, network, out)  # whichever came last, ours again
     assert_equal_outputs(out, undisturbed)
 
 
-def _run_other(make_run, out):
-    run_participant(*make_run(out, samples=6))
-
-
 @pytest.mark.slow
-def test_in_processes_as_in_one(make_run, undisturbed, assert_equal_outputs, tmp_path):
+def test_in_processes_as_in_one(make_run, cohort, network, undisturbed, assert_equal_outputs, tmp_path):
     out = tmp_path / "out"
     result = run_participant(*make_run(out), engine=LocalProcesses(2))
     assert result.count("done") == 4

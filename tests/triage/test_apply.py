@@ -196,12 +196,12 @@ def test_the_command_explains_fits_and_applies(bright_model, tmp_path, monkeypat
     from lesionwise.phantom import write_phantoms
 
     monkeypatch.setattr(command, "load_model", lambda *args, **kwargs: bright_model)
-    write_phantoms(tmp_path / "bids", subjects=5, seed=4, size="small")
+    write_phantoms(tmp_path / "bids", subjects=8, seed=4, size="small")
     out = tmp_path / "out"
     code = main(["triage", "explain", str(tmp_path / "bids"), str(out), "--instances", "6", "--samples", "2"])
     said = capsys.readouterr()
     assert code == 0, said.err
-    assert "5 scans:" in said.out
+    assert "8 scans:" in said.out
     code = main(["triage", "fit", str(out), "-o", str(tmp_path / "m.json")])
     said = capsys.readouterr()
     assert code == 0, said.err
@@ -210,7 +210,7 @@ def test_the_command_explains_fits_and_applies(bright_model, tmp_path, monkeypat
     said = capsys.readouterr()
     assert code == 0, said.err
     assert "are probably false" in said.out
-    assert len(list(out.glob("sub-*/anat/*_desc-triage_label-L_mask.nii.gz"))) == 5
+    assert len(list(out.glob("sub-*/anat/*_desc-triage_label-L_mask.nii.gz"))) == 8
     assert main(["triage", "apply", str(tmp_path), "--model", str(tmp_path / "m.json")]) == 2
     assert "found none" in capsys.readouterr().err
     assert main(["triage", "apply", str(out), "--model", str(tmp_path / "no.json")]) == 2

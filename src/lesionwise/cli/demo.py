@@ -9,6 +9,7 @@ from lesionwise import __version__
 from lesionwise.api import Result
 from lesionwise.attribution.gradient import SmoothGrad
 from lesionwise.cli.console import reporting
+from lesionwise.cli.explain import judge
 from lesionwise.config import write_config
 from lesionwise.io.bids import find_scans
 from lesionwise.io.cases import read_case
@@ -19,16 +20,16 @@ from lesionwise.units import Settings, explain_case
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-SEED = 7
-LESIONS = 12
-"""The demo's patient, and how many lesions are drawn; false alarms come on top."""
+SEED = 4
+LESIONS = 20
+"""The demo's patient, and how many lesions are drawn into it."""
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Argument(help="Output folder.")] = Path("demo-output"),
-    samples: Annotated[int, typer.Option("--samples", min=2, help="Noise samples per lesion.")] = 8,
-    lesions: Annotated[str, typer.Option("--lesions", help="all, numbers such as 1,4, or largest:5.")] = "largest:16",
+    samples: Annotated[int, typer.Option("--samples", min=2, help="Noise samples per lesion.")] = 16,
+    lesions: Annotated[str, typer.Option("--lesions", help="all, numbers such as 1,4, or largest:5.")] = "all",
     size: Annotated[str, typer.Option("--size", help="full, or small for a quick look.")] = "full",
 ) -> None:
     """Explain a synthetic patient with the built-in model: no data, no network, no GPU needed."""
@@ -48,6 +49,7 @@ def demo(
             announce_fn=reporter.say,
             version=__version__,
         )
+        judge(explained, "builtin", out / "derivatives", segmenter=model, say=reporter.say)
         write_config(out / "derivatives", settings, explained.model, version=__version__)
         page = write_scan_report(out / "derivatives", case.name, out / "derivatives" / "report.html")
     result = Result(explained)

@@ -1,0 +1,72 @@
+"""The scan, network and lesions that every way of explaining is timed on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.networks.nets import UNet
+from torch import nn
+
+from lesionwise.grids import AxisMap
+from lesionwise.instances.components import component_voxels, label_components
+from lesionwise.io.cases import read_case
+from lesionwise.segmenter import Placement, Segmenter, Spec
+
+SHAPE = (182, 218, 182)
+LESION_VOX = 107
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What is explained: `lesions[0]` has about 107 voxels, all together are the patient."""
+
+    name: str
+    network: nn.Module
+    spec: Spec
+    placement: Placement
+    lesions: list[np.ndarray]
+
+
+def network() -> nn.Module:
+    """MONAI's U-Net 32-64-128-256-512 with batch normalisation, random weights."""
+    torch.manual_seed(0)
+    return UNet(
+        3, 2, 2, channels=(32, 64, 128, 256, 512), strides=(2, 2, 2, 2), norm="batch", num_res_units=0
+    ).eval()  # fmt: skip
+
+
+def spec() -> Spec:
+    """Windows of 96^3 that overlap by a quarter, as published."""
+    return Spec(name="unet", channels=("FLAIR", "T1w"), window=(96, 96, 96), overlap=0.25)
+
+
+def random_scan(count: int = 25) -> Bench:
+    """Noise of 182 x 218 x 182 voxels with `count` blobs of about 10 to 400 voxels, the first of 107."""
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.normal(size=(1, 2, *SHAPE)).astype(np.float32))
+    grid = np.argwhere(np.ones((15, 15, 15), dtype=bool)) - 7
+    order = np.argsort((grid**2).sum(axis=1), kind="stable")
+    sizes = [LESION_VOX, *np.clip(rng.lognormal(3.5, 1.0, count - 1), 10, 400).astype(int)]
+    centres = [np.array([72, 110, 80]), *(rng.uniform(0.2, 0.8, (count - 1, 3)) * SHAPE).astype(int)]
+    lesions = [centre + grid[order[:size]] for centre, size in zip(centres, sizes, strict=True)]
+    identity = AxisMap.identity(SHAPE)
+    head = torch.ones(SHAPE, dtype=torch.bool)
+    placement = Placement(image, head, torch.ones(2), identity, identity)
+    return Bench("random scan", network(), spec(), placement, lesions)
+
+
+def real_scan(folder: Path, subject: str, count: int = 25) -> Bench:
+    """A scan of a BIDS folder with `derivatives/manual`, and `count` lesions of its reference, one near 107 voxels."""
+    anat = folder / subject / "anat"
+    reference = next((folder / "derivatives" / "manual" / subject / "anat").glob("*mask.nii.gz"))
+    case = read_case(
+        {"FLAIR": anat / f"{subject}_FLAIR.nii.gz", "T1w": anat / f"{subject}_T1w.nii.gz"}, reference=reference
+    )
+    if case.reference is None:
+        raise ValueError(f"{subject} has no reference.")
+    found = [v for v in component_voxels(label_components(case.reference)) if len(v) > 5]
+    found.sort(key=lambda voxels: abs(len(voxels) - LESION_VOX))
+    rest = [found[n] for n in np.random.default_rng(0).permutation(range(1, len(found)))[: count - 1]]
+    segmenter = Segmenter(network(), spec())
+    return Bench(subject, segmenter.network, segmenter.spec, segmenter.place(case), [found[0], *rest])

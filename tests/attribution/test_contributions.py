@@ -37,6 +37,7 @@ def test_contributions_of_a_linear_network_are_weight_times_difference(setup):
         assert found.details["shares"] == pytest.approx([1.0, 0.0])
 
 
+@pytest.mark.slow
 def test_expected_gradients_are_complete_in_expectation(setup):
     found = attribute(setup.network, setup.spec, setup.placement, [OMEGA], method=ExpectedGradients(400, noise=0.02))[0]
     difference = found.target_mean - found.details["target_without_lesion"]

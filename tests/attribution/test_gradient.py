@@ -214,6 +214,7 @@ def test_instances_beyond_the_receptive_field_do_not_influence_one_another():
     assert maps[0][0].box.stop[0] <= 9
 
 
+@pytest.mark.slow
 def test_doubling_the_samples_changes_only_the_standard_error(setup):
     few, many = (
         attribute(setup.network, setup.spec, setup.placement, [OMEGA], method=SmoothGrad(n_samples=n, noise=0.2))[0]

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo-output
 
-.PHONY: install demo test lint bench docs-figures clean
+.PHONY: install demo test lint bench clean
 
 install: $(VENV)/.installed
 

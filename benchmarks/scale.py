@@ -109,7 +109,7 @@ def extrapolate(forward_s: float, backward_s: float) -> list[str]:
         hours = [SCANS * per_scan / 3600 / n for n in (1, 8, 64)]
         lines.append(
             f"{reduce}: {per_scan:.0f} s per scan; {SCANS} scans: "
-            + ", ".join(f"{h:.0f} h on {n}" for h, n in zip(hours, (1, 8, 64)))
+            + ", ".join(f"{h:.0f} h on {n}" for h, n in zip(hours, (1, 8, 64), strict=True))
         )
     return lines
 

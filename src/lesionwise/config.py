@@ -16,8 +16,10 @@ from lesionwise.units import Settings
 PACKAGES = ("torch", "monai", "numpy", "scipy", "nibabel", "nilearn")
 
 
-def write_config(out: Path, settings: Settings, model: Mapping[str, Any], *, version: str) -> Path:
-    """Writes `OUT/config.toml`: settings, model with its fingerprint, versions."""
+def write_config(
+    out: Path, settings: Settings, model: Mapping[str, Any], *, version: str, triage: Mapping[str, str] | None = None
+) -> Path:
+    """Writes `OUT/config.toml`: settings, model with its fingerprint, triage model if there is one, versions."""
     method = settings.method
     chosen = {key: value for key, value in vars(settings).items() if key != "method"}
     content = {
@@ -26,6 +28,7 @@ def write_config(out: Path, settings: Settings, model: Mapping[str, Any], *, ver
         "settings": _plain(chosen),
         "method": {"name": method.name, **_plain(asdict(method) if is_dataclass(method) else {})},
         "model": _plain(dict(model)),
+        **({} if triage is None else {"triage": dict(triage)}),
         "versions": {"python": python_version(), **{name: metadata.version(name) for name in PACKAGES}},
     }
     path = out / "config.toml"

@@ -42,6 +42,19 @@ PER_CHANNEL: Mapping[str, Mapping[str, str]] = {
     "share": {"Description": "Total |map| of this channel over that of all channels", "Units": "1"},
 }
 
+TRIAGE: Mapping[str, Mapping[str, str]] = {
+    "triage_p_false": {"Description": "Calibrated probability that this predicted lesion is false", "Units": "1"},
+    "triage_verdict": {
+        "Description": "'probably false' if triage_p_false reaches the model's operating point, else 'keep'; n/a for "
+        "lesions that were not explained, missed lesions and control regions"
+    },
+    "triage_reasons": {
+        "Description": "What spoke most for the verdict: shape and place in words, then up to three concepts, each by its "
+        "loudest feature beside what is typical of true lesions (of false ones where the lesion is kept)"
+    },
+}
+"""What triage says of a lesion: beside the table of its scan, and in the cohort's table."""
+
 
 def columns(channels: Sequence[str]) -> list[str]:
     """All column names in order."""

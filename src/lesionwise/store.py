@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 
 from lesionwise.errors import InputError
 from lesionwise.io.files import write_whole
-from lesionwise.lesion_table import BASE, PER_CHANNEL
+from lesionwise.lesion_table import BASE, PER_CHANNEL, TRIAGE
 from lesionwise.volume import ScanName
 
-SCHEMA_VERSION = 2
-"""Raised whenever a column changes its meaning or its type; 2 added `instance`."""
+SCHEMA_VERSION = 3
+"""Raised whenever a column changes its meaning or its type, or one is added: 2 `instance`, 3 those of triage."""
 
 FOLDER = "lesions.parquet"
 
@@ -36,7 +36,10 @@ KEYS: Mapping[str, str] = {
 """Columns before those of lesions.tsv, with their meaning. A row is one lesion, scan, model and method."""
 
 INSTANCE = "instance"
-"""Last column: which voxels the lesion's number stands for."""
+"""Column after those of lesions.tsv: which voxels the lesion's number stands for."""
+
+TRIAGE_MODEL = "triage_model"
+"""Column after those of triage, which are there only where it was applied."""
 
 _INSTANCE_MEANING = "Hash of the instance's voxels and outcome: rows of two methods speak of one lesion if it agrees"
 
@@ -47,7 +50,7 @@ _VERSION_KEY = b"lesionwise_schema"
 _UNITS_KEY = b"lesionwise_units"
 _READERS = 8
 _TYPES: Mapping[str, pa.DataType] = {
-    **dict.fromkeys((*KEYS, "outcome", INSTANCE), pa.string()),
+    **dict.fromkeys((*KEYS, "outcome", INSTANCE, "triage_verdict", "triage_reasons", TRIAGE_MODEL), pa.string()),
     "lesion": pa.int64(),
     "n_samples": pa.int64(),
     "converged": pa.bool_(),
@@ -90,15 +93,34 @@ def write_part(
         content = pa.concat_tables([kept, content], promote_options="default") if len(kept) else content
         content = content.sort_by([("model", "ascending"), ("method", "ascending"), ("lesion", "ascending")])
         units.sort(key=lambda u: (u["model"] or "", u["method"] or ""))
-    facts = {_VERSION_KEY: str(SCHEMA_VERSION), _UNITS_KEY: json.dumps(units)}
-    with write_whole(path) as temporary:
-        pq.write_table(
-            content.replace_schema_metadata(facts),
-            temporary,
-            compression="zstd",
-            use_dictionary=False,
-            write_statistics=False,
+    _write(path, content, units)
+
+
+def write_columns(out: Path, name: ScanName, values: pd.DataFrame, *, model: str, method: str) -> None:
+    """Puts more columns beside one scan's rows of a model and method, by `lesion`, in place of what they held there.
+
+    Rows of other models and methods keep theirs. Nothing happens where the cohort's table does not have the scan.
+    """
+    path = out / FOLDER / f"{name.stem}.parquet"
+    if not path.is_file():
+        return
+    part = read_part(path)
+    rows = part.table.select(["model", "method", "lesion"]).to_pylist()
+    table, by_lesion = part.table, values.set_index("lesion")
+    for column in by_lesion.columns:
+        there = column in table.column_names
+        found = table[column].to_pylist() if there else [None] * len(rows)
+        given = by_lesion[column].to_dict()
+        for number, row in enumerate(rows):
+            if (row["model"], row["method"]) == (model, method):
+                found[number] = given.get(row["lesion"])
+        array = pa.array(
+            [None if pd.isna(one) else one for one in found], type=_TYPES.get(column, pa.float64()), from_pandas=True
         )
+        place = table.column_names.index(column) if there else table.num_columns
+        table = table.remove_column(place) if there else table
+        table = table.add_column(place, column, array)
+    _write(path, table, part.units)
 
 
 def read_cohort(out: Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -163,6 +185,10 @@ def described(columns: Sequence[str]) -> dict[str, dict[str, str]]:
             found[column] = {"Description": KEYS[column]}
         elif column == INSTANCE:
             found[column] = {"Description": _INSTANCE_MEANING}
+        elif column == TRIAGE_MODEL:
+            found[column] = {"Description": "Fingerprint of the triage model that judged the row"}
+        elif column in TRIAGE:
+            found[column] = dict(TRIAGE[column])
         elif column in BASE:
             found[column] = dict(BASE[column])
         elif measure is not None:
@@ -173,6 +199,18 @@ def described(columns: Sequence[str]) -> dict[str, dict[str, str]]:
                 "Description": f"{entry['Description']} ({column.removeprefix(measure + '_')})",
             }
     return found
+
+
+def _write(path: Path, content: pa.Table, units: Sequence[Unit]) -> None:
+    facts = {_VERSION_KEY: str(SCHEMA_VERSION), _UNITS_KEY: json.dumps(units)}
+    with write_whole(path) as temporary:
+        pq.write_table(
+            content.replace_schema_metadata(facts),
+            temporary,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=False,
+        )
 
 
 def _arrow(table: pd.DataFrame) -> pa.Table:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from lesionwise.io.derivative import list_scans, read_scan
 from lesionwise.study.group import run_group
+from lesionwise.triage.apply import triage_scan, write_triage
+from lesionwise.triage.model import load_triage
 
 
 @pytest.mark.slow
@@ -20,6 +23,9 @@ def test_the_validator_finds_no_error(undisturbed, tmp_path):
     if validator is None:
         pytest.skip("bids-validator-deno is not installed")
     out = shutil.copytree(undisturbed, tmp_path / "out")
+    model = load_triage("builtin")
+    for name in list_scans(out):
+        write_triage(triage_scan(read_scan(out, name), model), out, model=model)
     run_group(out)
     ran = subprocess.run(
         [validator, str(out), "--json"],

@@ -15,7 +15,8 @@ from lesionwise.attribution import SmoothGrad
 from lesionwise.models.zoo import load_model
 from lesionwise.study.participant import make_tasks, run_participant
 from lesionwise.study.plan import plan_study
-from lesionwise.study.unit import ModelRef
+from lesionwise.study.unit import ModelRef, TriageRef
+from lesionwise.triage.model import load_triage
 from lesionwise.units import Settings
 
 torch.set_num_threads(1)
@@ -25,6 +26,7 @@ def plan_run(cohort: Path, network: Path, out: Path, **options: Any) -> tuple[An
     """The plan and the tasks of a study of `cohort` with `network`."""
     model = load_model(network)
     samples, bids = options.pop("samples", 4), options.pop("bids", None)
+    triage = options.pop("triage", None)
     resume, participants, shard = (
         options.pop("resume", True),
         options.pop("participants", None),
@@ -37,6 +39,7 @@ def plan_run(cohort: Path, network: Path, out: Path, **options: Any) -> tuple[An
         settings=Settings(method=SmoothGrad(n_samples=samples), **options),
         resume=resume,
         memory_bytes=1 << 30,
+        triage=None if triage is None else TriageRef(str(triage), load_triage(triage).fingerprint),
     )
     return plan, tasks
 

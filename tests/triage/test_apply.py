@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from triage_models import CHANNELS, by_volume
 
 from lesionwise.attribution import SmoothGrad
 from lesionwise.errors import InputError
@@ -16,10 +17,7 @@ from lesionwise.triage.cohort import Extras, measure_scan
 from lesionwise.triage.features import catalogue
 from lesionwise.triage.model import TriageModel, fit_model, save_model
 from lesionwise.triage.scan import TriageScan
-from lesionwise.triage.scorer import Calibration, LinearScorer, Preparation
 from lesionwise.units import Settings, explain_case
-
-CHANNELS = ("FLAIR", "T1w")
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +25,6 @@ def explained(small_case, bright_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     settings = Settings(method=SmoothGrad(n_samples=2), lesions="largest:6")
     return explain_case(bright_model, small_case, settings, out=out, version="test"), out
-
-
-def by_volume(middle, *, families=("saliency",)):
-    """A model by hand: false where the volume is below `middle` ln mm3, and a little by the FLAIR map."""
-    names = ["volume_log", "mean_in_FLAIR"] if "saliency" in families else ["volume_log"]
-    known = catalogue(CHANNELS)
-    n = len(names)
-    preparation = Preparation(np.zeros(n), np.full(n, -1e9), np.full(n, 1e9), np.zeros(n), np.ones(n))
-    coefficients = np.array([-10.0, -1e-6])[:n]
-    scorer = LinearScorer(preparation, coefficients, 10.0 * middle)
-    typical = np.array([6.0, 10.0])[:n]
-    features = tuple(known[name] for name in names)
-    return TriageModel(features, scorer, Calibration(), 0.5, typical, typical - 4, {"channels": list(CHANNELS)})
 
 
 def test_verdicts_reasons_and_mask(explained):
@@ -92,7 +77,7 @@ def test_written_files(explained, tmp_path):
         f"{stem}_triage.json",
         f"{stem}_lookhere.tsv",
         f"{stem}_lookhere.json",
-        f"{stem}_desc-triage_label-L_mask.nii.gz",
+        f"{stem}_label-L_desc-triage_mask.nii.gz",
     }
     table = pd.read_csv(files[0], sep="\t", na_values="n/a", keep_default_na=False)
     sidecar = json.loads(files[1].read_text())
@@ -210,7 +195,7 @@ def test_the_command_explains_fits_and_applies(bright_model, tmp_path, monkeypat
     said = capsys.readouterr()
     assert code == 0, said.err
     assert "are probably false" in said.out
-    assert len(list(out.glob("sub-*/anat/*_desc-triage_label-L_mask.nii.gz"))) == 8
+    assert len(list(out.glob("sub-*/anat/*_label-L_desc-triage_mask.nii.gz"))) == 8
     assert main(["triage", "apply", str(tmp_path), "--model", str(tmp_path / "m.json")]) == 2
     assert "found none" in capsys.readouterr().err
     assert main(["triage", "apply", str(out), "--model", str(tmp_path / "no.json")]) == 2

@@ -55,9 +55,7 @@ def explain(
     device: o.Device = "auto",
     seed: o.Seed = 0,
     snr: o.Snr = False,
-    triage: Annotated[
-        str | None, typer.Option("--triage", help="builtin or a fitted triage model: which lesions are probably false.")
-    ] = None,
+    triage: o.Triage = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
 ) -> None:
     """Explain the lesions of one scan: probability, instances, a signed map per lesion, a table and a report."""

@@ -48,6 +48,10 @@ Tolerance = Annotated[
 Antithetic = Annotated[bool, typer.Option("--antithetic", help="Draw noise in pairs of opposite sign.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the noise and of every random choice.")]
+Triage = Annotated[
+    str | None,
+    typer.Option("--triage", help="builtin, or a fitted triage model's file: which lesions are probably false."),
+]
 Snr = Annotated[bool, typer.Option("--snr/--no-snr", help="Also write the map's signal-to-noise ratio.")]
 
 

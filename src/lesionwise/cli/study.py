@@ -134,6 +134,7 @@ def study(
     device: o.Device = "auto",
     seed: o.Seed = 0,
     snr: o.Snr = False,
+    triage: o.Triage = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="group: write the cohort's report.")] = True,
 ) -> None:
     """Explain every scan of a BIDS data set (participant), then collect the cohort (group).
@@ -153,7 +154,8 @@ def study(
     from lesionwise.study.participant import make_tasks, run_participant
     from lesionwise.study.plan import Shard, plan_study
     from lesionwise.study.resources import engine_for, memory_per_process
-    from lesionwise.study.unit import ModelRef
+    from lesionwise.study.unit import ModelRef, TriageRef
+    from lesionwise.triage.model import load_triage
     from lesionwise.units import model_facts
 
     share = Shard.parse(shard)
@@ -182,6 +184,9 @@ def study(
         seed=seed,
         snr=snr,
     )
+    judge = None if triage is None else load_triage(triage)
+    if judge is not None:
+        judge.check_channels(channels)
     plan = plan_study(
         bids_dir,
         out,
@@ -203,15 +208,15 @@ def study(
             out=out,
             version=__version__,
         )
-    place = str(Path(model).resolve()) if Path(model).exists() else model
     tasks = make_tasks(
         plan,
-        model=ModelRef(place, segmenter.fingerprint, trust),
+        model=ModelRef(_absolute(model), segmenter.fingerprint, trust),
         settings=settings,
         version=__version__,
         resume=resume,
         resample=resample,
         memory_bytes=None if scheduler is not None else memory_per_process(workers or 1, device=settings.device),
+        triage=None if judge is None else TriageRef(_absolute(str(triage)), judge.fingerprint),
     )
     if dry_run:
         show_plan(plan, tasks, segmenter)
@@ -220,7 +225,8 @@ def study(
         raise InputError(f"Expected scans for this run in {bids_dir}, found none: see --shard and the labels.")
     with reporting() as reporter:
         reporter.say(f"{len(tasks)} scans on {engine.description}.")  # type: ignore[union-attr]
-        write_config(out, settings, model_facts(segmenter), version=__version__)
+        judged_by = None if judge is None else {"model": str(triage), "fingerprint": judge.fingerprint}
+        write_config(out, settings, model_facts(segmenter), version=__version__, triage=judged_by)
         result = run_participant(plan, tasks, engine=engine, progress_fn=reporter.step, announce_fn=reporter.say)
     conclude(result, out)
 
@@ -242,6 +248,12 @@ def show_plan(plan: "StudyPlan", tasks: "Sequence[ScanTask]", model: "AbstractSe
     if tasks:
         for sentence in estimate(tasks, model, tasks[0].settings).sentences():
             typer.echo(sentence)
+
+
+def _absolute(ref: str) -> str:
+    """A file's or folder's path that is right in every process; the name of a shipped model, and options, as they are."""
+    path, mark, options = ref.partition("?")
+    return f"{Path(path).resolve()}{mark}{options}" if Path(path).exists() else ref
 
 
 def _device(device: str, *, workers: int | None, scheduler: str | None) -> str:

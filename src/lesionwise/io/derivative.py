@@ -84,6 +84,28 @@ class ScanFiles:
         """Every column of the table described with its unit; written last, so that it marks a finished scan."""
         return self.path("lesions.json")
 
+    @property
+    def triage_table(self) -> Path:
+        """Verdicts of triage, a row per instance."""
+        return self.path("triage.tsv")
+
+    @property
+    def triage_look(self) -> Path:
+        """Where triage would look for missed lesions."""
+        return self.path("lookhere.tsv")
+
+    @property
+    def triage_mask(self) -> Path:
+        """The predicted mask without the lesions that triage calls probably false."""
+        return self.path("label-L_desc-triage_mask.nii.gz")
+
+    def remove_triage(self) -> None:
+        """Takes away verdicts on maps that are about to be replaced."""
+        for table in (self.triage_table, self.triage_look):
+            table.unlink(missing_ok=True)
+            table.with_suffix(".json").unlink(missing_ok=True)
+        self.triage_mask.unlink(missing_ok=True)
+
     def saliency(self, label: int, desc: str, *, stat: str | None = None) -> Path:
         """Map of one lesion by one method; `stat="snr"` is its signal-to-noise companion."""
         middle = f"_stat-{stat}" if stat else ""

@@ -196,7 +196,7 @@ def scene_of(scan: ScanOutput) -> Scene:
 
 def _with_triage(scan: ScanOutput) -> pd.DataFrame:
     """The table with the verdicts of triage, if the scan was triaged since it was explained."""
-    path = scan.files.path("triage.tsv")
+    path = scan.files.triage_table
     if not path.is_file():
         return scan.lesions
     verdicts = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False).drop(

@@ -30,6 +30,7 @@ SCAN_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "n_FN": {"Description": "False negatives"},
     "n_TN": {"Description": "Control regions"},
     "n_US": {"Description": "Under-segmented (IoU rule only)"},
+    "n_probably_false": {"Description": "Lesions that triage calls probably false; n/a where it was not applied"},
     "volume_ml": {"Description": "Volume of all instances but control regions", "Units": "ml"},
     "seconds": {"Description": "Computing time of the maps", "Units": "s"},
     "folder": {"Description": "Folder of the scan, relative to the derivative"},
@@ -137,6 +138,8 @@ def by_scan(rows: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
         .assign(volume_ml=(rows["volume_mm3"] / 1000).where(real, 0.0), seconds=rows["seconds"].fillna(0.0))
     )
     table = sums.groupby(keys, dropna=False).sum()
+    if "triage_verdict" in rows:
+        table["n_probably_false"] = _judged_false(rows).groupby(keys, dropna=False).sum(min_count=1)
     unmatched = rows["outcome"].isna().groupby(keys, dropna=False).any()
     if unmatched.any():  # without a reference nothing is known to be true or false
         table[["n_TP", "n_FP", "n_FN", "n_US"]] = table[["n_TP", "n_FP", "n_FN", "n_US"]].astype(float)
@@ -149,6 +152,12 @@ def by_scan(rows: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
     missing = every.difference(table.index, sort=False)
     zeros = pd.DataFrame(0, index=missing, columns=[c for c in table.columns if not c.startswith("median_")])
     return pd.concat([table, zeros]).rename_axis(SCAN_KEYS).reset_index().sort_values(SCAN_KEYS, ignore_index=True)
+
+
+def _judged_false(rows: pd.DataFrame) -> pd.Series:
+    """1 where triage calls a lesion probably false, 0 where it keeps it, nan where it did not judge."""
+    verdict = rows["triage_verdict"]
+    return verdict.eq("probably false").fillna(False).astype(float).where(verdict.notna())
 
 
 def by_patient(scans: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lesionwise.study.engines import AbstractEngine, InProcess, UnitFault
 from lesionwise.study.left_out import write_left_out
 from lesionwise.study.plan import StudyPlan, is_finished
-from lesionwise.study.unit import ModelRef, ScanOutcome, ScanTask, explain_scan, outcome_of_fault
+from lesionwise.study.unit import ModelRef, ScanOutcome, ScanTask, TriageRef, explain_scan, outcome_of_fault
 from lesionwise.units import ProgressFn, Settings
 
 WAIT_S = (1.0, 30.0)
@@ -37,10 +37,13 @@ def make_tasks(
     resume: bool = True,
     resample: bool = False,
     memory_bytes: int | None = None,
+    triage: TriageRef | None = None,
 ) -> list[ScanTask]:
     """A task per scan of the plan."""
     out = Path(plan.out).resolve()
-    return [ScanTask(scan, out, model, settings, version, resume, resample, memory_bytes) for scan in plan.scans]
+    return [
+        ScanTask(scan, out, model, settings, version, resume, resample, memory_bytes, triage) for scan in plan.scans
+    ]
 
 
 def run_participant(

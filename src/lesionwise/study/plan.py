@@ -8,7 +8,7 @@ from typing import Any
 from lesionwise.errors import InputError
 from lesionwise.io.bids import BidsScan, LeftOut, find_scans
 from lesionwise.study.receipts import Receipt, input_stamps
-from lesionwise.study.unit import ScanTask
+from lesionwise.study.unit import ScanTask, is_served
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,12 @@ def plan_study(
 
 
 def is_finished(task: ScanTask) -> bool:
-    """True if the scan was finished with equal inputs, model and settings, judged without opening an image.
+    """True if the scan was finished with equal inputs, model, settings and triage, told without opening an image.
 
     An input counts as equal if its path, size and time stamps are those noted when its content was hashed (as Git
     does); otherwise the unit itself compares the content.
     """
     receipt = Receipt.read(task.files)
     return (
-        receipt is not None
-        and receipt.stamps == input_stamps(task.inputs)
-        and receipt.key == task.key(receipt.hashes)
-        and receipt.outputs_exist(task.files)
+        receipt is not None and receipt.stamps == input_stamps(task.inputs) and is_served(task, receipt, receipt.hashes)
     )

@@ -20,7 +20,7 @@ Stamp = tuple[str, int, int, int]
 class Receipt:
     """Inputs of a finished scan with their hashes, the key of the unit, and the names of its files.
 
-    `note` is the sentence about what was found.
+    `note` is the sentence about what was found, `triage` the fingerprint of the triage model that judged it, if any.
     """
 
     key: str
@@ -29,6 +29,7 @@ class Receipt:
     outputs: tuple[str, ...]
     lesions: int
     note: str = ""
+    triage: str = ""
 
     @classmethod
     def read(cls, files: ScanFiles) -> "Receipt | None":
@@ -43,6 +44,7 @@ class Receipt:
                 tuple(content["Outputs"]),
                 int(content["Lesions"]),
                 content.get("Note", ""),
+                content.get("Triage", ""),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -59,6 +61,7 @@ class Receipt:
             "Note": self.note,
             "Inputs": entries,
             "Outputs": list(self.outputs),
+            **({"Triage": self.triage} if self.triage else {}),
         }
         write_json(receipt_path(files), content)
 

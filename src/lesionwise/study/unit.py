@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,8 @@ from lesionwise.study.receipts import (
     receipt_path,
     remove_leftovers,
 )
+from lesionwise.triage.apply import triage_scan, write_triage
+from lesionwise.triage.model import TriageModel, load_triage
 from lesionwise.units import Explained, Settings, explain_case
 from lesionwise.units.work import MEMORY_SHARE
 
@@ -50,8 +52,16 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
+class TriageRef:
+    """A triage model by name or path, with the fingerprint that it must have wherever it is read."""
+
+    ref: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class ScanTask:
-    """Everything a process needs to explain one scan."""
+    """Everything a process needs to explain one scan, and to judge its lesions if `triage` names a model."""
 
     scan: BidsScan
     out: Path
@@ -61,6 +71,7 @@ class ScanTask:
     resume: bool = True
     resample: bool = False
     memory_bytes: int | None = None
+    triage: TriageRef | None = None
 
     @property
     def files(self) -> ScanFiles:
@@ -74,10 +85,19 @@ class ScanTask:
         return {**self.scan.images, **{what: path for what, path in extra.items() if path is not None}}
 
     def key(self, hashes: Mapping[str, str]) -> str:
-        """Hash of the inputs' content, the model and the settings; not of the device, the place or the time."""
+        """Hash of the inputs' content, the model and the settings; not of the device, the place or the time.
+
+        The triage model is no part of it: maps do not depend on it (see `is_served`).
+        """
         chosen = [(f.name, getattr(self.settings, f.name)) for f in fields(self.settings) if f.name != "device"]
         parts = (sorted(hashes.items()), self.model.fingerprint, chosen, self.resample)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def is_served(task: ScanTask, receipt: Receipt, hashes: Mapping[str, str]) -> bool:
+    """True if a finished scan is what the task asks for: equal inputs, model and settings, judged by its triage model."""
+    judged = task.triage is None or receipt.triage == task.triage.fingerprint
+    return judged and receipt.key == task.key(hashes) and receipt.outputs_exist(task.files)
 
 
 @dataclass(frozen=True)
@@ -127,16 +147,16 @@ def _explain(task: ScanTask, started: float) -> ScanOutcome:
     known = Receipt.read(files)
     stamps = input_stamps(task.inputs)
     hashes = hash_inputs(task.inputs, known)
-    key = task.key(hashes)
-    if task.resume and known is not None and known.key == key and known.outputs_exist(files):
+    if task.resume and known is not None and is_served(task, known, hashes):
         if known.stamps != stamps:
-            Receipt(key, stamps, hashes, known.outputs, known.lesions, known.note).write(files)
+            replace(known, stamps=stamps, hashes=hashes).write(files)
         return ScanOutcome(files.name.stem, "kept", known.note, known.lesions)
     receipt_path(files).unlink(missing_ok=True)
     remove_leftovers(files)
     if not task.resume:
         _forget(files, task.settings)
     model = _model(task.model, task.settings.device)
+    triage = None if task.triage is None else _triage(task.triage)
     case = read_case(
         scan.images, reference=scan.reference, brain_mask=scan.brain_mask, resample=task.resample, name=scan.name
     )
@@ -146,9 +166,19 @@ def _explain(task: ScanTask, started: float) -> ScanOutcome:
     if memory_bytes is None and task.settings.device == "cpu" and (limit := cluster_memory_bytes()) is not None:
         memory_bytes = int(MEMORY_SHARE * limit)
     explained = explain_case(model, case, task.settings, out=task.out, version=task.version, memory_bytes=memory_bytes)
-    note = _found(explained)
-    Receipt(key, stamps, hashes, _outputs(files), len(explained.maps), note).write(files)
+    note, judged = _found(explained), ""
+    if triage is not None:
+        judged = triage.fingerprint
+        note += f", {_judge(explained, triage, model, task.out)} probably false"
+    Receipt(task.key(hashes), stamps, hashes, _outputs(files), len(explained.maps), note, judged).write(files)
     return ScanOutcome(files.name.stem, "done", note, len(explained.maps), time.perf_counter() - started)
+
+
+def _judge(explained: Explained, triage: TriageModel, model: AbstractSegmenter, out: Path) -> int:
+    """Writes the verdicts; returns how many lesions are probably false."""
+    triaged = triage_scan(explained, triage, segmenter=model)
+    write_triage(triaged, out, model=triage)
+    return triaged.n_false
 
 
 def _outputs(files: ScanFiles) -> tuple[str, ...]:
@@ -181,6 +211,18 @@ def _model(model: ModelRef, device: str) -> AbstractSegmenter:
         raise InputError(
             f"Expected the model {model.ref} with fingerprint {model.fingerprint}, found {loaded.fingerprint} on "
             f"{os.uname().nodename if hasattr(os, 'uname') else 'this machine'}: all workers must see the same files."
+        )
+    return loaded
+
+
+@lru_cache(maxsize=1)
+def _triage(triage: TriageRef) -> TriageModel:
+    """Read once per process. Raises InputError if it is not the one that the study was started with."""
+    loaded = load_triage(triage.ref)
+    if loaded.fingerprint != triage.fingerprint:
+        raise InputError(
+            f"Expected the triage model {triage.ref} with fingerprint {triage.fingerprint}, found {loaded.fingerprint}: "
+            "all workers must see the same file."
         )
     return loaded
 

@@ -11,7 +11,9 @@ import pandas as pd
 from lesionwise.errors import InputError
 from lesionwise.io.derivative import ScanFiles, ScanOutput, write_json, write_table
 from lesionwise.io.nifti import write_image
+from lesionwise.lesion_table import TRIAGE
 from lesionwise.segmenter import AbstractSegmenter
+from lesionwise.store import TRIAGE_MODEL, write_columns
 from lesionwise.triage.candidates import find_candidates
 from lesionwise.triage.cohort import Extras, measure_scan
 from lesionwise.triage.model import TriageModel
@@ -19,22 +21,14 @@ from lesionwise.triage.reasons import looks_like, reasons
 from lesionwise.triage.scan import TriageScan
 from lesionwise.units import Explained
 
-COLUMNS = ("triage_p_false", "triage_verdict", "triage_reasons")
+COLUMNS = tuple(TRIAGE)
 FALSE, KEEP = "probably false", "keep"
 LOOK_COLUMNS = ("rank", "p_lesion", "probability_max", "volume_mm3", "x_mm", "y_mm", "z_mm", "words", "outcome")
 
 DESCRIBED: Mapping[str, Mapping[str, str]] = {
     "lesion": {"Description": "Instance number, as in the dseg image and lesions.tsv"},
     "outcome": {"Description": "As in lesions.tsv; not used by the triage; n/a without a reference"},
-    "triage_p_false": {"Description": "Calibrated probability that this predicted lesion is false", "Units": "1"},
-    "triage_verdict": {
-        "Description": "'probably false' if triage_p_false reaches the model's operating point, else 'keep'; n/a for "
-        "lesions that were not explained, missed lesions and control regions"
-    },
-    "triage_reasons": {
-        "Description": "What spoke most for the verdict: shape and place in words, then up to three concepts, each by its "
-        "loudest feature beside what is typical of true lesions (of false ones where the lesion is kept)"
-    },
+    **TRIAGE,
 }
 
 LOOK_DESCRIBED: Mapping[str, Mapping[str, str]] = {
@@ -92,12 +86,7 @@ def triage_scan(
     missing, or if the scan's channels are not those the model was fitted on.
     """
     seen = TriageScan.of(scan, method=str(model.facts.get("method", "")) or None)
-    fitted_on = list(model.facts.get("channels", seen.channels))
-    if fitted_on != list(seen.channels):
-        raise InputError(
-            f"The triage model was fitted on the channels {', '.join(fitted_on)}, but the scan has "
-            f"{', '.join(seen.channels)}: fit one on scans like these."
-        )
+    model.check_channels(seen.channels)
     if "context" in model.families and segmenter is None:
         raise InputError("This triage model asks the network again: name the network that explained the scan.")
     extras = Extras(context="context" in model.families, radiomics="radiomics" in model.families)
@@ -127,18 +116,24 @@ def look_here(scan: TriageScan, model: TriageModel, *, count: int = 10) -> pd.Da
 
 
 def write_triage(triaged: Triaged, out: Path, *, model: TriageModel) -> list[Path]:
-    """Writes `<stem>_triage.tsv/.json`, `<stem>_lookhere.tsv/.json` and `<stem>_desc-triage_label-L_mask.nii.gz`."""
+    """Writes `<stem>_triage.tsv/.json`, `<stem>_lookhere.tsv/.json` and `<stem>_label-L_desc-triage_mask.nii.gz`, and
+    the verdicts into the cohort's table, beside the rows of the maps that were judged."""
     files = ScanFiles(Path(out), triaged.scan.name)
-    mask = files.path("desc-triage_label-L_mask.nii.gz")
-    table, look = files.path("triage.tsv"), files.path("lookhere.tsv")
+    table, look, mask = files.triage_table, files.triage_look, files.triage_mask
     write_image(mask, triaged.mask, triaged.scan.affine, dtype=bool, description="lesion mask after triage")
     write_table(look, triaged.look_here)
     write_json(look.with_suffix(".json"), dict(LOOK_DESCRIBED))
     write_table(table, triaged.lesions)
     sidecar: dict[str, Any] = {name: dict(entry) for name, entry in DESCRIBED.items()}
-    sidecar["Model"] = {"Threshold": model.threshold, **model.facts}
+    sidecar["Model"] = {"Threshold": model.threshold, "Fingerprint": model.fingerprint, **model.facts}
     sidecar["Notes"] = list(triaged.notes)
     write_json(table.with_suffix(".json"), sidecar)
+    judged = triaged.lesions[["lesion", *COLUMNS]].copy()
+    judged[TRIAGE_MODEL] = [
+        None if pd.isna(verdict) else model.fingerprint or None for verdict in judged["triage_verdict"]
+    ]
+    facts = triaged.scan.facts
+    write_columns(Path(out), triaged.scan.name, judged, model=str(facts["fingerprint"]), method=str(facts["method"]))
     return [table, table.with_suffix(".json"), look, look.with_suffix(".json"), mask]
 
 

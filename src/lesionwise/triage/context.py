@@ -22,7 +22,7 @@ CONTEXT_MM = 5.0
 
 
 def context_features(
-    scan: TriageScan, model: AbstractSegmenter, labels: Sequence[int], *, device: str = "cpu"
+    scan: TriageScan, model: AbstractSegmenter, labels: Sequence[int]
 ) -> dict[int, Mapping[str, float]]:
     """Family context of some lesions: drop_removed, drop_isolated and drop_channel_<channel>, in log-odds.
 
@@ -34,7 +34,8 @@ def context_features(
     if scan.case is None:
         return {label: dict.fromkeys(names, float("nan")) for label in labels}
     placement = model.place(scan.case)
-    network = model.network.to(device)
+    network = model.network
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
     lesions = _on_network(placement, scan.mask)
     healthy = _on_network(placement, white_matter(scan.case).mask) & ~lesions
     found: dict[int, Mapping[str, float]] = {}
@@ -64,7 +65,7 @@ def _variants(x: np.ndarray, inside: np.ndarray, healthy: np.ndarray) -> list[np
 
 
 def _scores(
-    network: torch.nn.Module, spec: Spec, variants: Sequence[np.ndarray], inside: np.ndarray, *, device: str
+    network: torch.nn.Module, spec: Spec, variants: Sequence[np.ndarray], inside: np.ndarray, *, device: torch.device
 ) -> np.ndarray:
     """Mean log-odds over the lesion for every variant."""
     where = torch.from_numpy(inside).to(device)

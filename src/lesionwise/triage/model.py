@@ -1,8 +1,9 @@
 """A fitted triage model: what it looks at, how it judges, where it draws the line; saved as JSON, never as pickle."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ class TriageModel:
 
     `true_typical` and `false_typical` are the medians of the true and false lesions it was fitted on, beside which
     reasons are given. `threshold` is on the calibrated probability of being false. `facts` say what it was fitted on:
-    segmenter, method, target, samples, cohort, rule, validation, importance.
+    segmenter, method, target, samples, cohort, rule, validation, importance. `fingerprint` is the hash of the files it
+    was read from, empty before it was saved.
     """
 
     features: tuple[Feature, ...]
@@ -42,6 +44,16 @@ class TriageModel:
     false_typical: Float[np.ndarray, " features"]
     facts: Mapping[str, Any] = field(default_factory=dict)
     candidates: CandidateModel | None = None
+    fingerprint: str = ""
+
+    def check_channels(self, channels: Sequence[str]) -> None:
+        """Raises InputError if scans with these channels are not what it was fitted on."""
+        fitted_on = list(self.facts.get("channels", channels))
+        if fitted_on != list(channels):
+            raise InputError(
+                f"The triage model was fitted on the channels {', '.join(fitted_on)}, but the scan has "
+                f"{', '.join(channels)}: fit one on scans like these."
+            )
 
     @property
     def names(self) -> list[str]:
@@ -168,7 +180,7 @@ def load_triage(ref: str | Path) -> TriageModel:
                 f"Expected a {FORMAT} file of version {VERSION}, found format {content.get('format')!r}, "
                 f"version {content.get('version')!r} in {path}."
             )
-        return _read(content, path)
+        return replace(_read(content, path), fingerprint=_fingerprint(path, content))
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ModelFileError(f"Expected a triage model in {path}, but it cannot be read ({error!r}).") from error
 
@@ -193,6 +205,14 @@ def _read(content: Mapping[str, Any], path: Path) -> TriageModel:
         facts=content["facts"],
         candidates=None if candidates is None else CandidateModel.from_dict(candidates),
     )
+
+
+def _fingerprint(path: Path, content: Mapping[str, Any]) -> str:
+    """Hash of everything that a verdict depends on: the file, and the trees beside it."""
+    digest = hashlib.sha256(path.read_bytes())
+    if content["scorer"]["kind"] == "boosting":
+        digest.update(path.with_name(Path(content["scorer"]["file"]).name).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _load_skops(path: Path) -> Any:

@@ -105,8 +105,9 @@ def explain(
     """Explains the lesions of one scan.
 
     `method` is SmoothGrad with 50 samples, reduced by mean, unless given. `target` is what is explained: "log_odds",
-    "logit" or "probability" of the lesion class, over the lesion's voxels. `lesions` is "all", "largest:5" or "1,4".
-    `controls` asks for that many control regions (TN) in healthy white matter. Further `options` are those of
+    "logit" or "probability" of the lesion class, over the lesion's voxels. `lesions` is "all", "largest:5",
+    "drawn:9" (as evenly over outcomes as possible) or "1,4". `controls` asks for that many control regions (TN) in
+    healthy white matter. Further `options` are those of
     `lesionwise.units.Settings` (connectivity, min_size, rule, snr, ...). With `out` every finished step is saved there
     and an interrupted run resumes.
 

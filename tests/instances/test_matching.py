@@ -175,3 +175,17 @@ def test_lesions_are_chosen_as_asked():
         select(found, "1,4")
     with pytest.raises(InputError, match="largest:5"):
         select(found, "biggest")
+
+
+def test_a_draw_takes_outcomes_in_turn_and_is_a_function_of_the_seed() -> None:
+    outcomes = ["TP"] * 5 + ["FP"] * 3 + ["FN"]
+    found = [
+        Instance(n, np.array([[n, 0, 0]]), np.eye(4), outcome, "reference" if outcome == "FN" else "prediction")
+        for n, outcome in enumerate(outcomes, start=1)
+    ]
+    drawn = select(found, "drawn:6", seed=3)
+    assert [one.outcome for one in drawn] == ["TP", "TP", "TP", "FP", "FP", "FN"]
+    assert [one.label for one in drawn] == [one.label for one in select(found, "drawn:6", seed=3)]
+    others = {tuple(one.label for one in select(found, "drawn:6", seed=seed)) for seed in range(8)}
+    assert len(others) > 1
+    assert select(found, "drawn:50") == found

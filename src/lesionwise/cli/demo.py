@@ -29,7 +29,9 @@ LESIONS = 20
 def demo(
     out: Annotated[Path, typer.Argument(help="Output folder.")] = Path("demo-output"),
     samples: Annotated[int, typer.Option("--samples", min=2, help="Noise samples per lesion.")] = 16,
-    lesions: Annotated[str, typer.Option("--lesions", help="all, numbers such as 1,4, or largest:5.")] = "all",
+    lesions: Annotated[
+        str, typer.Option("--lesions", help="all, numbers such as 1,4, largest:5, or drawn:9 (over outcomes).")
+    ] = "all",
     size: Annotated[str, typer.Option("--size", help="full, or small for a quick look.")] = "full",
 ) -> None:
     """Explain a synthetic patient with the built-in model: no data, no network, no GPU needed."""

@@ -31,7 +31,9 @@ Noise = Annotated[
     typer.Option("--noise", min=0.0, help="Noise SD as a fraction of a channel's range (0.05)."),
 ]
 Preset = Annotated[str | None, typer.Option("--preset", help=f"Published settings: {', '.join(PRESETS)}.")]
-Lesions = Annotated[str, typer.Option("--lesions", help="all, numbers such as 1,4, or largest:5.")]
+Lesions = Annotated[
+    str, typer.Option("--lesions", help="all, numbers such as 1,4, largest:5, or drawn:9 (over outcomes).")
+]
 Controls = Annotated[
     int, typer.Option("--controls", min=0, help="Control regions (TN) to place in healthy white matter.")
 ]

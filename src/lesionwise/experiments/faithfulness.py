@@ -66,8 +66,9 @@ def faithfulness_rows(
 ) -> pd.DataFrame:
     """One row per lesion and method (and per baseline ordering: random, intensity, distance).
 
-    Voxels within 10 mm of the lesion are taken away in the order of the map's positive values (summed over channels),
-    all channels together, and replaced by healthy tissue; y is the mean target over Omega.
+    Voxels within 10 mm of the lesion are taken away in the order of the map's positive values (summed over channels;
+    voxels without any by their signed sum), all channels together, and replaced by healthy tissue; y is the mean target
+    over Omega.
     - `deletion`: mean over fractions of (y - y_none) / (y_all - y_none), from all present to none: low if the map's
       first voxels matter. `insertion`: the same while they are put back: high.
     - `specificity`: fall of y when the map's first 10 % are deleted minus the fall of the nearest other lesion's y at
@@ -204,10 +205,17 @@ class _Stage:
         return cls(scan, one, probe, region, tissue)
 
     def on_network(self, found: Attribution) -> np.ndarray:
-        """The map's evidence for the lesion at each voxel of the box: positive values, summed over channels."""
-        whole = np.zeros(self.scan.case.image.shape)
-        whole[found.box.slices] = np.maximum(found.data, 0.0).sum(axis=0)
-        return self.probe.field(whole)
+        """Ranks of the box's voxels by the map's evidence for the lesion: the sum over channels of the positive values.
+
+        Voxels without any, which a map that is negative all over has only, follow by their signed sum.
+        """
+        summed = []
+        for data in (np.maximum(found.data, 0.0), found.data):
+            whole = np.zeros(self.scan.case.image.shape)
+            whole[found.box.slices] = data.sum(axis=0)
+            summed.append(self.probe.field(whole).ravel())
+        _, ranks = np.unique(np.stack(summed, axis=1), axis=0, return_inverse=True)
+        return ranks.reshape(self.region.shape).astype(float)
 
     def baselines(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Orderings that know nothing of the network: at random, by brightness of the first channel, by distance."""

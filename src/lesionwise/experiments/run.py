@@ -114,7 +114,7 @@ def _rows(
         explained, wanted = explain_case(model, case, settings, out=out, announce_fn=say), None
     else:
         explained = unexplained(model, case, settings, known=ScanFiles(out, case.name))
-        picked = select(list(explained.instances), settings.lesions)
+        picked = select(list(explained.instances), settings.lesions, seed=settings.seed)
         wanted = tuple(one.label for one in picked if one.source != "control")
     key = _key(experiment, explained.keys, settings, options)
     path, note = folder / "rows" / f"{case.name.stem}.parquet", folder / "rows" / f"{case.name.stem}.json"

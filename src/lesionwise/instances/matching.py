@@ -64,10 +64,11 @@ def find_instances(
     ]
 
 
-def select(instances: list[Instance], lesions: str) -> list[Instance]:
-    """Picks lesions as people ask for them: `all`, `largest:5`, or numbers such as `1,4`; order is kept.
+def select(instances: list[Instance], lesions: str, *, seed: int = 0) -> list[Instance]:
+    """Picks lesions as people ask for them: `all`, `largest:5`, `drawn:9`, or numbers such as `1,4`; order is kept.
 
-    `largest` counts lesions; control regions, which someone asked for by number, come along.
+    `largest` and `drawn` count lesions; control regions, which someone asked for by number, come along. `drawn` takes
+    that many at random, as evenly over the outcomes (TP with US, FP, FN) as there are lesions, a function of `seed` alone.
 
     Raises InputError if the text cannot be read or a number does not exist.
     """
@@ -75,15 +76,17 @@ def select(instances: list[Instance], lesions: str) -> list[Instance]:
     if text == "all":
         return instances
     kind, _, count = text.partition(":")
-    if kind == "largest" and count.isdigit():
+    if kind in ("largest", "drawn") and count.isdigit():
         lesions_only = [one for one in instances if one.source != "control"]
-        chosen = sorted(lesions_only, key=lambda one: (-one.n_voxels, one.label))[: int(count)]
         controls = [one for one in instances if one.source == "control"]
+        chosen = _largest(lesions_only, int(count)) if kind == "largest" else _drawn(lesions_only, int(count), seed)
         return sorted([*chosen, *controls], key=lambda one: one.label)
     try:
         numbers = {int(part) for part in text.split(",")}
     except ValueError:
-        raise InputError(f"Lesions must be 'all', 'largest:5' or numbers like '1,4', but are {lesions!r}.") from None
+        raise InputError(
+            f"Lesions must be 'all', 'largest:5', 'drawn:9' or numbers like '1,4', but are {lesions!r}."
+        ) from None
     absent = sorted(numbers - {one.label for one in instances})
     if absent:
         raise InputError(
@@ -91,6 +94,20 @@ def select(instances: list[Instance], lesions: str) -> list[Instance]:
             f"{max((one.label for one in instances), default=0)}."
         )
     return [one for one in instances if one.label in numbers]
+
+
+def _largest(instances: list[Instance], count: int) -> list[Instance]:
+    return sorted(instances, key=lambda one: (-one.n_voxels, one.label))[:count]
+
+
+def _drawn(instances: list[Instance], count: int, seed: int) -> list[Instance]:
+    """One of each outcome in turn, each outcome in a random order of its own, until there are `count`."""
+    ranked: list[tuple[int, int, Instance]] = []
+    for number, outcomes in enumerate((("TP", "US", None), ("FP",), ("FN",))):
+        alike = [one for one in instances if one.outcome in outcomes]
+        order = np.random.default_rng([seed, 31, number]).permutation(len(alike))
+        ranked += [(turn, number, alike[place]) for turn, place in enumerate(order)]
+    return [one for _, _, one in sorted(ranked, key=lambda entry: entry[:2])[:count]]
 
 
 def _outcome(iou: float, threshold: float) -> Outcome:

@@ -125,7 +125,7 @@ def _chosen(lesions: float, settings: Settings) -> float:
     """Lesions per scan that are explained under `--lesions`."""
     if settings.lesions == "all":
         return lesions * (1 + settings.controls / max(lesions, 1))
-    wanted = settings.lesions.removeprefix("largest:")
+    wanted = settings.lesions.rpartition(":")[2]
     return min(lesions, float(wanted)) if wanted.isdigit() else min(lesions, float(len(wanted.split(","))))
 
 

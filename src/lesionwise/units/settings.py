@@ -15,7 +15,7 @@ ProgressFn = Callable[[str, int, int], None]
 class Settings:
     """What a user may choose; the same names and meanings in every command.
 
-    `threshold`, `min_size` None take the model's. `lesions` is "all", "largest:5" or "1,4". `controls` asks for that
+    `threshold`, `min_size` None take the model's. `lesions` is "all", "largest:5", "drawn:9" or "1,4". `controls` asks for that
     many control regions in healthy white matter.
     """
 

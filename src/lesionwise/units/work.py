@@ -52,7 +52,7 @@ def explain_case(
     files = None if out is None else ScanFiles(Path(out), case.name)
     predicted = predict_case(model, case, device=settings.device, progress_fn=progress_fn, known=files)
     mask, instances, notes = find_lesions(model, case, predicted.probability, settings)
-    wanted = select(instances, settings.lesions) if instances else []
+    wanted = select(instances, settings.lesions, seed=settings.seed) if instances else []
     say(_census(instances, wanted))
     instances_key = digest(
         predicted.key,

@@ -4,6 +4,7 @@ import numpy as np
 
 from lesionwise.experiments.chart import COLOURS, Bar, Chart, Heat, Line, Panel, Violin, plotly_json, save_chart
 
+LESIONS = (("sub-1", 1), ("sub-1", 2), ("sub-2", 1), ("sub-2", 9))
 CHART = Chart(
     "example",
     "An example",
@@ -13,7 +14,10 @@ CHART = Chart(
             [Line("a", [0, 1, 2], [0.0, 1, np.nan], [0, 0.5, 0], [1, 2, 1]), Line("ref", [0, 1], [1, 2], reference=True)],
             zero_line=True,
         ),
-        Panel("violins", "", "peak", [Violin("TP", [1.0, 2, 3, 4]), Violin("none", [])]),
+        Panel(
+            "violins", "", "peak",
+            [Violin("TP", [1.0, np.nan, 3, 4], lesions=LESIONS), Violin("none", [])],
+        ),
         Panel("bars", "", "share", [Bar("FLAIR", 0.7, 0.6, 0.8), Bar("T1w", 0.3)], x_marks=[(0.5, "here")]),
         Panel("heat", "dose", "radius", [Heat(["1", "2"], ["3"], np.array([[0.1, 0.9]]), "share", (0, 1))]),
     ),
@@ -39,6 +43,14 @@ def test_missing_values_are_null_on_the_page():
         if trace.get("name") == "a" and trace.get("mode") == "lines" and trace.get("showlegend")
     )
     assert curve["y"] == [0.0, 1.0, None]
+
+
+def test_points_that_are_lesions_say_which():
+    page = json.loads(plotly_json(CHART))
+    violin, empty = (trace for trace in page["data"] if trace["type"] == "violin")
+    assert list(map(tuple, violin["customdata"])) == list(LESIONS)
+    assert violin["y"] == [1.0, None, 3.0, 4.0]
+    assert "customdata" not in empty
 
 
 def test_colours_differ_for_colour_blind_readers_and_in_grey():

@@ -112,3 +112,20 @@ def test_the_served_page_is_the_same_page(ask, open_page):
     assert all(url.startswith(f"http://127.0.0.1:{ask.port}/") for url in opened.outside)
     assert any("/data/sub-01/map-3" in url for url in opened.outside)
     assert opened.errors == []
+
+
+@pytest.mark.browser
+def test_the_cohort_is_served_and_its_points_lead_to_served_pages(make_out, tmp_path, open_page):
+    for number in range(2):
+        make_out(tmp_path, subject=f"{number:02d}", seed=number, size=32, lesions=3)
+    server = make_server(tmp_path)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    opened = open_page(f"{address}/cohort")
+    opened.page.click("a:has-text('sub-01')")
+    opened.page.wait_for_selector("html[data-ready=true][data-shown]", state="attached", timeout=20_000)
+    assert opened.page.url.startswith(f"{address}/scan/sub-01")
+    assert all(url.startswith(f"{address}/") for url in opened.outside)
+    assert opened.errors == []
+    server.shutdown()
+    server.server_close()

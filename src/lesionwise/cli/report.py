@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from lesionwise.errors import InputError
 from lesionwise.io.derivative import list_scans
 from lesionwise.report.page import write_reports
 
@@ -12,7 +13,15 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
-def report(out: Annotated[Path, typer.Argument(help="Output folder of explain, study or demo.")]) -> None:
+def report(
+    out: Annotated[Path, typer.Argument(help="Output folder of explain, study or demo.")],
+    experiments: Annotated[
+        Path | None,
+        typer.Option("--experiments", help="Folder of the experiments that the cohort's page shows (OUT/experiments)."),
+    ] = None,
+) -> None:
     """Write the report of every finished scan, and of the cohort if there are several."""
-    pages = write_reports(out)
+    if experiments is not None and not experiments.is_dir():
+        raise InputError(f"Expected --experiments to be a folder, found none at {experiments}.")
+    pages = write_reports(out, experiments=experiments)
     typer.echo(f"{len(list_scans(out))} scans. Report: {pages[-1]}")

@@ -21,6 +21,9 @@ _PLOTLY_MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down"
 
 Numbers = Sequence[float] | np.ndarray
 
+Lesions = Sequence[tuple[str, int]]
+"""Scan and label of the lesion that each value stands for: on the page its point opens that lesion."""
+
 
 @dataclass(frozen=True, eq=False)
 class Line:
@@ -38,11 +41,12 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Violin:
-    """The distribution of values at one place of a categorical axis."""
+    """The distribution of values at one place of a categorical axis; `lesions` are in the order of the values."""
 
     label: str
     values: Numbers
     colour: str | None = None
+    lesions: Lesions | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +224,7 @@ def _traces(go: Any, mark: Line | Violin | Bar | Heat, number: int, shown: set[s
     legend = {"showlegend": mark.label not in shown, "legendgroup": mark.label, "name": mark.label}
     shown.add(mark.label)
     if isinstance(mark, Violin):
-        return [go.Violin(y=_plain(mark.values), line_color=colour, points="all", box_visible=True, **legend)]
+        return [_violin_trace(go, mark, colour, legend)]
     if isinstance(mark, Bar):
         error = None
         if np.isfinite(mark.low):
@@ -242,6 +246,21 @@ def _traces(go: Any, mark: Line | Violin | Bar | Heat, number: int, shown: set[s
     line = {"color": colour, "dash": _PLOTLY_DASHES[number % len(_PLOTLY_DASHES)]}
     marker = {"color": colour, "symbol": _PLOTLY_MARKERS[number % len(_PLOTLY_MARKERS)]}
     return [*traces, go.Scatter(x=_plain(mark.x), y=_plain(mark.y), mode=mode, line=line, marker=marker, **legend)]
+
+
+def _violin_trace(go: Any, mark: Violin, colour: str, legend: dict[str, Any]) -> Any:
+    style = {
+        "line_color": colour,
+        "points": "all",
+        "pointpos": 0,
+        "jitter": 0.5,
+        "marker": {"size": 5},
+        "spanmode": "hard",
+    }
+    if mark.lesions is not None:
+        style |= {"customdata": [[scan, int(lesion)] for scan, lesion in mark.lesions], "hoveron": "points"}
+        style["hovertemplate"] = "%{customdata[0]}, lesion %{customdata[1]}<br>%{y:.3g}<extra></extra>"
+    return go.Violin(y=_plain(mark.values), box_visible=True, **style, **legend)
 
 
 def _axis_type(panel: Panel, axis: str) -> str | None:

@@ -63,6 +63,11 @@ def present(frame: pd.DataFrame) -> list[str]:
     return [name for name in (*OUTCOMES, "predicted") if name in found]
 
 
+def lesions_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
+    """Scan and label of the lesion that each row is about, for figures whose points open their lesion."""
+    return [(str(scan), int(lesion)) for scan, lesion in zip(frame["scan"], frame["lesion"], strict=True)]
+
+
 def patients_note(frame: pd.DataFrame) -> str:
     """How many patients, scans and lesions the rows hold, as the beginning of a sentence about them."""
     patients, scans = frame["subject"].nunique(), frame["scan"].nunique()

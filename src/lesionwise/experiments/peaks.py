@@ -11,6 +11,7 @@ from lesionwise.experiments.experiment import (
     Experiment,
     Finding,
     keyed,
+    lesions_of,
     outcome_of,
     patients_note,
     present,
@@ -80,8 +81,11 @@ def peaks_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
     panels = []
     for (model, channel), part in known.groupby(["model", "channel"], sort=False):
         names = present(part)
-        groups = {name: part.loc[outcome_of(part) == name, "peak"].dropna().to_numpy(dtype=float) for name in names}
-        marks = [Violin(name, values, OUTCOME_COLOURS.get(name)) for name, values in groups.items()]
+        measured = {name: part[(outcome_of(part) == name) & part["peak"].notna()] for name in names}
+        groups = {name: rows["peak"].to_numpy(dtype=float) for name, rows in measured.items()}
+        marks = [
+            Violin(name, groups[name], OUTCOME_COLOURS.get(name), lesions_of(rows)) for name, rows in measured.items()
+        ]
         panels.append(Panel(f"{model}, {channel}", "", "peak of the map", marks))
         where = {"model": model, "channel": channel}
         pooled = kruskal_wallis(groups)

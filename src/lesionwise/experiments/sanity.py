@@ -15,7 +15,7 @@ from torch import nn
 from lesionwise.attribution import AbstractMethod
 from lesionwise.attribution.result import Attribution
 from lesionwise.experiments.chart import Chart, Line, Panel, Violin
-from lesionwise.experiments.experiment import Experiment, Finding, keyed, patients_note
+from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, patients_note
 from lesionwise.experiments.scan import Scan
 from lesionwise.instances.instance import Instance
 from lesionwise.stats import Interval, icc_agreement, mean_over_patients
@@ -207,13 +207,14 @@ def _repeats(rows: pd.DataFrame, *, within_mm: float = 4.0) -> tuple[pd.DataFram
                 if len(gap) and gap.min() <= within_mm:
                     again = float(second["value"].iloc[int(gap.argmin())])
                     size = 0.5 * (abs(row["value"]) + abs(again))
-                    facts = {"subject": subject, "channel": channel, "first": row["value"], "second": again}
+                    facts = {"subject": subject, "scan": row["scan"], "lesion": row["lesion"], "channel": channel}
+                    facts |= {"first": row["value"], "second": again}
                     pairs.append({**facts, "relative_difference": abs(row["value"] - again) / size if size else 0.0})
     if not pairs:
         return None, None
     table = pd.DataFrame(pairs)
     marks = [
-        Violin(str(name), group["relative_difference"].to_numpy(dtype=float))
+        Violin(str(name), group["relative_difference"].to_numpy(dtype=float), lesions=lesions_of(group))
         for name, group in table.groupby("channel", sort=False)
     ]
     panel = Panel("repeated scans", "", "relative difference of the peak", marks)

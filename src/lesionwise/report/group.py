@@ -1,8 +1,9 @@
 """The report of a cohort: the paper's figures, interactive; every point opens its lesion's page."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -11,49 +12,73 @@ from plotly.offline import get_plotlyjs
 
 from lesionwise import __version__
 from lesionwise.errors import InputError
-from lesionwise.io.derivative import list_scans, read_scan
+from lesionwise.io.derivative import ScanOutput, list_scans, read_scan
 from lesionwise.io.files import write_text
 from lesionwise.report import palette
+from lesionwise.report.findings import FOLDER, read_findings
+from lesionwise.report.narrative import short_units
 from lesionwise.report.viewer import Script, asset, json_markup, policy, script, templates
 from lesionwise.stats.bootstrap import mean_over_patients
+from lesionwise.volume import ScanName
 
 SHELLS = (("mean_in", "inside"), ("mean_shell_0_3mm", "0 to 3 mm"), ("mean_shell_3_7mm", "3 to 7 mm"))
+OUTLIERS = "study/outliers.tsv"
+"""What the study's group step lists to be looked at, if it ran."""
+
+MOST_POINTS = 3000
+"""Lesions drawn as points in one figure; of more, a random choice. Boxes and means are always of all lesions."""
+
 SEED = 0
 """Of the patient bootstrap and of the sideways jitter: the same cohort gives the same page."""
 
 
 def cohort_table(out_dir: Path) -> pd.DataFrame:
     """The lesion tables of all finished scans below each other, with `scan`, `patient` and `link` (page and lesion)."""
-    parts = []
-    for name in list_scans(Path(out_dir)):
-        scan = read_scan(Path(out_dir), name)
-        table = scan.lesions.copy()
-        table["scan"], table["patient"] = name.stem, name.subject
-        table["link"] = [f"{name.folder}/{name.stem}_report.html#lesion-{int(label)}" for label in table["lesion"]]
-        parts.append(table)
-    if not parts:
+    return _joined([read_scan(Path(out_dir), name) for name in list_scans(Path(out_dir))], Path(out_dir))
+
+
+def _joined(scans: Sequence[ScanOutput], out_dir: Path) -> pd.DataFrame:
+    if not scans:
         raise InputError(f"Expected finished scans in {out_dir}, found none.")
+    parts = []
+    for scan in scans:
+        table, page = scan.lesions.copy(), page_address(scan.name)
+        table["scan"], table["patient"] = scan.name.stem, scan.name.subject
+        table["link"] = [f"{page}#lesion-{int(label)}" for label in table["lesion"]]
+        parts.append(table)
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
 
-def write_group_report(out_dir: Path) -> Path:
-    """Writes `OUT/report.html` for a cohort and returns its path. Raises InputError if no scan is finished."""
+def page_address(name: ScanName) -> str:
+    """Where a scan's page lies, relative to the cohort's."""
+    return f"{name.folder}/{name.stem}_report.html"
+
+
+def write_group_report(out_dir: Path, *, experiments: Path | None = None) -> Path:
+    """Writes `OUT/report.html` for a cohort and returns its path.
+
+    It shows the findings below `experiments` (`OUT/experiments`). Raises InputError if no scan is finished.
+    """
     path = Path(out_dir) / "report.html"
-    write_text(path, render_group(Path(out_dir)))
+    write_text(path, render_group(Path(out_dir), experiments=experiments))
     return path
 
 
-def render_group(out_dir: Path) -> str:
-    """The cohort page's HTML."""
-    names = list_scans(out_dir)
-    table = cohort_table(out_dir)
-    scans = [read_scan(out_dir, name) for name in names]
+def render_group(
+    out_dir: Path, *, experiments: Path | None = None, address_fn: Callable[[ScanName], str] | None = None
+) -> str:
+    """The cohort page's HTML. With `address_fn` links go to the addresses that it gives, else to the pages that exist."""
+    scans = [read_scan(out_dir, name) for name in list_scans(out_dir)]
+    table = _joined(scans, out_dir)
+    pages = {scan.name.stem: _address(out_dir, scan.name, address_fn) for scan in scans}
     channels = tuple(dict.fromkeys(channel for scan in scans for channel in scan.channels))
     units = next((units for scan in scans if (units := _units(scan.columns, channels))), "")
     charts = figures(table, channels, units=units)
-    library = Script("plotly", get_plotlyjs())
-    scripts = [library, script("group.js")]
+    found = read_findings(experiments or out_dir / FOLDER)
+    drawn = {f"experiment-{n}-{m}": each for n, shown in enumerate(found) for m, each in enumerate(shown.figures)}
+    scripts = [Script("plotly", get_plotlyjs()), script("group.js")]
     counts = table.assign(outcome=table["outcome"].fillna("n/a")).groupby(["scan", "outcome"]).size()
+    sums = table.groupby("scan")["volume_mm3"].agg(["size", "sum"])
     present = [key for key in palette.OUTCOMES if key in set(table["outcome"].fillna("n/a"))]
     return (
         templates()
@@ -62,19 +87,28 @@ def render_group(out_dir: Path) -> str:
             style=asset("style.css"),
             scripts=scripts,
             policy=policy(scripts),
-            content=json_markup([{"id": chart["id"], "figure": chart["figure"]} for chart in charts]),
+            content=json_markup(
+                {
+                    "charts": [{"id": chart["id"], "figure": chart["figure"]} for chart in charts]
+                    + [{"id": key, "figure": each.figure} for key, each in drawn.items()],
+                    "pages": {stem: page for stem, page in pages.items() if page},
+                }
+            ),
             charts=charts,
+            findings=found,
+            outliers=standing_out(out_dir, pages),
             outcomes=[(key, palette.OUTCOMES[key]) for key in present],
             scans=[
                 {
-                    "stem": name.stem,
-                    "link": f"{name.folder}/{name.stem}_report.html",
-                    "lesions": int((table["scan"] == name.stem).sum()),
-                    "volume_ml": float(table.loc[table["scan"] == name.stem, "volume_mm3"].sum() / 1000),
-                    "counts": [int(counts.get((name.stem, key), 0)) for key in present],
+                    "stem": stem,
+                    "link": page,
+                    "lesions": int(sums["size"].get(stem, 0)),
+                    "volume_ml": float(sums["sum"].get(stem, 0.0)) / 1000,
+                    "counts": [int(counts.get((stem, key), 0)) for key in present],
                 }
-                for name in names
+                for stem, page in pages.items()
             ],
+            without_page=sum(1 for page in pages.values() if not page),
             patients=table["patient"].nunique(),
             lesion_count=len(table),
             models=sorted({str(scan.facts.get("Model", {}).get("Name", "n/a")) for scan in scans}),
@@ -83,18 +117,48 @@ def render_group(out_dir: Path) -> str:
     )
 
 
+def _address(out_dir: Path, name: ScanName, address_fn: Callable[[ScanName], str] | None) -> str:
+    """Address of a scan's page, empty if it was not written."""
+    if address_fn is not None:
+        return address_fn(name)
+    page = page_address(name)
+    return quote(page) if (out_dir / page).is_file() else ""
+
+
+def standing_out(out_dir: Path, pages: Mapping[str, str], *, most: int = 30) -> list[dict[str, str]]:
+    """What the study's group step lists as far from the cohort, the farthest first: scan, lesion, link and reason."""
+    path = out_dir / OUTLIERS
+    if not path.is_file():
+        return []
+    rows = pd.read_csv(path, sep="\t", na_values="n/a", dtype=str).head(most)
+    found = []
+    for row in rows.to_dict("records"):
+        scan, lesion = str(row.get("scan")), row.get("lesion")
+        whole = pd.isna(lesion)
+        number = "" if whole else str(int(float(str(lesion))))
+        page = pages.get(scan, "")
+        link = page if whole or not page else f"{page}#lesion-{number}"
+        found.append({"scan": scan, "lesion": number, "link": link, "reason": str(row.get("reason", ""))})
+    return found
+
+
 def figures(table: pd.DataFrame, channels: Sequence[str], *, units: str) -> list[dict[str, Any]]:
     """The cohort's figures as plotly JSON, each with a title and what to make of it."""
     outcomes = [key for key in palette.OUTCOMES if key in set(table["outcome"].fillna("n/a"))]
     table = table.assign(outcome=table["outcome"].fillna("n/a"))
     found: list[dict[str, Any]] = []
     explained = [channel for channel in channels if f"peak_{channel}" in table]
+    points = "One point per lesion."
+    if len(table) > MOST_POINTS:
+        points = (
+            f"{MOST_POINTS} of {len(table)} lesions, chosen at random, are drawn as points; boxes and means are of all."
+        )
     for channel in explained:
         found.append(
             {
                 "id": f"peaks-{len(found)}",
                 "title": f"Peak of the {channel} map by outcome",
-                "note": "One point per lesion; the box pools lesions, the diamond with its bar is the mean over patients "
+                "note": f"{points} The box pools lesions, the diamond with its bar is the mean over patients "
                 "with its 95 % patient bootstrap. Peaks of the maximum reduction grow with size: compare beside the volume.",
                 "figure": _by_outcome(table, f"peak_{channel}", outcomes, f"peak {channel}<br>{units}"),
             }
@@ -137,14 +201,23 @@ def figures(table: pd.DataFrame, channels: Sequence[str], *, units: str) -> list
                         ),
                     }
                 )
+    for chart in found:
+        chart["lesions"] = any("customdata" in trace for trace in chart["figure"]["data"])
     return found
 
 
 def _points(rows: pd.DataFrame) -> dict[str, Any]:
     return {
-        "customdata": rows[["link", "scan", "lesion"]].to_numpy().tolist(),
-        "hovertemplate": "%{customdata[1]}, lesion %{customdata[2]}<br>%{y:.3g}<extra></extra>",
+        "customdata": [[scan, int(lesion)] for scan, lesion in zip(rows["scan"], rows["lesion"], strict=True)],
+        "hovertemplate": "%{customdata[0]}, lesion %{customdata[1]}<br>%{y:.3g}<extra></extra>",
     }
+
+
+def _drawn(rows: pd.DataFrame, of: int) -> pd.DataFrame:
+    """The lesions that are drawn as points: all, or each outcome's part of `MOST_POINTS` where there are more."""
+    if of <= MOST_POINTS:
+        return rows
+    return rows.sample(max(1, round(len(rows) * MOST_POINTS / of)), random_state=SEED)
 
 
 def _finish(figure: go.Figure) -> dict[str, Any]:
@@ -172,23 +245,23 @@ def _by_outcome(
             continue
         colour = palette.OUTCOMES[outcome].colour
         values = rows[column].astype(float)
+        points = _drawn(rows, len(table))
         figure.add_box(
-            x=[place] * len(rows),
-            y=values.tolist(),
-            boxpoints=False,
+            x=[place],
+            **_box(values.to_numpy()),
             width=0.5,
-            fillcolor=_faint(colour),
+            fillcolor=palette.faint(colour, 0.15),
             line={"color": colour, "width": 1.5},
             hoverinfo="skip",
             showlegend=False,
         )
         figure.add_scatter(
-            x=(place + rng.uniform(-0.2, 0.2, len(rows))).tolist(),
-            y=values.tolist(),
+            x=(place + rng.uniform(-0.2, 0.2, len(points))).tolist(),
+            y=points[column].astype(float).tolist(),
             mode="markers",
             showlegend=False,
             marker={"color": colour, "size": 7, "line": {"color": "rgba(0,0,0,.45)", "width": 0.6}},
-            **_points(rows),
+            **_points(points),
         )
         mean = mean_over_patients(values.to_numpy(), rows["patient"].to_numpy(), rng=rng)
         figure.add_scatter(
@@ -245,6 +318,7 @@ def _scatter(
     figure = go.Figure()
     for outcome in outcomes:
         rows = table[(table["outcome"] == outcome) & table[y].notna() & table[x].notna()]
+        rows = _drawn(rows, len(table))
         if len(rows):
             figure.add_scatter(
                 x=rows[x].astype(float).tolist(),
@@ -263,6 +337,15 @@ def _scatter(
     return _finish(figure)
 
 
+def _box(values: np.ndarray) -> dict[str, Any]:
+    """Quartiles, and whiskers to the farthest value within 1.5 interquartile ranges (Tukey)."""
+    low, middle, high = (float(q) for q in np.percentile(values, [25, 50, 75]))
+    reach = 1.5 * (high - low)
+    inside = values[(values >= low - reach) & (values <= high + reach)]
+    fences = {"lowerfence": [float(inside.min())], "upperfence": [float(inside.max())]}
+    return {"q1": [low], "median": [middle], "q3": [high], **fences}
+
+
 def _bars(means: Sequence[Any]) -> dict[str, Any]:
     up = [max(mean.high - mean.estimate, 0) if np.isfinite(mean.high) else 0.0 for mean in means]
     down = [max(mean.estimate - mean.low, 0) if np.isfinite(mean.low) else 0.0 for mean in means]
@@ -271,11 +354,6 @@ def _bars(means: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def _faint(colour: str) -> str:
-    red, green, blue = palette.rgb(colour)
-    return f"rgba({red},{green},{blue},0.15)"
-
-
 def _units(columns: Any, channels: Sequence[str]) -> str:
     entry = columns.get(f"peak_{channels[0]}", {}) if channels else {}
-    return str(entry.get("Units", "")) if isinstance(entry, dict) else ""
+    return short_units(str(entry.get("Units", ""))) if isinstance(entry, dict) else ""

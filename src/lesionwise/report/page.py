@@ -49,9 +49,9 @@ def write_scan_report(
     return target
 
 
-def write_reports(out_dir: Path) -> list[Path]:
+def write_reports(out_dir: Path, *, experiments: Path | None = None) -> list[Path]:
     """The pages of every finished scan and `OUT/report.html`: the scan's own page if it is the only one, else the
-    cohort's. Raises InputError if no scan is finished.
+    cohort's, with the findings below `experiments` (`OUT/experiments`). Raises InputError if no scan is finished.
     """
     names = list_scans(Path(out_dir))
     if not names:
@@ -62,7 +62,7 @@ def write_reports(out_dir: Path) -> list[Path]:
 
     cohort = cohort_table(Path(out_dir))
     pages = [write_scan_report(out_dir, name, cohort=cohort) for name in names]
-    return [*pages, write_group_report(out_dir)]
+    return [*pages, write_group_report(out_dir, experiments=experiments)]
 
 
 def scan_report_path(out_dir: Path, name: ScanName) -> Path:

@@ -48,6 +48,16 @@ def rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
+def faint(colour: str, alpha: float) -> str:
+    """A colour for bands and boxes, as CSS.
+
+    >>> faint("#ffd21f", 0.15)
+    'rgba(255,210,31,0.15)'
+    """
+    red, green, blue = rgb(colour)
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
 def signed_lut(steps: int = 255) -> UInt8[np.ndarray, "steps 4"]:
     """RGBA of the signed map from -limit (first row) to +limit (last row); an odd number of steps centres on zero."""
     t = np.linspace(-1, 1, steps)

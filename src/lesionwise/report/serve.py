@@ -14,9 +14,11 @@ from urllib.parse import quote, unquote, urlsplit
 
 from lesionwise.errors import InputError, LesionwiseError
 from lesionwise.io.derivative import list_scans
+from lesionwise.report.group import render_group
 from lesionwise.report.page import render_scan
 from lesionwise.report.payload import Blob
 from lesionwise.report.scene import read_scene
+from lesionwise.volume import ScanName
 
 KEPT_SCANS = 3
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
@@ -29,6 +31,7 @@ class Pages:
     def __init__(self, out: Path, host: str) -> None:
         self.out, self.host = out, host
         self._kept: OrderedDict[str, tuple[str, dict[str, Blob]]] = OrderedDict()
+        self._cohort: tuple[list[ScanName], str] | None = None
         self._lock = Lock()
 
     def scan(self, stem: str) -> tuple[str, dict[str, Blob]]:
@@ -45,16 +48,24 @@ class Pages:
             self._kept.move_to_end(stem)
             return self._kept[stem]
 
+    def cohort(self) -> str:
+        """The cohort's page, whose links lead to pages made when asked for; kept until a scan is added."""
+        names = list_scans(self.out)
+        with self._lock:
+            if self._cohort is None or self._cohort[0] != names:
+                self._cohort = (names, render_group(self.out, address_fn=lambda name: f"/scan/{quote(name.stem)}"))
+            return self._cohort[1]
+
     def index(self) -> str:
         """Links to every finished scan."""
         links = "".join(
             f'<li><a href="/scan/{quote(name.stem)}">{escape(name.stem)}</a></li>' for name in list_scans(self.out)
         )
-        cohort = '<p><a href="/files/report.html">report.html</a></p>' if (self.out / "report.html").is_file() else ""
+        cohort = '<p><a href="/cohort">The cohort</a>: figures, findings, what stands out</p>'
         return (
             "<!doctype html><html lang='en'><meta charset='utf-8'><title>lesionwise</title>"
             "<body style='font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:3em auto;padding:0 1em'>"
-            f"<h1>Scans</h1><ul>{links}</ul>{cohort}<p>Research use only, not a medical device.</p></body></html>"
+            f"<h1>Scans</h1>{cohort}<ul>{links}</ul><p>Research use only, not a medical device.</p></body></html>"
         )
 
 
@@ -147,6 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if len(names) == 1:
                     return self._send(self.pages.scan(names[0].stem)[0].encode(), "text/html; charset=utf-8")
                 return self._send(self.pages.index().encode(), "text/html; charset=utf-8")
+            case ["cohort"]:
+                return self._send(self.pages.cohort().encode(), "text/html; charset=utf-8")
             case ["scan", stem]:
                 found = self._scan(stem)
                 return self._refuse() if found is None else self._send(found[0].encode(), "text/html; charset=utf-8")

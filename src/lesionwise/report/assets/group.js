@@ -1,20 +1,41 @@
 // The cohort's figures: drawn from JSON, in the page's own colours; a point opens its lesion.
 (function () {
   "use strict";
-  const charts = JSON.parse(document.getElementById("charts").textContent);
+  const { charts, pages } = JSON.parse(document.getElementById("charts").textContent);
   const root = document.documentElement;
-  const ink = () => getComputedStyle(root).getPropertyValue("--ink").trim();
-  const line = () => getComputedStyle(root).getPropertyValue("--line").trim();
-  const soft = () => getComputedStyle(root).getPropertyValue("--soft").trim();
+  const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
+
+  // Outcome colours are made for dark images: as thin lines on white they are drawn darker.
+  function lineColour(name, ink) {
+    if (!/^#[0-9a-f]{6}$/i.test(name || "")) return name;
+    if (name === "#000000") return ink;
+    return isDark() ? name : `rgb(${[1, 3, 5].map((at) => Math.round(0.62 * parseInt(name.slice(at, at + 2), 16))).join(",")})`;
+  }
+
+  // A figure in the page's colours: texts and grids follow the theme, black lines are drawn in ink.
+  function themed(figure) {
+    const ink = colour("--ink"), layout = structuredClone(figure.layout);
+    layout.font = { ...layout.font, color: ink, family: "system-ui, sans-serif" };
+    layout.hoverlabel = { ...layout.hoverlabel, bgcolor: colour("--card"), bordercolor: ink, font: { size: 13, color: ink } };
+    for (const axis of ["xaxis", "yaxis", ...Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))]) {
+      layout[axis] = { ...layout[axis], gridcolor: colour("--line"), zerolinecolor: colour("--soft"), automargin: true };
+    }
+    const data = figure.data.map((trace) => {
+      const own = { ...trace };
+      if (own.line) own.line = { ...own.line, color: lineColour(own.line.color, ink) };
+      if (own.type === "violin") own.marker = { ...own.marker, color: own.line.color };
+      if (own.marker && own.marker.color === "#000000") own.marker = { ...own.marker, color: ink };
+      return own;
+    });
+    return { data, layout };
+  }
 
   function paint() {
     for (const { id, figure } of charts) {
-      const host = document.getElementById(id);
-      const layout = structuredClone(figure.layout);
-      layout.font.color = ink();
-      layout.font.family = "system-ui, sans-serif";
-      for (const axis of ["xaxis", "yaxis"]) Object.assign(layout[axis] || (layout[axis] = {}), { gridcolor: line(), zerolinecolor: soft(), automargin: true });
-      Plotly.react(host, figure.data, layout, { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] });
+      const { data, layout } = themed(figure);
+      Plotly.react(document.getElementById(id), data, layout, { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] });
     }
   }
 
@@ -22,13 +43,13 @@
   for (const { id } of charts) {
     document.getElementById(id).on("plotly_click", (event) => {
       const found = event.points.find((point) => Array.isArray(point.customdata));
-      // Only addresses below this page: the links are made by us, and stay so.
-      if (found && /^sub-/.test(found.customdata[0])) window.location.href = found.customdata[0].split("/").map((part) => encodeURIComponent(part).replace("%23", "#")).join("/");
+      if (!found) return;
+      const [scan, lesion] = found.customdata;
+      if (Object.hasOwn(pages, scan) && Number.isInteger(lesion)) window.location.href = `${pages[scan]}#lesion-${lesion}`;
     });
   }
   document.getElementById("theme").onclick = () => {
-    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark";
+    root.dataset.theme = isDark() ? "light" : "dark";
     paint();
   };
   for (const button of document.querySelectorAll("[data-sort]")) {

@@ -46,7 +46,7 @@ TRIAGE: Mapping[str, Mapping[str, str]] = {
     "triage_p_false": {"Description": "Calibrated probability that this predicted lesion is false", "Units": "1"},
     "triage_verdict": {
         "Description": "'probably false' if triage_p_false reaches the model's operating point, else 'keep'; n/a for "
-        "lesions that were not explained, missed lesions and control regions"
+        "lesions that were not explained or are of a size unknown to the model, missed lesions and control regions"
     },
     "triage_reasons": {
         "Description": "What spoke most for the verdict: shape and place in words, then up to three concepts, each by its "

@@ -1,6 +1,7 @@
 """Applying: verdicts on an explained scan, the cleaned mask, places to look at, the files and the command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,22 @@ def test_models_without_maps_judge_every_predicted_lesion(explained):
     predicted = table["outcome"].isin(["TP", "FP"])
     assert table.loc[predicted, "triage_verdict"].notna().all()
     assert table.loc[~predicted, "triage_verdict"].isna().all()
+
+
+def test_sizes_unknown_to_the_model_are_kept_without_a_verdict(explained):
+    result, _ = explained
+    volumes = result.lesions.set_index("lesion")["volume_mm3"].loc[list(result.maps)]
+    model = by_volume(0.0)
+    known = replace(model, facts={**model.facts, "volume_mm3": [0.0, float(volumes.max()) - 1e-6]})
+    triaged = triage_scan(result, known)
+    table, large = triaged.lesions.set_index("lesion"), int(volumes.idxmax())
+    assert pd.isna(table.loc[large, "triage_verdict"])
+    assert np.isnan(table.loc[large, "triage_p_false"])
+    assert table.loc[large, "triage_reasons"].startswith("not judged")
+    assert triaged.mask[result.labels == large].all()
+    assert (
+        table["triage_verdict"].notna().sum() == triage_scan(result, model).lesions["triage_verdict"].notna().sum() - 1
+    )
 
 
 def test_written_files(explained, tmp_path):

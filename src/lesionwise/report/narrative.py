@@ -97,11 +97,11 @@ def sentence(row: Mapping[str, Any], channels: Sequence[str], *, units: str, qua
 
 def verdict(row: Mapping[str, Any]) -> str:
     """What triage says of this lesion and why; empty if it was not triaged."""
-    said, false = row.get("triage_verdict"), finite(row, "triage_p_false")
+    said, false, reasons = row.get("triage_verdict"), finite(row, "triage_p_false"), row.get("triage_reasons")
+    told = reasons if isinstance(reasons, str) else ""
     if not isinstance(said, str) or false is None:
-        return ""
-    reasons = row.get("triage_reasons")
-    why = f": {reasons}" if isinstance(reasons, str) and reasons else ""
+        return f"Triage: {told}." if told else ""
+    why = f": {told}" if told else ""
     return f"Triage: {said}, {false:.0%} likely to be false{why}.".replace("..", ".")
 
 

@@ -145,6 +145,12 @@ def _judge(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> pd.D
         for record, features, p in zip(
             measured.to_dict(orient="records"), table, model.probability(table), strict=True
         ):
+            volume = float(record["volume_mm3"])
+            if not model.knows(volume):
+                low, high = model.facts["volume_mm3"]
+                why = f"not judged: {volume:.0f} mm3 is outside the {low:.0f} to {high:.0f} mm3 that the model was fitted on"
+                verdicts[int(record["lesion"])] = (float("nan"), None, why)
+                continue
             false = bool(p >= model.threshold)
             words = [str(reason) for reason in reasons(model, features, false=false)]
             hint = looks_like(record) if false else ""

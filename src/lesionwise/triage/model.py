@@ -65,6 +65,11 @@ class TriageModel:
         """Families that the features come from."""
         return {feature.family for feature in self.features}
 
+    def knows(self, volume_mm3: float) -> bool:
+        """Whether lesions of that volume lay within the range of those it was fitted on (known since `volume_mm3` is kept)."""
+        low, high = self.facts.get("volume_mm3", (0.0, np.inf))
+        return bool(low <= volume_mm3 <= high)
+
     def table(self, lesions: pd.DataFrame) -> Float[np.ndarray, "lesions features"]:
         """The features of measured lesions; columns that are not there are nan."""
         return lesions.reindex(columns=self.names).to_numpy(dtype=float)
@@ -117,6 +122,8 @@ def fit_model(
         "false_lesions": int((cohort.false == 1).sum()),
         **(facts or {}),
     }
+    if "volume_mm3" in lesions:
+        content["volume_mm3"] = [float(lesions["volume_mm3"].min()), float(lesions["volume_mm3"].max())]
     model = TriageModel(
         features=tuple(known[names[i]] for i in kept),
         scorer=scorer,

@@ -10,7 +10,9 @@ import argparse
 import math
 import os
 import resource
+import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -157,17 +159,82 @@ def table(folder: Path, scans: int) -> None:
 
 
 def overhead(units: int, scheduler: str | None) -> None:
-    """Empty units: what an engine itself costs."""
+    """Empty units: what each engine costs by itself, then what claims, keys and receipts add."""
     from lesionwise.study.engines import DaskCluster, InProcess, LocalProcesses
 
-    engines = [InProcess(), LocalProcesses(2)] if scheduler is None else [DaskCluster(scheduler)]
-    for engine in engines:
+    def timed(engine) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         done = sum(1 for _ in engine.run(list(range(units)), abs))
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(
-            f"{engine.description}: {done} units in {wall:.1f} s, {1000 * wall / units:.2f} ms each ({cpu:.1f} s of CPU here)"
-        )
+        _say(f"{done} empty units on {engine.description}", wall, cpu, units)
+
+    if scheduler is not None:
+        timed(DaskCluster(scheduler))
+        return
+    timed(InProcess())
+    timed(LocalProcesses(2))
+    with _local_dask() as address:
+        timed(DaskCluster(address))
+    with tempfile.TemporaryDirectory() as folder:
+        bookkeeping(Path(folder), units)
+
+
+def bookkeeping(folder: Path, units: int) -> None:
+    """Everything but the science: scans of empty files found, claimed, hashed, noted as finished, and found finished."""
+    from lesionwise.attribution import SmoothGrad
+    from lesionwise.study.participant import make_tasks, run_participant
+    from lesionwise.study.plan import plan_study
+    from lesionwise.study.unit import ModelRef
+    from lesionwise.units import Settings
+
+    bids, out = folder / "bids", folder / "out"
+    for number in range(units):
+        anat = bids / f"sub-{number:05d}" / "anat"
+        anat.mkdir(parents=True)
+        for channel in ("FLAIR", "T1w"):
+            (anat / f"sub-{number:05d}_{channel}.nii.gz").write_bytes(b"")
+    wall, cpu = time.perf_counter(), time.process_time()
+    plan = plan_study(bids, out, channels=("FLAIR", "T1w"))
+    tasks = make_tasks(plan, model=ModelRef("none", "0" * 24), settings=Settings(method=SmoothGrad()))
+    _say(f"{len(tasks)} scans found in the data set", wall, cpu, units)
+    for what in ("claimed, hashed and noted as finished", "found finished"):
+        wall, cpu = time.perf_counter(), time.process_time()
+        run_participant(plan, tasks, unit_fn=_empty_scan)
+        _say(f"{len(tasks)} scans {what}", wall, cpu, units)
+
+
+def _empty_scan(task):
+    """A unit as `explain_scan`, without images and network."""
+    from lesionwise.study.claims import Claim
+    from lesionwise.study.receipts import Receipt, claim_path, hash_inputs, input_stamps, remove_leftovers
+    from lesionwise.study.unit import ScanOutcome
+
+    files = task.files
+    with Claim.take(claim_path(files)):
+        known = Receipt.read(files)
+        remove_leftovers(files)
+        files.folder.mkdir(parents=True, exist_ok=True)
+        part = files.out / "lesions.parquet" / f"{files.name.stem}.parquet"
+        part.parent.mkdir(exist_ok=True)
+        part.touch()
+        hashes = hash_inputs(task.inputs, known)
+        Receipt(task.key(hashes), input_stamps(task.inputs), hashes, (), 0).write(files)
+    return ScanOutcome(files.name.stem, "done")
+
+
+@contextmanager
+def _local_dask():
+    """A scheduler and two worker processes here; yields its address."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        yield cluster.scheduler_address
+
+
+def _say(what: str, wall: float, cpu: float, units: int) -> None:
+    """One line: wall and processor time since the marks, per unit, and as a share of a unit of a minute."""
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    each = 1000 * wall / units
+    print(f"{what}: {wall:.1f} s, {each:.2f} ms each ({each / 600:.4f} % of 60 s; {cpu:.1f} s of CPU here)", flush=True)
 
 
 def _clock(device: str) -> float:

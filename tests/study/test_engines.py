@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lesionwise.errors import InputError
-from lesionwise.study.engines import DaskCluster, InProcess, LocalProcesses, UnitFault, usable_cores
+from lesionwise.study.engines import DaskCluster, InProcess, LocalProcesses, UnitFault, usable_cores, usable_threads
 
 WORK = '''
 import os, signal, time
@@ -23,6 +23,10 @@ def square(n):
 def surroundings(_):
     time.sleep(0.3)  # so that every process gets one
     return os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("OMP_NUM_THREADS"), os.getpid()
+
+def torch_threads(_):
+    import torch
+    return torch.get_num_threads()
 
 def die_once(task):
     """The first process that has it is killed half-way."""
@@ -75,7 +79,11 @@ def cluster(work_folder, tmp_path_factory):
     pytest.importorskip("distributed")
     folder = tmp_path_factory.mktemp("cluster")
     file = folder / "scheduler.json"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(work_folder), *sys.path])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(work_folder), *sys.path]),
+        "SLURM_CPUS_PER_TASK": str(usable_cores()),
+    }
     common = {
         "env": environment,
         "stdout": subprocess.DEVNULL,
@@ -150,7 +158,13 @@ def test_giving_up_half_way_leaves_no_process(work):
         os.kill(pid, 0)
 
 
+def test_torch_computes_with_the_threads_that_a_process_was_given(work, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert _results(LocalProcesses(1, threads=1), [0], work.torch_threads) == [1]
+
+
 def test_cores_are_divided_and_never_promised_twice(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert LocalProcesses.share(3, cores=8) == LocalProcesses(3, threads=2)
     with pytest.raises(InputError, match="9 workers for 8 cores"):
         LocalProcesses.share(9, cores=8)
@@ -159,13 +173,20 @@ def test_cores_are_divided_and_never_promised_twice(monkeypatch):
     with pytest.raises(InputError, match="4 workers for 3 GPUs"):
         LocalProcesses.share(4, device="cuda", cores=8)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
-    assert usable_cores() == 1
+    assert usable_cores() == usable_threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # who asks for fewer threads gets fewer
+    assert LocalProcesses.share(3, cores=8) == LocalProcesses(3, threads=1)
 
 
 @pytest.mark.slow
 def test_on_a_cluster_as_here(work, cluster):
     tasks = list(range(40))
     assert _results(DaskCluster(str(cluster)), tasks, work.square) == [n * n for n in tasks]
+
+
+@pytest.mark.slow
+def test_a_cluster_s_worker_computes_with_the_cores_that_slurm_gave_it(work, cluster):
+    assert set(_results(DaskCluster(str(cluster)), [0, 1, 2], work.torch_threads)) == {usable_cores()}
 
 
 @pytest.mark.slow

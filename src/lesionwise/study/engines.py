@@ -85,7 +85,8 @@ class LocalProcesses(AbstractEngine):
             raise InputError(f"Expected at most one worker per GPU, found {workers} workers for {len(gpus)} GPUs.")
         if workers > cores:
             raise InputError(f"Expected at most one worker per core, found {workers} workers for {cores} cores.")
-        return cls(workers, max(1, cores // workers), gpus[:workers])
+        threads = min(max(1, cores // workers), _number("OMP_NUM_THREADS") or cores)
+        return cls(workers, threads, gpus[:workers])
 
     @property
     def description(self) -> str:
@@ -175,7 +176,7 @@ class DaskCluster(AbstractEngine):
     ) -> Iterator[tuple[int, Any]]:
         """Sends the chosen units out together; yields results, and KilledWorker for those that were given up."""
         futures = client.map(
-            _guarded,
+            _on_cluster,
             [unit_fn] * len(chosen),
             [tasks[index] for index in chosen],
             pure=False,
@@ -262,8 +263,19 @@ class _Worker:
 def usable_cores() -> int:
     """Cores this process may use: its affinity mask where there is one, cut by SLURM's allocation."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return min(cores, int(granted)) if granted.isdigit() and int(granted) > 0 else cores
+    return min(cores, _number("SLURM_CPUS_PER_TASK") or cores)
+
+
+def usable_threads() -> int:
+    """Threads for one process that has the cores to itself: all of them, or fewer if OMP_NUM_THREADS says so."""
+    cores = usable_cores()
+    return min(cores, _number("OMP_NUM_THREADS") or cores)
+
+
+def _number(variable: str) -> int | None:
+    """An environment variable's number above 0; None for anything else."""
+    value = os.environ.get(variable, "")
+    return int(value) if value.isdigit() and int(value) > 0 else None
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -298,6 +310,14 @@ def _serve(pipe: Connection, threads: int, gpu: str | None) -> None:
             pipe.send(_guarded(unit_fn, task))
         except (BrokenPipeError, KeyboardInterrupt):
             return
+
+
+def _on_cluster(unit_fn: UnitFn, task: Any) -> Any:
+    """A unit on a Dask worker, with as many threads as SLURM gave it cores; else those that Dask gave it (one)."""
+    granted = _number("SLURM_CPUS_PER_TASK")
+    if granted is not None:
+        limit_threads(min(granted, usable_cores()))
+    return _guarded(unit_fn, task)
 
 
 def _guarded(unit_fn: UnitFn, task: Any) -> Any:

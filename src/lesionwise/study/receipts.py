@@ -100,9 +100,17 @@ def remove_leftovers(files: ScanFiles) -> None:
         reason_path(files).parent: ".",
     }
     for folder, after in places.items():
-        for path in folder.glob(f".*.tmp.{stem}{after}*"):
-            if not of_longer_name(path.name.split(".tmp.", 1)[1], stem):
-                path.unlink(missing_ok=True)
+        for name in _hidden(folder):  # some of these folders hold a file per scan: their names are looked at, no more
+            _, mark, rest = name.partition(".tmp.")
+            if mark and rest.startswith(f"{stem}{after}") and not of_longer_name(rest, stem):
+                (folder / name).unlink(missing_ok=True)
+
+
+def _hidden(folder: Path) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if name.startswith(".")]
+    except FileNotFoundError:
+        return []
 
 
 def of_longer_name(name: str, stem: str) -> bool:

@@ -6,7 +6,14 @@ from functools import partial
 from pathlib import Path
 
 from lesionwise import __version__
-from lesionwise.study.engines import AbstractEngine, DaskCluster, InProcess, LocalProcesses, limit_threads, usable_cores
+from lesionwise.study.engines import (
+    AbstractEngine,
+    DaskCluster,
+    InProcess,
+    LocalProcesses,
+    limit_threads,
+    usable_threads,
+)
 
 MEMORY_SHARE = 0.6
 """Of free memory that attributions may hold; the rest is for images, the network and maps on their way to disk."""
@@ -21,7 +28,7 @@ def engine_for(
         return DaskCluster(scheduler, gpu=device.startswith("cuda"), check_fn=check_fn)
     if workers is not None and workers > 1:
         return LocalProcesses.share(workers, device=device)
-    limit_threads(usable_cores())
+    limit_threads(usable_threads())
     return InProcess()
 
 

@@ -1,6 +1,7 @@
 """One scan's work: the outputs are a contract, a repeated run redoes only what changed, the map sits on the lesion."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -174,6 +175,15 @@ def test_prediction_does_not_depend_on_the_orientation_of_the_file(small_case, b
     straight = predict_case(bright_model, Case(small_case.image, small_case.head)).probability
     turned = predict_case(bright_model, other).probability
     assert np.allclose(turned[::-1], straight, atol=1e-6)
+
+
+def test_the_sidecar_names_approximations(small_case, bright_model, tmp_path):
+    settings = Settings(method=Gradient(), lesions="largest:1")
+    exact = explain_case(bright_model, small_case, settings, out=tmp_path)
+    near = explain_case(bright_model, small_case, replace(settings, lesion_window=True), out=tmp_path)
+    told = [next(iter(found.maps.values())).provenance for found in (exact, near)]
+    assert [one["Approximation"] for one in told] == ["none", "lesion-window"]
+    assert told[0]["Key"] != told[1]["Key"]
 
 
 def test_a_class_activation_map_has_one_channel_for_all(small_case, bright_model, tmp_path):

@@ -30,7 +30,7 @@ class WindowGrid:
 
     `shape` is the volume's grid. A volume smaller than the window is padded with 0 on both sides, as MONAI and nnU-Net
     do; `boxes` are in padded coordinates and `offset` is where the volume starts there. `importance` (window) is a_w,
-    the same for every window.
+    the same for every window. The last `alone` boxes are not fused with others: each stands for itself.
     """
 
     shape: Shape
@@ -39,6 +39,7 @@ class WindowGrid:
     offset: Shape
     padded_shape: Shape
     importance: Float[Tensor, "i j k"]
+    alone: int = 0
 
     @classmethod
     def of(cls, spec: Spec, shape: Shape) -> "WindowGrid":
@@ -92,13 +93,33 @@ class WindowGrid:
     def total_importance(self) -> Float[Tensor, "i2 j2 k2"]:
         """sum_w a_w[v] on the padded grid, float64."""
         total = torch.zeros(self.padded_shape, dtype=torch.float64)
-        for box in self.boxes:
+        for box in self.boxes[: len(self.boxes) - self.alone]:
             total[box.slices] += self.importance.double()
         return total
 
     def weight(self, index: int) -> Float[Tensor, "i j k"]:
         """a_w[v] / sum_w a_w[v] within window `index`, float64."""
-        return self.importance.double() / self.total_importance[self.boxes[index].slices]
+        return self.share(index, Box.whole(self.window))
+
+    def share(self, index: int, local: Box) -> Float[Tensor, "i j k"]:
+        """`weight` on a box of the window (window coordinates); 1 in a window that stands alone."""
+        if index >= len(self.boxes) - self.alone:
+            return torch.ones(local.shape, dtype=torch.float64)
+        whole = local.shifted(self.boxes[index].start)
+        return self.importance[local.slices].double() / self.total_importance[whole.slices]
+
+    def with_windows_around(self, regions: Sequence[Box]) -> "WindowGrid":
+        """The same windows, and one more around each region (unpadded coordinates), within the volume, that stands alone."""
+        added = []
+        for region in regions:
+            moved = region.shifted(self.offset)
+            start = [
+                min(max((a + b - w) // 2, 0), n - w)
+                for a, b, w, n in zip(moved.start, moved.stop, self.window, self.padded_shape, strict=True)
+            ]
+            stop = [a + w for a, w in zip(start, self.window, strict=True)]
+            added.append(Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])))
+        return replace(self, boxes=(*self.boxes, *added), alone=self.alone + len(added))
 
     def meeting(self, region: Box) -> list[int]:
         """Indices of the windows that share a voxel with `region` (in unpadded coordinates)."""

@@ -65,6 +65,8 @@ def test_subject_and_single_numbers(run, tmp_path):
         (["--connectivity", "7"], {}, "Connectivity"),
         (["--min-size", "big"], {}, "size"),
         (["--max-voxels", "-3"], {}, "--max-voxels"),
+        (["--approximate", "all"], {}, "--approximate"),
+        (["--approximate", "chunked-max"], {}, "--reduce max"),
         (["--preset", "unknown"], {}, "spagnolo2026"),
         (["--method", "gradient", "--samples", "5"], {}, "no option --samples"),
         (["--antithetic", "--samples", "5"], {}, "even number"),

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from lesionwise.attribution.method import AbstractMethod
 from lesionwise.attribution.passes import Runner
-from lesionwise.attribution.plan import Plan, plan_sites
+from lesionwise.attribution.plan import Plan, plan_sites, seen
 from lesionwise.attribution.result import Attribution
-from lesionwise.attribution.sampling import Workload
 from lesionwise.attribution.scene import Scene
-from lesionwise.attribution.site import Site, VoxelSet, locate
+from lesionwise.attribution.site import Site, VoxelSet
 from lesionwise.attribution.target import AbstractTarget
 from lesionwise.attribution.work import Work
+from lesionwise.attribution.workload import Workload
 from lesionwise.errors import InputError
 from lesionwise.inpainting import inpaint
 from lesionwise.segmenter import Placement, Spec
@@ -37,6 +37,7 @@ def attribute(
     baselines: Sequence[Float[Tensor, "channels i j k"]] | None = None,
     healthy: MaskArray | None = None,
     autocast: torch.dtype | None = None,
+    lesion_window: bool = False,
     progress_fn: Callable[[int, int], None] | None = None,
 ) -> list[Attribution]:
     """One map per voxel set (voxels of the scan's grid), in their order. See `stream` for the arguments."""
@@ -55,6 +56,7 @@ def attribute(
             baselines=baselines,
             healthy=healthy,
             autocast=autocast,
+            lesion_window=lesion_window,
             progress_fn=progress_fn,
         )
     )
@@ -76,19 +78,22 @@ def stream(
     baselines: Sequence[Float[Tensor, "channels i j k"]] | None = None,
     healthy: MaskArray | None = None,
     autocast: torch.dtype | None = None,
+    lesion_window: bool = False,
     progress_fn: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Attribution]]:
     """Number of the voxel set and its map, as lesions finish.
 
     `plan` (from `plan_attribution`) is kept to; without one it is made first, within `memory_bytes`. `baselines` are
     lesion-free inputs on the network's grid, one per voxel set, for the methods that need one; by default the lesion is
-    inpainted, from `healthy` tissue (scan's grid) if given. The network is left as it was found, also after an error or
-    when the iteration is given up. Raises InputError for voxel sets that are empty or outside the scan.
+    inpainted, from `healthy` tissue (scan's grid) if given. `lesion_window` is an approximation: one window around each
+    lesion in the place of the fused ones, named in the details of every map that was made so. The network is left as it
+    was found, also after an error or when the iteration is given up. Raises InputError for voxel sets that are empty or
+    outside the scan.
     """
     if baselines is not None and len(baselines) != len(voxel_sets):
         raise InputError(f"Expected one baseline per voxel set, found {len(baselines)} for {len(voxel_sets)}.")
     with Scene.open(network, spec, placement, target=target, seed=seed, device=device, autocast=autocast) as scene:
-        sites = locate(placement, scene.grid, voxel_sets)
+        scene, sites = seen(scene, voxel_sets, lesion_window=lesion_window)
         chosen = plan or plan_sites(scene, sites, method, memory_bytes=memory_bytes)
         runner = Runner(network, strategy=chosen.strategy, together=chosen.together, autocast=autocast)
 
@@ -104,7 +109,9 @@ def stream(
             total=len(chosen.groups) * method.draws_per_lesion,
             progress_fn=progress_fn,
         )
-        yield from method.explain(scene.running(runner), work, sites)
+        alone = {site.number for site in sites if site.is_alone_in(scene.grid)}
+        for number, found in method.explain(scene.running(runner), work, sites):
+            yield number, found.approximated("lesion-window") if number in alone else found
 
 
 def inpainted(

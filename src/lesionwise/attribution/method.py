@@ -39,6 +39,11 @@ class AbstractMethod(ABC):
         """Vector-Jacobian products per lesion and draw; None for one per lesion voxel."""
         return 1
 
+    @property
+    def voxels_per_seed(self) -> int:
+        """Voxels that one vector-Jacobian product sums."""
+        return 1
+
     def channels(self, spec: Spec) -> tuple[str, ...]:
         """Names of the map's channels."""
         return spec.channels

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Num
 from torch import Tensor
+
+from lesionwise.volume import Box
 
 
 @dataclass(eq=False)
@@ -64,6 +67,14 @@ class Moments:
             self.positive = torch.zeros(draw.shape, dtype=torch.int16, device=draw.device)
         self.positive += draw > 0
 
+    def widen(self, box: Box, union: Box) -> None:
+        """Moves the draws taken on `box` to `union`, which holds it; every draw was 0 beyond `box`."""
+        for half in self.halves:
+            half.mean = None if half.mean is None else placed(half.mean, box, union)
+            half.squares = None if half.squares is None else placed(half.squares, box, union)
+        self.positive = None if self.positive is None else placed(self.positive, box, union)
+        self._waiting = None if self._waiting is None else placed(self._waiting, box, union)
+
     @property
     def units(self) -> int:
         """Independent units taken."""
@@ -90,3 +101,12 @@ class Moments:
             if half.squares is not None:
                 squares = squares + half.squares
         return squares / ((self.units - 1) * self.units)
+
+
+def placed(values: Num[Tensor, "*lead i j k"], box: Box, union: Box) -> Num[Tensor, "*lead i2 j2 k2"]:
+    """Values on a box, with zeros up to a larger one."""
+    if box == union:
+        return values
+    out = values.new_zeros((*values.shape[:-3], *union.shape))
+    out[(..., *box.relative_to(union).slices)] = values
+    return out

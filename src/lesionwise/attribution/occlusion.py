@@ -23,6 +23,7 @@ from lesionwise.attribution.scene import Scene
 from lesionwise.attribution.site import Site
 from lesionwise.attribution.target import AbstractTarget
 from lesionwise.attribution.work import Work
+from lesionwise.attribution.workload import Workload
 from lesionwise.errors import InputError
 from lesionwise.types import Millimetres
 from lesionwise.volume import Box
@@ -81,7 +82,7 @@ class AbstractGame(AbstractMethod):
         spacing = self.spacing_mm or (scene.spec.spacing_mm or 1.0,) * 3
         reference = _reference(scene, work.baseline_fn(site), self.fill, spacing)
         players = _players(scene, site, self.edges_mm, spacing)
-        value_fn = ValueFn(scene, site, reference, players, work.workload.batch)
+        value_fn = ValueFn(scene, site, reference, players, work.workload)
         worth = self.worth(value_fn, len(players))
         everyone = frozenset(range(len(players)))
         whole, nobody = value_fn(everyone), value_fn(frozenset())
@@ -160,9 +161,11 @@ class Shapley(AbstractGame):
 class ValueFn:
     """Mean of y over Omega with some players present and the others replaced; every coalition is predicted once."""
 
-    def __init__(self, scene: Scene, site: Site, reference: Tensor, players: Sequence[Player], batch: int) -> None:
+    def __init__(
+        self, scene: Scene, site: Site, reference: Tensor, players: Sequence[Player], workload: Workload
+    ) -> None:
         self.known: dict[frozenset[int], float] = {}
-        self._scene, self._site, self._players, self._batch = scene, site, players, batch
+        self._scene, self._site, self._players, self._workload = scene, site, players, workload
         self._image, self._reference = scene.grid.unpad(scene.padded), reference
 
     def __call__(self, present: frozenset[int]) -> float:
@@ -174,8 +177,11 @@ class ValueFn:
                     channel = player.channel
                     image[channel][player.voxels] = self._reference[channel][player.voxels]
             inputs = self._scene.windows_of(image, self._site.windows)
-            self.known[present] = float(self._scene.values([self._site], inputs, batch=self._batch)[0].mean())
+            self.known[present] = self._workload.run(lambda: self._value(inputs), self._scene.grid.window)
         return self.known[present]
+
+    def _value(self, inputs: dict[int, Tensor]) -> float:
+        return float(self._scene.values([self._site], inputs, batch=self._workload.batch)[0].mean())
 
 
 def _players(scene: Scene, site: Site, edges_mm: tuple[float, ...], spacing_mm: Millimetres) -> list[Player]:

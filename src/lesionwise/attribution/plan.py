@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,14 +14,16 @@ from lesionwise.attribution.footprint import Footprint
 from lesionwise.attribution.method import AbstractMethod
 from lesionwise.attribution.passes import Cotangent, Runner, Strategy
 from lesionwise.attribution.scene import Scene
-from lesionwise.attribution.site import Site, VoxelSet, locate
+from lesionwise.attribution.site import Site, VoxelSet, centred, locate
 from lesionwise.attribution.target import AbstractTarget
+from lesionwise.attribution.workload import Workload
 from lesionwise.errors import OutOfMemoryError
 from lesionwise.segmenter import Placement, Spec
 from lesionwise.volume import Box
 
 _MAPS_PER_LESION = 6  # mean and squares of both halves, the draw, and what a reduction copies
 _DEFAULT_MEMORY = 4 << 30
+_HOPE = 2.0  # batches are tried where one window at a time is at most this much slower than the best way known
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,22 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cost:
-    """Measured on one window: seconds of a forward and of a backward pass, bytes that its graph holds."""
+    """Measured on one window: seconds of a forward and of a backward pass, bytes that its graph holds.
+
+    `batch` windows go through the network together.
+    """
 
     forward_s: float
     backward_s: float
     graph_bytes: int
     strategy: Strategy
     together: int
+    batch: int = 1
+
+    @property
+    def seconds(self) -> float:
+        """One forward and one backward pass."""
+        return self.forward_s + self.backward_s
 
 
 def plan_attribution(
@@ -75,23 +87,33 @@ def plan_attribution(
     target: "str | AbstractTarget" = "log_odds",
     memory_bytes: int | None = None,
     device: str | torch.device = "cpu",
+    lesion_window: bool = False,
 ) -> Plan:
     """Measures one window and says what the instances will cost.
 
     Raises OutOfMemoryError if even one window at a time does not fit into `memory_bytes`.
     """
     with Scene.open(network, spec, placement, target=target, device=device) as scene:
-        sites = locate(placement, scene.grid, voxel_sets)
+        scene, sites = seen(scene, voxel_sets, lesion_window=lesion_window)
         return plan_sites(scene, sites, method, memory_bytes=memory_bytes)
+
+
+def seen(scene: Scene, voxel_sets: Sequence[VoxelSet], *, lesion_window: bool) -> tuple[Scene, list[Site]]:
+    """The instances' sites over the fused windows or, as an approximation, each in one window around it."""
+    sites = locate(scene.placement, scene.grid, voxel_sets)
+    if not lesion_window:
+        return scene, sites
+    grid, sites = centred(scene.placement, scene.grid, sites)
+    return scene.over(grid), sites
 
 
 def plan_sites(scene: Scene, sites: Sequence[Site], method: AbstractMethod, *, memory_bytes: int | None = None) -> Plan:
     """The plan for sites that are already located."""
     budget = memory_bytes or _DEFAULT_MEMORY
-    seen = [site for site in sites if site.windows]
+    first = next((site for site in sites if site.windows), None)
     cost = (
-        measure(scene, seen[0], voxelwise=method.seeds_per_lesion != 1, thorough=method.draws_per_lesion > 2)
-        if seen
+        Workload().run(partial(_measured, scene, first, method, budget), scene.grid.window)
+        if first is not None
         else Cost(0.0, 0.0, 0, "loop", 1)
     )
     if cost.graph_bytes > budget:
@@ -99,7 +121,7 @@ def plan_sites(scene: Scene, sites: Sequence[Site], method: AbstractMethod, *, m
             f"One window needs {cost.graph_bytes / 2**30:.1f} GiB, more than the {budget / 2**30:.1f} GiB allowed; "
             "expected a smaller window or more memory."
         )
-    groups = grouped(sites, scene, budget=budget - cost.graph_bytes, shared=method.shares_draws)
+    groups = grouped(sites, scene, budget=budget - cost.graph_bytes * cost.batch, shared=method.shares_draws)
     by_number = {site.number: site for site in sites}
     draws = method.draws_per_lesion
     linear = scene.target.is_linear(scene.spec)
@@ -111,7 +133,7 @@ def plan_sites(scene: Scene, sites: Sequence[Site], method: AbstractMethod, *, m
         backwards += draws * sum(len(site.windows) * _seeds(method, site) for site in members)
     state = max((sum(_bytes(scene, by_number[n]) for n in group) for group in groups), default=0)
     kept = max(1, min(8, (budget - state) // max(cost.graph_bytes, 1)))
-    if not linear and kept < 2:
+    if not linear and kept < 2 * cost.batch:
         forwards *= 2
     return Plan(
         lesions=len(sites),
@@ -121,11 +143,11 @@ def plan_sites(scene: Scene, sites: Sequence[Site], method: AbstractMethod, *, m
         backward_passes=backwards,
         groups=groups,
         strategy=cost.strategy,
-        batch=1,
+        batch=cost.batch,
         together=cost.together,
         kept_windows=int(kept),
         seconds=forwards * cost.forward_s + backwards * cost.backward_s,
-        memory_bytes=int(state + cost.graph_bytes * (1 if linear and method.seeds_per_lesion == 1 else kept)),
+        memory_bytes=int(state + cost.graph_bytes * (cost.batch if linear and method.seeds_per_lesion == 1 else kept)),
         device=str(scene.padded.device),
     )
 
@@ -146,11 +168,18 @@ def grouped(sites: Sequence[Site], scene: Scene, *, budget: int, shared: bool = 
     return tuple(tuple(group) for group in groups)
 
 
-def measure(scene: Scene, site: Site, *, voxelwise: bool = False, thorough: bool = True) -> Cost:
+def _measured(scene: Scene, site: Site, method: AbstractMethod, budget: int) -> Cost:
+    voxelwise, thorough = method.seeds_per_lesion != 1, method.draws_per_lesion > 2
+    return measure(scene, site, voxelwise=voxelwise, thorough=thorough, budget=budget - _bytes(scene, site))
+
+
+def measure(
+    scene: Scene, site: Site, *, voxelwise: bool = False, thorough: bool = True, budget: int = _DEFAULT_MEMORY
+) -> Cost:
     """Runs one window forward and backward in every way there is, and takes the fastest that agrees with the plain one.
 
     `voxelwise` asks for many cotangents of one voxel each (reduction max) instead of one per lesion.
-    Without `thorough` only the plain way is measured, once.
+    Without `thorough` only the plain way is measured, once. Batches of windows are tried within `budget` bytes.
     """
     window = site.windows[0]
     plain = Runner(scene.runner.network, autocast=scene.runner.autocast)
@@ -172,7 +201,7 @@ def measure(scene: Scene, site: Site, *, voxelwise: bool = False, thorough: bool
         for part in graph.derivatives([probes]):
             expected = part.values[0]
         forward_s, backward_s = min(forward_s, middle - began), min(backward_s, _now(scene) - middle)
-    best = Cost(forward_s, backward_s, sum(held.values()), "loop", 1)
+    best = dense = Cost(forward_s, backward_s, sum(held.values()), "loop", 1)
     if expected is None or not thorough:
         return best
     for strategy, together in (("local", 1), *((("local", 4), ("batched", 4)) if voxelwise else ())):
@@ -180,21 +209,31 @@ def measure(scene: Scene, site: Site, *, voxelwise: bool = False, thorough: bool
         found = _try(scene, runner, window, probes * together, expected)
         if found is not None and sum(found) < 0.95 * (best.forward_s * (not voxelwise) + best.backward_s):
             best = Cost(found[0] if not voxelwise else forward_s, found[1], best.graph_bytes, strategy, together)
+    if voxelwise:
+        return best
+    while dense.seconds < _HOPE * best.seconds and 2 * dense.batch * dense.graph_bytes <= budget:
+        batch = 2 * dense.batch
+        found = _try(scene, plain, window, probes, expected, batch=batch)
+        if found is None or sum(found) > 0.95 * dense.seconds:
+            break
+        dense = Cost(*found, dense.graph_bytes, "loop", 1, batch)
+        best = dense if dense.seconds < 0.95 * best.seconds else best
     return best
 
 
 def _try(
-    scene: Scene, runner: Runner, window: int, probes: list[Cotangent], expected: Tensor
+    scene: Scene, runner: Runner, window: int, probes: list[Cotangent], expected: Tensor, *, batch: int = 1
 ) -> tuple[float, float] | None:
-    """Seconds of a forward pass and of a backward pass per cotangent; None if this way does not work for the network."""
+    """Seconds of a forward pass and of a backward pass per window and cotangent; None if this way does not work."""
+    windows = scene.window(window)[None].expand(batch, -1, -1, -1, -1)
     footprint = Footprint()
     forward_s = backward_s = math.inf
     for attempt in range(3):
         try:
             began = _now(scene)
-            graph = runner.forward(scene.window(window)[None], footprint)
+            graph = runner.forward(windows, footprint)
             middle = _now(scene)
-            parts = list(graph.derivatives([probes]))
+            parts = list(graph.derivatives([probes] * batch))
             ended = _now(scene)
         except (NotImplementedError, RuntimeError, TypeError, IndexError):
             return None
@@ -205,8 +244,8 @@ def _try(
         if not float((whole - expected).abs().max()) <= tolerance * float(expected.abs().max()):
             return None
         if attempt:
-            forward_s = min(forward_s, middle - began)
-            backward_s = min(backward_s, (ended - middle) / len(probes))
+            forward_s = min(forward_s, (middle - began) / batch)
+            backward_s = min(backward_s, (ended - middle) / len(probes) / batch)
     return forward_s, backward_s
 
 
@@ -218,9 +257,10 @@ def _probe(scene: Scene, site: Site, window: int, logits: Tensor, *, voxelwise: 
 
 
 def _seeds(method: AbstractMethod, site: Site) -> int:
-    if method.seeds_per_lesion is None:
-        return len(site.voxels)
-    return min(method.seeds_per_lesion, len(site.voxels))
+    voxels = len(site.voxels)
+    if method.seeds_per_lesion is not None:
+        voxels = min(method.seeds_per_lesion, voxels)
+    return -(-voxels // method.voxels_per_seed)
 
 
 def _bytes(scene: Scene, site: Site) -> int:

@@ -1,6 +1,6 @@
 """The map of one instance, with what is known about its certainty."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,11 @@ class Attribution:
     sign_flip_fraction: tuple[float, ...] | None
     seconds: float
     details: dict[str, Any] = field(default_factory=dict)
+
+    def approximated(self, name: str) -> "Attribution":
+        """The same map, with one more approximation named in its details."""
+        names = [*self.details.get("approximation", []), name]
+        return replace(self, details={**self.details, "approximation": names})
 
     @property
     def snr(self) -> MapArray | None:

@@ -4,9 +4,8 @@ Per draw n the derivative of an instance is the sum over windows of vector-Jacob
 dy/dz * a_w / sum_w a_w (METHOD section 2); only complete sums enter the statistics.
 """
 
-import gc
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,11 +14,11 @@ from torch import Tensor
 
 from lesionwise.attribution.draws import AbstractDraws
 from lesionwise.attribution.footprint import Footprint
-from lesionwise.attribution.moments import Moments
+from lesionwise.attribution.moments import Moments, placed
 from lesionwise.attribution.passes import Cotangent, WindowPass
 from lesionwise.attribution.scene import Scene
-from lesionwise.attribution.site import Site
-from lesionwise.errors import OutOfMemoryError
+from lesionwise.attribution.site import Readout, Site
+from lesionwise.attribution.workload import Workload
 from lesionwise.types import Reduction
 from lesionwise.volume import Box
 
@@ -37,9 +36,7 @@ class Patch:
             self.box, self.data = box, like.new_zeros((like.shape[0], *box.shape))
         union = self.box.union(box)
         if union != self.box:
-            grown = like.new_zeros((like.shape[0], *union.shape))
-            grown[(slice(None), *self.box.relative_to(union).slices)] = self.data
-            self.box, self.data = union, grown
+            self.box, self.data = union, placed(self.data, self.box, union)
         return self.data[(slice(None), *box.relative_to(self.box).slices)]
 
     def add(self, box: Box, values: Float[Tensor, "channels i j k"]) -> None:
@@ -71,38 +68,17 @@ class Sampled:
     converged: bool | None = None
     seconds: float = 0.0
     chosen: tuple[int, ...] = ()
+    chunk: int = 1
     cotangents: dict[int, Cotangent] = field(default_factory=dict)
     readings: dict[tuple[int, ...], list["Reading"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """How voxel `index` of Omega reads the fused logits: their sum on `source` with `weights`."""
+    """How some voxels of Omega (`indices`; one, unless chunks are summed) read the fused logits."""
 
-    index: int
-    source: Box
-    weights: Tensor
-
-
-@dataclass(eq=False)
-class Workload:
-    """How much is done at once. An out-of-memory error halves it."""
-
-    batch: int = 1
-    together: int = 1
-    kept_windows: int = 1
-    footprints: dict[int, Footprint] = field(default_factory=dict)
-
-    def footprint(self, window: int) -> Footprint:
-        """What the instances of this group need of a window."""
-        return self.footprints.setdefault(window, Footprint())
-
-    def halve(self) -> bool:
-        """Halves what can be halved; False if nothing is left to halve."""
-        before = (self.batch, self.together, self.kept_windows)
-        self.batch, self.together = max(self.batch // 2, 1), max(self.together // 2, 1)
-        self.kept_windows = max(self.kept_windows // 2, 1)
-        return before != (self.batch, self.together, self.kept_windows)
+    indices: tuple[int, ...]
+    readout: Readout
 
 
 def accumulate(
@@ -113,30 +89,15 @@ def accumulate(
     draw_numbers: Sequence[int],
     reduce: Reduction,
     workload: Workload,
-    passed_fn: Callable[[int], None] | None = None,
 ) -> None:
     """Takes the draws with these numbers, in this order, for all states; after an out-of-memory error with less at once."""
-    while True:
-        try:
-            block = _mean_block if reduce == "mean" else _max_block
-            patches = block(scene, states, draws, draw_numbers, workload, passed_fn or _nothing)
-            break
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if not workload.halve():
-                raise OutOfMemoryError(
-                    f"One window of {scene.grid.window} voxels does not fit into memory with its derivatives; "
-                    "expected a smaller window or more memory."
-                ) from error
-        gc.collect()
-        if scene.padded.is_cuda:
-            torch.cuda.empty_cache()
+    block = _mean_block if reduce == "mean" else _max_block
+    patches = workload.run(lambda: block(scene, states, draws, draw_numbers, workload), scene.grid.window)
     for footprint in workload.footprints.values():
         footprint.learnt = True
     for position, state in enumerate(states):
         for n in draw_numbers:
-            _take(scene, state, draws, n, patches[position, n], reduce)
+            _take(scene, state, draws, n, patches.pop((position, n)), reduce)
 
 
 def _take(scene: Scene, state: Sampled, draws: AbstractDraws, n: int, patch: Patch, reduce: Reduction) -> None:
@@ -151,8 +112,10 @@ def _take(scene: Scene, state: Sampled, draws: AbstractDraws, n: int, patch: Pat
             data, box = state.site.pull_back(data, box, power=0 if draws.are_contributions else 1)
     if state.box is None:
         state.box = box
-    elif state.box != box:
-        raise RuntimeError(f"Draw {n} reached {box}, but the draws before it {state.box}.")
+    elif state.box != box:  # another batch, another way of taking derivatives: 0 is known beyond either box
+        union = state.box.union(box)
+        state.moments.widen(state.box, union)
+        data, state.box = placed(data, box, union), union
     if reduce == "max":
         state.moments.count_signs(data)
     state.moments.add(data)
@@ -164,7 +127,6 @@ def _mean_block(
     draws: AbstractDraws,
     numbers: Sequence[int],
     workload: Workload,
-    passed_fn: Callable[[int], None],
 ) -> dict[tuple[int, int], Patch]:
     windows = sorted({w for state in states for w in state.site.windows})
     items = [(n, w) for n in numbers for w in windows]
@@ -211,7 +173,6 @@ def _mean_block(
             for member, values in zip(part.members, part.values, strict=True):
                 box, inside = scene.in_volume(w, part.box, values)
                 patches[meeting[w][member], n].add(box, inside)
-        passed_fn(len(chunk))
         del graph
     return patches
 
@@ -238,7 +199,6 @@ def _max_block(
     draws: AbstractDraws,
     numbers: Sequence[int],
     workload: Workload,
-    passed_fn: Callable[[int], None],
 ) -> dict[tuple[int, int], Patch]:
     """Voxel by voxel: the sum over a voxel's windows is complete before its magnitude is compared."""
     patches = {(position, n): Patch() for position in range(len(states)) for n in numbers}
@@ -248,7 +208,7 @@ def _max_block(
         for windows, voxels in _by_windows(scene, states).items():
             for start in range(0, len(voxels), workload.together):
                 some = voxels[start : start + workload.together]
-                total = _summed(scene, [(r, seeds[p][:, r.index]) for p, r in some], windows, graphs)
+                total = _summed(scene, [(r, seeds[p][:, list(r.indices)]) for p, r in some], windows, graphs)
                 for p in sorted({position for position, _ in some}):
                     members = [k for k, (position, _) in enumerate(some) if position == p]
                     box, stack = total
@@ -256,8 +216,6 @@ def _max_block(
                     if not states[p].site.moves_only:
                         stack, box = states[p].site.pull_back(stack, box)
                     patches[p, n].keep_extreme(box, stack)
-                passed_fn(0)
-        passed_fn(graphs.made)
     return patches
 
 
@@ -266,11 +224,12 @@ def _by_windows(scene: Scene, states: Sequence[Sampled]) -> dict[tuple[int, ...]
     groups: dict[tuple[int, ...], list[tuple[int, Reading]]] = {}
     for position, state in enumerate(states):
         if not state.readings:
-            for index in state.chosen:
-                source, weights = state.site.readout.single(index)
-                if not source.is_empty:
-                    windows = tuple(w for w in state.site.windows if not scene.in_window(w, source)[0].is_empty)
-                    state.readings.setdefault(windows, []).append(Reading(index, source, weights))
+            for start in range(0, len(state.chosen), state.chunk):
+                indices = state.chosen[start : start + state.chunk]
+                readout = state.site.readout.subset(indices)
+                if not readout.source.is_empty:
+                    windows = tuple(w for w in state.site.windows if not scene.in_window(w, readout.source)[0].is_empty)
+                    state.readings.setdefault(windows, []).append(Reading(indices, readout))
         for windows, readings in state.readings.items():
             groups.setdefault(windows, []).extend((position, reading) for reading in readings)
     return dict(sorted(groups.items()))
@@ -298,10 +257,10 @@ def _summed(
     total_box: Box | None = None
     for w in windows:
         cotangents = []
-        for voxel, seed in voxels:
-            local, own = scene.in_window(w, voxel.source)
-            weights = voxel.weights.to(seed)[own.slices] * scene.share(w, local)
-            cotangents.append(Cotangent(local, seed[:, None, None, None] * weights))
+        for reading, seed in voxels:
+            local, own = scene.in_window(w, reading.readout.source)
+            spread = reading.readout.spread(seed)[(slice(None), *own.slices)]
+            cotangents.append(Cotangent(local, spread * scene.share(w, local)))
         for part in graphs.derivatives(w, cotangents):
             box, values = scene.in_volume(w, part.box, part.values)
             if total is None and len(part.members) == len(voxels):
@@ -324,14 +283,12 @@ class _Graphs:
     """The windows' graphs of one draw: as many as memory allows are kept, the rest are made again when needed."""
 
     def __init__(self, scene: Scene, draws: AbstractDraws, draw: int, workload: Workload) -> None:
-        self.made = 0
         self._scene, self._draws, self._draw, self._workload = scene, draws, draw, workload
         self._kept: OrderedDict[int, WindowPass] = OrderedDict()
 
     def logits(self, window: int) -> Tensor:
         if window in self._kept or len(self._kept) < self._workload.kept_windows:
             return self._graph(window).logits.detach()[0]
-        self.made += 1
         return self._scene.runner.logits(self._input(window), self._workload.footprint(window))[0]
 
     def derivatives(self, window: int, cotangents: Sequence[Cotangent]) -> Iterator:
@@ -341,7 +298,6 @@ class _Graphs:
         if window not in self._kept:
             while len(self._kept) >= self._workload.kept_windows:
                 self._kept.popitem(last=False)
-            self.made += 1
             footprint = self._workload.footprint(window)
             self._kept[window] = self._scene.runner.forward(self._input(window), footprint)
         self._kept.move_to_end(window)
@@ -349,14 +305,3 @@ class _Graphs:
 
     def _input(self, window: int) -> Tensor:
         return self._draws.window(self._scene, self._draw, window)[None]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
-        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-    )
-
-
-def _nothing(_: int) -> None:
-    return None

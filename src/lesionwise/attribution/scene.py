@@ -71,6 +71,10 @@ class Scene:
         """The same scene with another way to run windows."""
         return replace(self, runner=runner)
 
+    def over(self, grid: WindowGrid) -> "Scene":
+        """The same scene with other windows over the same padded volume."""
+        return replace(self, grid=grid)
+
     def window(self, index: int) -> Float[Tensor, "channels i j k"]:
         """The input of one window, as it is."""
         return self.padded[(slice(None), *self.grid.boxes[index].slices)]
@@ -82,9 +86,7 @@ class Scene:
 
     def share(self, index: int, local: Box) -> Float[Tensor, "i j k"]:
         """a_w[v] / sum_w a_w[v] on a box of window `index` (window coordinates)."""
-        whole = local.shifted(self.grid.boxes[index].start)
-        share = self.grid.importance[local.slices].double() / self.grid.total_importance[whole.slices]
-        return share.to(self.padded)
+        return self.grid.share(index, local).to(self.padded)
 
     def in_window(self, index: int, box: Box) -> tuple[Box, Box]:
         """What a box of the volume shares with a window: in window coordinates, and in the box's own."""

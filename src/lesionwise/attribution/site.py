@@ -50,11 +50,12 @@ class Readout:
         on_scan[:, i, j, k] = seeds
         return self.part.adjoint(on_scan)
 
-    def single(self, index: int) -> tuple[Box, Float[Tensor, "i j k"]]:
-        """The box on the network's grid, and the weights there, of which voxel `index` of Omega is the sum."""
-        local = Box.around(self.voxels[index : index + 1]).relative_to(self.box)
-        part, source = self.part.restrict(local)
-        return source.shifted(self.source.start), part.adjoint(torch.ones(1, 1, 1, dtype=torch.float64))
+    def subset(self, indices: Sequence[int]) -> "Readout":
+        """How some of the voxels of Omega read the logits."""
+        voxels = self.voxels[list(indices)]
+        box = Box.around(voxels)
+        part, source = self.part.restrict(box.relative_to(self.box))
+        return Readout(voxels, part, source.shifted(self.source.start), box)
 
     @property
     def _index(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,6 +90,10 @@ class Site:
     def moves_only(self) -> bool:
         """True if going back to the scan's grid moves values but never mixes them (identity, flip, crop)."""
         return self.pull.is_identity or bool(getattr(self.pull, "is_gather", False))
+
+    def is_alone_in(self, grid: WindowGrid) -> bool:
+        """True if the instance is looked at through one window that is not fused with others (an approximation)."""
+        return any(w >= len(grid.boxes) - grid.alone for w in self.windows)
 
     def pull_back(
         self, gradient: Float[Tensor, "*lead channels i j k"], box: Box, *, power: int = 1
@@ -129,6 +134,28 @@ def _site(placement: Placement, grid: WindowGrid, number: int, voxels: VoxelArra
         seeds = torch.from_numpy(np.random.default_rng(0).uniform(1, 2, (1, len(voxels))))
         touched = np.argwhere(readout.spread(seeds)[0].numpy() != 0) + readout.source.start
         windows = grid.meeting_voxels(touched)
+    return _seen(placement, grid, number, readout, windows)
+
+
+def centred(placement: Placement, grid: WindowGrid, sites: Sequence[Site]) -> tuple[WindowGrid, list[Site]]:
+    """An approximation: every instance is looked at through one window around it, instead of through the fused ones.
+
+    An instance that is larger than the window keeps the fused ones. Returns the grid with the added windows, and sites.
+    """
+    fits = [
+        site
+        for site in sites
+        if site.windows and all(n <= w for n, w in zip(site.readout.source.shape, grid.window, strict=True))
+    ]
+    wider = grid.with_windows_around([site.readout.source for site in fits])
+    windows = {site.number: len(grid.boxes) + place for place, site in enumerate(fits)}
+    return wider, [
+        _seen(placement, wider, site.number, site.readout, [windows[site.number]]) if site.number in windows else site
+        for site in sites
+    ]
+
+
+def _seen(placement: Placement, grid: WindowGrid, number: int, readout: Readout, windows: Sequence[int]) -> Site:
     whole = Box.whole(grid.shape)
     boxes = [grid.boxes[w].shifted(_negative(grid.offset)).intersection(whole) for w in windows]
     box = boxes[0] if boxes else Box((0, 0, 0), (0, 0, 0))

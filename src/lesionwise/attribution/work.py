@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lesionwise.attribution.sampling import Workload
 from lesionwise.attribution.site import Site
+from lesionwise.attribution.workload import Workload
 
 
 @dataclass(eq=False)

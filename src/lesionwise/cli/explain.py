@@ -52,6 +52,7 @@ def explain(
     one_to_one: o.OneToOne = False,
     tolerance: o.Tolerance = None,
     antithetic: o.Antithetic = False,
+    approximate: o.Approximate = None,
     device: o.Device = "auto",
     seed: o.Seed = 0,
     snr: o.Snr = False,
@@ -81,6 +82,7 @@ def explain(
         device=device,
         seed=seed,
         snr=snr,
+        approximate=approximate,
     )
     name = None if subject is None else ScanName(subject.removeprefix("sub-"))
     case = read_case(o.images_of(image), reference=reference, brain_mask=brain_mask, resample=resample, name=name)

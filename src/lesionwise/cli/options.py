@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lesionwise.api import resolve_device
-from lesionwise.attribution import METHODS
+from lesionwise.attribution import METHODS, SmoothGrad
 from lesionwise.attribution.method import AbstractMethod
 from lesionwise.attribution.preset import PRESETS
 from lesionwise.attribution.preset import preset as preset_named
@@ -17,6 +17,7 @@ from lesionwise.instances.components import parse_min_size
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.units import Settings
 
+_PUBLISHED_CHUNK = 512
 Model = Annotated[str, typer.Option("--model", help="builtin, another shipped name, or a model's file or folder.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the model's files run code of their own.")]
 Method = Annotated[str, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")]
@@ -48,6 +49,14 @@ Tolerance = Annotated[
     float | None, typer.Option("--tolerance", help="Stop when the peak's SE is below this fraction of it.")
 ]
 Antithetic = Annotated[bool, typer.Option("--antithetic", help="Draw noise in pairs of opposite sign.")]
+Approximate = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--approximate",
+        help="lesion-window: one window around each lesion instead of those that predicted it. "
+        f"chunked-max: max over sums of {_PUBLISHED_CHUNK} voxels. Named in every sidecar.",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the noise and of every random choice.")]
 Triage = Annotated[
@@ -92,6 +101,7 @@ def settings_of(
     device: str,
     seed: int,
     snr: bool,
+    approximate: Sequence[str] | None = None,
 ) -> Settings:
     """Settings from the command line; a preset comes first, --threshold and --samples change it.
 
@@ -117,6 +127,10 @@ def settings_of(
             chosen["method"] = replace(chosen["method"], n_samples=samples)
     if threshold is not None:
         chosen["threshold"] = threshold
+    for name in approximate or ():
+        one_of("--approximate", name, ("lesion-window", "chunked-max"))
+    if "chunked-max" in (approximate or ()):
+        chosen["method"] = with_chunks(chosen["method"])
     return Settings(
         lesions=lesions,
         controls=controls,
@@ -127,8 +141,16 @@ def settings_of(
         device=resolve_device(device),
         seed=seed,
         snr=snr,
+        lesion_window="lesion-window" in (approximate or ()),
         **chosen,
     )
+
+
+def with_chunks(method: AbstractMethod) -> AbstractMethod:
+    """The method with the published script's max over sums of chunks. Raises InputError for any other than max."""
+    if not isinstance(method, SmoothGrad) or method.reduce != "max":
+        raise InputError("Expected --approximate chunked-max with --reduce max.")
+    return replace(method, chunk=_PUBLISHED_CHUNK)
 
 
 def published(name: str, segmenter: AbstractSegmenter, *, method: str) -> dict:

@@ -131,6 +131,7 @@ def study(
     rule: o.Rule = "overlap",
     one_to_one: o.OneToOne = False,
     antithetic: o.Antithetic = False,
+    approximate: o.Approximate = None,
     device: o.Device = "auto",
     seed: o.Seed = 0,
     snr: o.Snr = False,
@@ -183,6 +184,7 @@ def study(
         device=where,
         seed=seed,
         snr=snr,
+        approximate=approximate,
     )
     judge = None if triage is None else load_triage(triage)
     if judge is not None:

@@ -160,8 +160,10 @@ def _measure(
     case = _first_case(todo)
     placement = model.place(case)
     voxel_sets = _typical_lesions(case, settings)
-    common = {"method": settings.method, "target": settings.target, "device": settings.device}
-    plan = plan_attribution(model.network, model.spec, placement, voxel_sets, **common)  # type: ignore[arg-type]
+    plan = plan_attribution(
+        model.network, model.spec, placement, voxel_sets, method=settings.method, target=settings.target,
+        device=settings.device, lesion_window=settings.lesion_window,
+    )  # fmt: skip
     i, j, k = (int(n) for n in placement.input.shape[-3:])
     grid = WindowGrid.of(model.spec, (i, j, k))
     window = torch.zeros(1, len(model.spec.channels), *model.spec.window, device=settings.device)

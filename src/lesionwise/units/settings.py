@@ -16,7 +16,8 @@ class Settings:
     """What a user may choose; the same names and meanings in every command.
 
     `threshold`, `min_size` None take the model's. `lesions` is "all", "largest:5", "drawn:9" or "1,4". `controls` asks for that
-    many control regions in healthy white matter.
+    many control regions in healthy white matter. `lesion_window` is an approximation: each lesion is explained through
+    one window around it, not through those that predicted it.
     """
 
     method: AbstractMethod = field(default_factory=SmoothGrad)
@@ -32,6 +33,7 @@ class Settings:
     seed: int = 0
     device: str = "cpu"
     snr: bool = False
+    lesion_window: bool = False
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold < 1:

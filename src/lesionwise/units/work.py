@@ -114,7 +114,7 @@ def _explain(
         key = digest(
             explained.keys["PredictionKey"],
             np.ascontiguousarray(instance.voxels).tobytes(),
-            repr((method, settings.target, settings.seed, settings.snr)),
+            repr((method, settings.target, settings.seed, settings.snr, settings.lesion_window)),
         )
         there = None if files is None else files.saliency(instance.label, method.name)
         if there is not None and there.is_file() and stored(sidecar(there)).get("Key") == key:
@@ -130,6 +130,7 @@ def _explain(
         "target": settings.target,
         "device": settings.device,
         "memory_bytes": memory_bytes or int(MEMORY_SHARE * free_memory_bytes(settings.device)),
+        "lesion_window": settings.lesion_window,
     }
     voxel_sets = [instance.voxels for instance, _ in todo]
     plan = plan_attribution(model.network, model.spec, placement, voxel_sets, **common)
@@ -179,6 +180,7 @@ def _as_map(attribution: Attribution, explained: Explained, key: str, instance: 
         "Method": settings.method.name,
         "Quantitative": settings.method.quantitative,
         "Reduce": getattr(settings.method, "reduce", "n/a"),
+        "Approximation": ", ".join(attribution.details.get("approximation", [])) or "none",
         "Target": settings.target,
         "Samples": attribution.n_samples,
         "Seed": settings.seed,

@@ -59,7 +59,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(study, tmp_path):
     assert code == 0
     lines = said.splitlines()
     assert lines[0] == "sub-03_ses-a: to do, 3 reference lesions"
-    assert any(line.startswith("1 scans to do, 0 finished") for line in lines)
+    assert any(line.startswith("1 scan to do, 0 finished") for line in lines)
     assert any(line.startswith("Time: about") and "timed on this machine" in line for line in lines)
     assert any(line.startswith("Disk: about") for line in lines)
     assert not out.exists()
@@ -70,6 +70,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(study, tmp_path):
     [
         (["--shard", "0/3"], "Expected --shard i/n"),
         (["--participant-label", "99"], "has no sub-99"),
+        (["--session-label", "99"], "with the labels asked for, found none"),
+        (["--triage", "nowhere.json"], "no file nowhere.json"),
         (["--workers", "2", "--scheduler", "tcp://127.0.0.1:1"], "either --workers or --scheduler"),
         (["--workers", "4000"], "at most one worker per core"),
         (["--scheduler", "nowhere.json", "--device", "cpu"], "address such as tcp"),
@@ -88,3 +90,8 @@ def test_group_without_finished_scans_is_one_sentence(study, tmp_path):
     code, _, told = study(tmp_path, level="group")
     assert code == 2
     assert "Expected finished scans" in told
+
+
+def test_a_share_without_scans_is_no_mistake(study, tmp_path):
+    code, said, _ = study(tmp_path / "out", "--shard", "9/9", "--participant-label", "01")
+    assert (code, said) == (0, "No scan falls to share 9/9.\n")

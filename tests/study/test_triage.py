@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from triage_models import by_volume
 
 from lesionwise.errors import InputError
 from lesionwise.io.derivative import list_scans
+from lesionwise.report.group import render_group
 from lesionwise.store import read_cohort
 from lesionwise.study.engines import DaskCluster, LocalProcesses
 from lesionwise.study.group import run_group
@@ -135,6 +137,10 @@ def test_the_group_level_counts_the_verdicts(copied):
     scans = pd.read_csv(copied / "study/scans.tsv", sep="\t").set_index("scan")
     counted = (cohort["triage_verdict"] == "probably false").groupby(cohort["scan"]).sum()
     assert scans["n_probably_false"].to_dict() == counted.to_dict()
+    page = render_group(copied)
+    for stem, count in counted.items():
+        assert re.search(rf'<th scope="row">{stem}</th>.*<td class="num">{count}</td></tr>', page)
+    assert "sub-04</th><td>no T1w image</td>" in page
     for name in ("cohort", "scans", "patients"):
         columns = pd.read_csv(copied / f"study/{name}.tsv", sep="\t").columns
         assert set(columns) == set(json.loads((copied / f"study/{name}.json").read_text()))

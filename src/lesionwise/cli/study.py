@@ -200,6 +200,11 @@ def study(
         brain_masks_from=brain_masks_from,
         shard=share,
     )
+    if not plan.scans and not plan.left_out:
+        if share.count == 1:
+            raise InputError(f"Expected scans of {bids_dir} with the labels asked for, found none.")
+        typer.echo(f"No scan falls to share {share.index}/{share.count}.")
+        return
     engine = None
     if not dry_run:
         engine = engine_for(
@@ -223,10 +228,8 @@ def study(
     if dry_run:
         show_plan(plan, tasks, segmenter)
         return
-    if not tasks and not plan.left_out:
-        raise InputError(f"Expected scans for this run in {bids_dir}, found none: see --shard and the labels.")
     with reporting() as reporter:
-        reporter.say(f"{len(tasks)} scans on {engine.description}.")  # type: ignore[union-attr]
+        reporter.say(f"{len(tasks)} scan{'' if len(tasks) == 1 else 's'} on {engine.description}.")  # type: ignore[union-attr]
         judged_by = None if judge is None else {"model": str(triage), "fingerprint": judge.fingerprint}
         write_config(out, settings, model_facts(segmenter), version=__version__, triage=judged_by)
         result = run_participant(plan, tasks, engine=engine, progress_fn=reporter.step, announce_fn=reporter.say)

@@ -17,6 +17,7 @@ from lesionwise.io.files import write_text
 from lesionwise.report import palette
 from lesionwise.report.findings import FOLDER, read_findings
 from lesionwise.report.narrative import short_units
+from lesionwise.report.page import without_paths
 from lesionwise.report.viewer import Script, asset, json_markup, policy, script, templates
 from lesionwise.stats.bootstrap import mean_over_patients
 from lesionwise.volume import ScanName
@@ -24,6 +25,9 @@ from lesionwise.volume import ScanName
 SHELLS = (("mean_in", "inside"), ("mean_shell_0_3mm", "0 to 3 mm"), ("mean_shell_3_7mm", "3 to 7 mm"))
 OUTLIERS = "study/outliers.tsv"
 """What the study's group step lists to be looked at, if it ran."""
+
+LEFT_OUT = "study/left_out.tsv"
+"""Scans that the study could not use."""
 
 MOST_POINTS = 3000
 """Lesions drawn as points in one figure; of more, a random choice. Boxes and means are always of all lesions."""
@@ -97,6 +101,8 @@ def render_group(
             charts=charts,
             findings=found,
             outliers=standing_out(out_dir, pages),
+            left_out=left_out(out_dir),
+            judged=probably_false(scans),
             outcomes=[(key, palette.OUTCOMES[key]) for key in present],
             scans=[
                 {
@@ -140,6 +146,27 @@ def standing_out(out_dir: Path, pages: Mapping[str, str], *, most: int = 30) -> 
         link = page if whole or not page else f"{page}#lesion-{number}"
         found.append({"scan": scan, "lesion": number, "link": link, "reason": str(row.get("reason", ""))})
     return found
+
+
+def left_out(out_dir: Path) -> list[tuple[str, str]]:
+    """Scans that the study could not use, with the reason; paths are cut, as a page travels."""
+    path = out_dir / LEFT_OUT
+    if not path.is_file():
+        return []
+    rows = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    return [(scan, without_paths(reason)) for scan, reason in zip(rows["scan"], rows["reason"], strict=True)]
+
+
+def probably_false(scans: Sequence[ScanOutput]) -> dict[str, int | str]:
+    """Lesions that triage calls probably false by scan, nothing where it was not applied; empty if it was nowhere."""
+    found: dict[str, int | str] = {}
+    for scan in scans:
+        path = scan.files.triage_table
+        found[scan.name.stem] = ""
+        if path.is_file():
+            verdicts = pd.read_csv(path, sep="\t", usecols=["triage_verdict"])["triage_verdict"]
+            found[scan.name.stem] = int((verdicts == "probably false").sum())
+    return found if any(count != "" for count in found.values()) else {}
 
 
 def figures(table: pd.DataFrame, channels: Sequence[str], *, units: str) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ class Estimate:
     def sentences(self) -> list[str]:
         """The estimate for people."""
         return [
-            f"{self.scans} scans to do, {self.finished} finished.",
+            f"{self.scans} scan{'' if self.scans == 1 else 's'} to do, {self.finished} finished.",
             f"Lesions: about {self.lesions_per_scan:.0f} per scan, {self.lesions_per_scan * self.scans:.0f} in all "
             f"({self.lesions_source}).",
             f"Time: about {duration(self.hours)} for one process here ({self.hours_source}).",

@@ -250,6 +250,8 @@ def show_plan(plan: "StudyPlan", tasks: "Sequence[ScanTask]", model: "AbstractSe
         typer.echo(f"{task.scan.name.stem}: {state}{known}")
     for scan in plan.left_out:
         typer.echo(f"{scan.name.stem}: left out, {scan.reason}")
+    if plan.left_out:
+        typer.echo(f"{len(plan.left_out)} left out.")
     if tasks:
         for sentence in estimate(tasks, model, tasks[0].settings).sentences():
             typer.echo(sentence)

@@ -290,7 +290,7 @@ def collect(out: Path, *, report: bool) -> None:
 def conclude(result: "StudyResult", out: Path) -> None:
     """Says what was done; exit code 3 if scans were left out."""
     typer.echo(
-        f"{result.count('done')} scans explained, {result.count('kept')} kept, {len(result.left_out)} left out "
+        f"{result.count('done')} scan{'' if result.count('done') == 1 else 's'} explained, {result.count('kept')} kept, {len(result.left_out)} left out "
         f"in {result.seconds:.0f} s. Results: {out}"
     )
     if result.left_out:

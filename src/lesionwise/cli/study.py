@@ -289,8 +289,9 @@ def collect(out: Path, *, report: bool) -> None:
 
 def conclude(result: "StudyResult", out: Path) -> None:
     """Says what was done; exit code 3 if scans were left out."""
+    done = result.count("done")
     typer.echo(
-        f"{result.count('done')} scan{'' if result.count('done') == 1 else 's'} explained, {result.count('kept')} kept, {len(result.left_out)} left out "
+        f"{done} scan{'' if done == 1 else 's'} explained, {result.count('kept')} kept, {len(result.left_out)} left out "
         f"in {result.seconds:.0f} s. Results: {out}"
     )
     if result.left_out:

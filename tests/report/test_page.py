@@ -279,14 +279,13 @@ def test_the_picture_is_the_one_kept(open_page, page_file, theme):
 
 
 @pytest.mark.slow
-def test_thirty_lesions_of_a_whole_head_stay_below_20_mb(make_out, tmp_path, open_page):
+def test_thirty_lesions_of_a_whole_head_stay_below_20_mb_and_5_s(make_out, tmp_path, open_page, best_load_ms):
     name = make_out(tmp_path, size=150, lesions=31)
     path = write_scan_report(tmp_path, name, tmp_path / "report.html")
     assert path.stat().st_size < 20e6
     opened = open_page(path)
     assert opened.page.evaluate("LW.scene.lesions.filter(lesion => Object.keys(lesion.maps).length).length") == 30
-    loaded = opened.page.evaluate("performance.now()")
-    assert loaded < 20_000, "under 5 s where nothing else runs; four times that on a busy machine"
+    assert best_load_ms(path, 5000) < 5000
 
 
 def test_images_too_large_for_one_file_are_halved_and_stay_in_place(make_out, tmp_path, open_page, monkeypatch):

@@ -19,7 +19,7 @@ from lesionwise.report.payload import Blob, Frame, Plan, Store, map_blobs, volum
 from lesionwise.report.profile import Neighbourhood, distance_profile, extremes
 from lesionwise.report.scene import Scene, read_scene
 from lesionwise.report.viewer import asset, json_markup, niivue, packed, policy, script, templates
-from lesionwise.report.viewers import Layers, fsleyes_command, itksnap_command
+from lesionwise.report.viewers import Layers, fsleyes_command
 from lesionwise.volume import ScanName, shifted_affine
 
 SCRIPTS = ("data.js", "planes.js", "charts.js", "lesions.js", "render.js", "app.js")
@@ -227,7 +227,8 @@ def _commands(scene: Scene, label: int, desc: str, row: Mapping[Any, Any]) -> di
         colour_limit(table_tops(scene.lesions, scene.channels)),
         (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"])),
     )
-    return {"FSLeyes": fsleyes_command(shown), "ITK-SNAP": itksnap_command(shown)}
+    others = f"lesionwise figure OUT --scan {scene.name.stem} --lesion {label} --viewers FOLDER"
+    return {"FSLeyes": fsleyes_command(shown), "Others": others}
 
 
 def _cohort(cohort: pd.DataFrame | None, channels: tuple[str, ...], *, most: int = 2000) -> dict[str, Any] | None:

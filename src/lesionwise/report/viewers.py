@@ -5,10 +5,11 @@ Maps are crops whose affine places them on the scan, so every viewer that respec
 
 import base64
 import json
+import re
 import shlex
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ FAINT = 0.05
 
 @dataclass(frozen=True)
 class Layers:
-    """Files of one lesion, and the colour limit that all of the scan's lesions share."""
+    """Files of one lesion, and the colour limit that all of the scan's lesions share.
+
+    `saliency` holds all channels along its fourth axis; `maps` holds one three-dimensional file per channel where they
+    were written, for viewers that take a fourth axis for time.
+    """
 
     images: Mapping[str, Path]
     labels: Path
@@ -35,6 +40,7 @@ class Layers:
     channels: tuple[str, ...]
     limit: float
     place_mm: tuple[float, float, float]
+    maps: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def image(self) -> Path:
@@ -54,28 +60,40 @@ def layers(scan: ScanOutput, label: int, *, limit: float, desc: str | None = Non
     path = maps[desc] if desc in maps else maps[min(maps, key=lambda method: ("smoothgrad" not in method, method))]
     row = rows.iloc[0]
     place = (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"]))
-    return Layers(images, scan.files.labels, path, scan.channels, limit, place)
+    images = {channel: image.resolve() for channel, image in images.items()}
+    return Layers(images, scan.files.labels.resolve(), path.resolve(), scan.channels, limit, place)
 
 
 def fsleyes_command(shown: Layers) -> str:
-    """FSLeyes: image, signed map in two colour scales with zero hidden, lesions as outlines; opens at the lesion."""
+    """FSLeyes: first image on top of the others, signed map of each channel in two colour scales with zero hidden (the
+    first is shown), lesions as outlines; opens at the lesion.
+
+    FSLeyes draws later overlays over earlier ones, so all but the first image and map start hidden.
+    """
     low, high = f"{FAINT * shown.limit:.4g}", f"{shown.limit:.4g}"
     words = ["fsleyes", "--worldLoc", *(f"{value:.2f}" for value in shown.place_mm)]
-    for path in shown.images.values():
-        words += [str(path)]
-    words += [str(shown.saliency), "--name", "saliency", "--cmap", "red-yellow", "--negativeCmap", "blue-lightblue"]
-    words += ["--useNegativeCmap", "--displayRange", low, high, "--interpolation", "none", "--alpha", "80"]
-    words += [str(shown.labels), "--overlayType", "label", "--outline", "--lut", "random"]
+    for channel, path in reversed(list(shown.images.items())):
+        words += [str(path), "--name", channel, "--displayRange", "0", "99.8%", *_hidden(path != shown.image)]
+    for number, channel in reversed(list(enumerate(shown.channels))):
+        words += [str(shown.saliency), "--name", f"map {channel}", "--volume", str(number), *_hidden(number > 0)]
+        words += ["--cmap", "red-yellow", "--negativeCmap", "blue-lightblue", "--useNegativeCmap"]
+        words += ["--displayRange", low, high, "--interpolation", "none", "--alpha", "80"]
+    words += [str(shown.labels), "--name", "lesions", "--overlayType", "label", "--outline", "--lut", "random"]
     return shlex.join(words)
 
 
+def _hidden(hidden: bool) -> list[str]:
+    return ["--disabled"] if hidden else []
+
+
 def itksnap_command(shown: Layers) -> str:
-    """ITK-SNAP: first image as main image, the others and the map as overlays, lesions as segmentation.
+    """ITK-SNAP: first image as main image, the others and the map of each channel as overlays, lesions as segmentation.
 
     ITK-SNAP has no diverging scale with a clear zero: choose "Blue to red" and limits of minus and plus the limit.
     """
-    others = [str(path) for path in list(shown.images.values())[1:]]
-    return shlex.join(["itksnap", "-g", str(shown.image), "-o", *others, str(shown.saliency), "-s", str(shown.labels)])
+    overlays = [*list(shown.images.values())[1:], *(shown.maps.values() or [shown.saliency])]
+    words = ["itksnap", "-g", str(shown.image), "-o", *(str(path) for path in overlays), "-s", str(shown.labels)]
+    return shlex.join(words)
 
 
 def slicer_script(shown: Layers) -> str:
@@ -85,10 +103,9 @@ def slicer_script(shown: Layers) -> str:
     """
     facts = {
         "images": {channel: str(path) for channel, path in shown.images.items()},
-        "saliency": str(shown.saliency),
+        "maps": {channel: str(path) for channel, path in shown.maps.items()},
         "labels": str(shown.labels),
         "limit": shown.limit,
-        "hidden": FAINT * shown.limit,
         "place": list(shown.place_mm),
     }
     return f"""import json
@@ -96,23 +113,28 @@ import slicer
 
 facts = json.loads({json.dumps(json.dumps(facts))})
 images = [slicer.util.loadVolume(path, properties={{"name": name}}) for name, path in facts["images"].items()]
-saliency = slicer.util.loadVolume(facts["saliency"], properties={{"name": "saliency", "singleFile": True}})
+maps = [slicer.util.loadVolume(path, properties={{"name": "map " + name}}) for name, path in facts["maps"].items()]
 labels = slicer.util.loadSegmentation(facts["labels"])
-if saliency.IsA("vtkMRMLVectorVolumeNode"):
-    # Several channels load as one vector volume: take the first.
-    first = slicer.util.arrayFromVolume(saliency)[..., 0]
-    scalar = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "saliency, first channel")
-    scalar.CopyOrientation(saliency)
-    slicer.util.updateVolumeFromArray(scalar, first)
-    saliency = scalar
-saliency.CreateDefaultDisplayNodes()
-display = saliency.GetDisplayNode()
-display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeFileColdToHotRainbow.txt")
-display.AutoWindowLevelOff()
-display.SetWindowLevelMinMax(-facts["limit"], facts["limit"])
-slicer.util.setSliceViewerLayers(background=images[0], foreground=saliency, foregroundOpacity=0.5)
+for node in maps:
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeFileColdToHotRainbow.txt")
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(-facts["limit"], facts["limit"])
+slicer.util.setSliceViewerLayers(background=images[0], foreground=maps[0], foregroundOpacity=0.5)
 slicer.modules.markups.logic().JumpSlicesToLocation(*facts["place"], True)
 """
+
+
+def with_maps(shown: Layers, folder: Path, stem: str) -> Layers:
+    """The same layers with each channel's map written as a file of its own, `<stem>_<channel>_map.nii.gz` in `folder`."""
+    saliency, affine = read_array(shown.saliency)
+    values = np.asarray(saliency, dtype=np.float32).reshape(*saliency.shape[:3], -1)
+    maps = {}
+    for number, channel in enumerate(shown.channels):
+        maps[channel] = Path(folder).resolve() / f"{stem}_{re.sub(r'[^A-Za-z0-9]+', '', channel)}_map.nii.gz"
+        write_image(maps[channel], values[..., number], affine)
+    return replace(shown, maps=maps)
 
 
 def nifti_bytes(data: np.ndarray, affine: Affine) -> bytes:
@@ -161,12 +183,15 @@ def niivue_document(shown: Layers, *, title: str) -> dict[str, Any]:
 
 
 def write_viewers(scan: ScanOutput, label: int, folder: Path) -> dict[str, Path]:
-    """Writes a NiiVue document, a Slicer script and two command lines for one lesion into `folder`, by viewer.
+    """Writes a NiiVue document, a Slicer script and two command lines for one lesion into `folder`, by viewer, and each
+    channel's map as a file of its own.
 
     Colours are those of the page. Raises InputError if the lesion has no map or the input images are gone.
     """
     shown = layers(scan, label, limit=colour_limit(table_tops(scan.lesions, scan.channels)))
     stem = f"{scan.name.stem}_lesion-{label:03d}"
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    shown = with_maps(shown, Path(folder), stem)
     found = {
         "niivue": (f"{stem}.nvd", json.dumps(niivue_document(shown, title=stem))),
         "slicer": (f"{stem}_slicer.py", slicer_script(shown)),

@@ -16,6 +16,7 @@
     mapChannel: "own", mapBefore: "own", fov_mm: 80, opacity: 0.9, threshold: 0.05, snr: 0, limit: 1, reach: 1, smooth: true, contours: true,
     reference: false, probability: false, crosshair: true, convention: "radiological",
   };
+  const FAINT = 0.2;
   const panels = LW.panels = [];
   const data = { images: {}, labels: null, probability: null, reference: null };
   let list = null, pending = 0;
@@ -42,6 +43,32 @@
     const shared = scene.limits[state.desc];
     state.limit = shared ? shared.limit * state.reach : 1;
     colourBar();
+    hint();
+  }
+
+  // Largest magnitude of a lesion's map as a share of the limit that all lesions share.
+  const strength = (lesion) => {
+    const meta = lesion && lesion.maps[state.desc], shared = scene.limits[state.desc];
+    return meta && meta.scales && shared ? Math.max(...meta.scales) / shared.limit : null;
+  };
+
+  // Colours are shared by all lesions, so a weak map is hardly seen: says so, and offers to move the limit for all.
+  function hint() {
+    const share = strength(state.lesion), node = byId("faint"), shared = scene.limits[state.desc];
+    const weak = share !== null && share < FAINT * state.reach, moved = state.reach < 1 && !weak;
+    node.hidden = !(weak || moved);
+    if (node.hidden) return;
+    const reach = (value, words) => element("button", { type: "button", onclick: () => { setReach(value); redraw(); } }, words);
+    node.replaceChildren(...(weak
+      ? [`Faint on the colours that all lesions share: this map's strongest value is ${format(100 * share / state.reach, 2)} % of the limit. `, reach(share, `Lower the limit to ±${format(share * shared.limit, 2)}`)]
+      : ["The limit was lowered for all lesions; stronger maps are saturated. ", reach(1, `Back to ±${format(shared.limit, 2)}`)]));
+  }
+
+  function setReach(value) {
+    state.reach = value;
+    byId("reach").value = Math.log2(value);
+    byId("reach-value").textContent = `×${format(value, 2)}`;
+    setLimit();
   }
 
   function colourBar() {
@@ -114,7 +141,8 @@
     byId("lesion-title").replaceChildren(LW.badge(lesion.row.outcome), ` Lesion ${lesion.label}`);
     byId("headline").textContent = lesion.headline;
     byId("sentence").textContent = lesion.sentence;
-    byId("triage").textContent = lesion.triage || "";
+    const [verdict, ...reasons] = (lesion.triage || "").split(": ");
+    byId("triage").replaceChildren(...(lesion.triage ? [element("strong", {}, reasons.length ? `${verdict}: ${reasons[0]}` : verdict), ...(reasons.length > 1 ? [`: ${reasons.slice(1).join(": ")}`] : [])] : []));
     byId("warnings").replaceChildren(...lesion.warnings.map((warning) => element("li", {}, warning)));
     LW.channelBars(byId("bars"), lesion);
     LW.profileChart(byId("profile"), lesion, state.desc);
@@ -224,7 +252,7 @@
     bind("opacity", "input", (node) => { state.opacity = Number(node.value); say("opacity-value", `${Math.round(100 * state.opacity)} %`); colourBar(); });
     bind("threshold", "input", (node) => { state.threshold = Number(node.value); say("threshold-value", `${Math.round(100 * state.threshold)} %`); colourBar(); });
     bind("snr", "input", (node) => { state.snr = Number(node.value); say("snr-value", state.snr ? `≥ ${state.snr}` : "off"); });
-    bind("reach", "input", (node) => { state.reach = 2 ** Number(node.value); say("reach-value", `×${format(state.reach, 2)}`); setLimit(); });
+    bind("reach", "input", (node) => { setReach(2 ** Number(node.value)); });
     for (const key of ["smooth", "contours", "reference", "probability", "crosshair"]) bind(key, "change", (node) => { state[key] = node.checked; });
     byId("reference").closest("label").hidden = !scene.volumes.reference;
     byId("snr").closest("label").hidden = !scene.lesions.some((lesion) => Object.values(lesion.maps).some((meta) => meta.snr));
@@ -302,12 +330,14 @@
   await load();
   buildPanels();
   const wanted = /^#lesion-(\d+)$/.exec(location.hash);
-  const best = scene.lesions.find((lesion) => Object.keys(lesion.maps).length) || scene.lesions[0];
+  const mapped = scene.lesions.filter((lesion) => Object.keys(lesion.maps).length);
+  const best = mapped.find((lesion) => strength(lesion) >= 0.5) || mapped.find((lesion) => strength(lesion) >= FAINT) || mapped[0] || scene.lesions[0];
   if (wanted && LW.byLabel.has(Number(wanted[1]))) await choose(Number(wanted[1]));
   else if (best) await choose(best.label);
   else { byId("headline").textContent = "No lesion was found in this scan."; redraw(); }
   window.addEventListener("hashchange", () => { const found = /^#lesion-(\d+)$/.exec(location.hash); if (found) choose(Number(found[1])); });
   window.addEventListener("beforeprint", () => { for (const panel of panels) panel.draw(state); readout(); });
   await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  performance.mark("ready");
   root.dataset.ready = "true";
 })((window.LW = window.LW || {}));

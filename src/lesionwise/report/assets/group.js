@@ -65,5 +65,6 @@
     });
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
+  performance.mark("ready");
   root.dataset.ready = "true";
 })();

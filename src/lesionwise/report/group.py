@@ -242,7 +242,7 @@ def _points(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _drawn(rows: pd.DataFrame, of: int) -> pd.DataFrame:
     """The lesions that are drawn as points: all, or each outcome's part of `MOST_POINTS` where there are more."""
-    if of <= MOST_POINTS:
+    if of <= MOST_POINTS or rows.empty:
         return rows
     return rows.sample(max(1, round(len(rows) * MOST_POINTS / of)), random_state=SEED)
 

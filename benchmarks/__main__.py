@@ -53,8 +53,8 @@ def table(found: dict[str, dict[str, Any]], threads: int) -> str:
     lines = [
         f"### {found['nothing']['scan']}", "",
         "| per noise sample | straightforward, CPU s | ours, CPU s | ratio | aimed at | memory, GiB | of theirs "
-        "| GFLOP | of the floor |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| GFLOP | of the floor | time in convolutions | of the floor there |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     speed = found["floor"]["gflop_per_s"]
     for name, theirs, own, case, aim in rows:
@@ -62,7 +62,9 @@ def table(found: dict[str, dict[str, Any]], threads: int) -> str:
         lines.append(
             f"| {name} | {theirs:.1f} | {spent:.2f} | {theirs / spent:.0f}x | {aim}x | {memory(case):.2f} | "
             f"{100 * memory(case) / memory('straightforward'):.0f} % | {own['sample_gflop']:.1f} | "
-            f"{100 * own['sample_gflop'] / speed / own['sample_cpu_s']:.0f} % |"
+            f"{100 * own['sample_gflop'] / speed / own['sample_cpu_s']:.0f} % | "
+            f"{100 * own['convolution_cpu_s'] / own['sample_cpu_s']:.0f} % | "
+            f"{100 * own['sample_gflop'] / speed / own['convolution_cpu_s']:.0f} % |"
         )
     lines += [
         "",

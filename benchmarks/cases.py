@@ -65,27 +65,28 @@ def ours(bench: Bench, *, reduce: str, lesions: int, samples: int) -> dict[str, 
     full = SmoothGrad(n_samples=50, reduce=reduce, max_voxels=None)
     plan = plan_attribution(bench.network, bench.spec, bench.placement, sets, method=full)
     planned = began.lap()
-    runs, flops = [], []
+    runs, flops, inside = [], [], []
     for n in (1, samples)[: 1 if samples == 1 else 2]:
         method = SmoothGrad(n_samples=n, reduce=reduce, max_voxels=None)
         with Flops() as counter:
             found = attribute(bench.network, bench.spec, bench.placement, sets, method=method, plan=plan)
         runs.append(began.lap())
         flops.append(counter.total)
+        inside.append(counter.seconds)
         if n == 1 and lesions == 1 and reduce == "mean":
             np.save("/tmp/lesionwise-bench-ours.npy", whole(found[0], bench))
     if samples == 1:  # the first draw, which also learns what matters, stands for all
-        each, fixed, work = list(runs[0]), [0.0, 0.0], float(flops[0])
+        each, fixed, work, convolving = list(runs[0]), [0.0, 0.0], float(flops[0]), inside[0]
     else:
         each = [(b - a) / (samples - 1) for a, b in zip(runs[0], runs[1], strict=True)]
         fixed = [a - e for a, e in zip(runs[0], each, strict=True)]
-        work = (flops[1] - flops[0]) / (samples - 1)
+        work, convolving = (flops[1] - flops[0]) / (samples - 1), (inside[1] - inside[0]) / (samples - 1)
     voxels = sum(len(v) for v in sets)
     return {
         "plan": plan.describe(), "strategy": plan.strategy, "lesions": lesions, "voxels": voxels,
         "plan_cpu_s": planned[0], "fixed_cpu_s": fixed[0], "sample_cpu_s": each[0],
         "plan_wall_s": planned[1], "fixed_wall_s": fixed[1], "sample_wall_s": each[1],
-        "sample_gflop": work / 1e9,
+        "sample_gflop": work / 1e9, "convolution_cpu_s": convolving,
     }  # fmt: skip
 
 
@@ -97,17 +98,21 @@ def floor(bench: Bench) -> dict[str, Any]:
 
 
 class Flops(TorchDispatchMode):
-    """Counts the convolutions that are really run, local ones by their own size."""
+    """Counts the convolutions that are really run, local ones by their own size, and the processor time within them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
+        self.seconds = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if any(isinstance(x, LocalCotangent) for x in args):
             with self:  # count what its rule runs instead
                 return LocalCotangent.__torch_dispatch__(func, types, args, kwargs)
+        began = time.process_time()
         out = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default):
+            self.seconds += time.process_time() - began
         if func is torch.ops.aten.convolution.default:
             self._count(args[0] if args[6] else out, args[1])
         elif func is torch.ops.aten.convolution_backward.default:  # with respect to the input alone

@@ -41,15 +41,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--lesions", type=int, default=3)
+    parser.add_argument("--patient", type=int, default=1, help="Seed of the synthetic patient.")
     options = parser.parse_args()
     model = load_model("builtin")
-    case = synthesise(0, size="small").case()
+    case = synthesise(options.patient, size="small").case()
     placement = model.place(case)
     found = sorted(component_voxels(label_components(case.reference)), key=len, reverse=True)
     sets = found[: options.lesions]
     print("| reduction | noise | voxels | SE of pairs / SE of independent draws | at the peak |\n|---|---|---|---|---|")
     for reduce, noise in (("mean", 0.05), ("mean", 0.01), ("max", 0.05)):
-        plain = SmoothGrad(n_samples=options.samples, reduce=reduce, noise=noise, max_voxels=8)
+        plain = SmoothGrad(n_samples=options.samples, reduce=reduce, noise=noise, max_voxels=8, antithetic=False)
         maps = [
             attribute(model.network, model.spec, placement, sets, method=method)
             for method in (plain, replace(plain, antithetic=True))

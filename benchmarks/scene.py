@@ -12,6 +12,7 @@ from lesionwise.grids import AxisMap
 from lesionwise.instances.components import component_voxels, label_components
 from lesionwise.io.cases import read_case
 from lesionwise.segmenter import Placement, Segmenter, Spec
+from lesionwise.types import Shape
 
 SHAPE = (182, 218, 182)
 LESION_VOX = 107
@@ -41,17 +42,17 @@ def spec() -> Spec:
     return Spec(name="unet", channels=("FLAIR", "T1w"), window=(96, 96, 96), overlap=0.25)
 
 
-def random_scan(count: int = 25) -> Bench:
-    """Noise of 182 x 218 x 182 voxels with `count` blobs of about 10 to 400 voxels, the first of 107."""
+def random_scan(count: int = 25, shape: Shape = SHAPE) -> Bench:
+    """Noise of 182 x 218 x 182 voxels (or another shape) with `count` blobs of about 10 to 400 voxels, the first of 107."""
     rng = np.random.default_rng(0)
-    image = torch.from_numpy(rng.normal(size=(1, 2, *SHAPE)).astype(np.float32))
+    image = torch.from_numpy(rng.normal(size=(1, 2, *shape)).astype(np.float32))
     grid = np.argwhere(np.ones((15, 15, 15), dtype=bool)) - 7
     order = np.argsort((grid**2).sum(axis=1), kind="stable")
     sizes = [LESION_VOX, *np.clip(rng.lognormal(3.5, 1.0, count - 1), 10, 400).astype(int)]
-    centres = [np.array([72, 110, 80]), *(rng.uniform(0.2, 0.8, (count - 1, 3)) * SHAPE).astype(int)]
+    centres = [np.array([72, 110, 80]) * shape // SHAPE, *(rng.uniform(0.2, 0.8, (count - 1, 3)) * shape).astype(int)]
     lesions = [centre + grid[order[:size]] for centre, size in zip(centres, sizes, strict=True)]
-    identity = AxisMap.identity(SHAPE)
-    head = torch.ones(SHAPE, dtype=torch.bool)
+    identity = AxisMap.identity(shape)
+    head = torch.ones(shape, dtype=torch.bool)
     placement = Placement(image, head, torch.ones(2), identity, identity)
     return Bench("random scan", network(), spec(), placement, lesions)
 

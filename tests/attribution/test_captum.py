@@ -60,7 +60,7 @@ def test_noise_tunnel(setup, function):
     image = setup.placement.input[0]
     placed = replace(setup.placement, head=head)
     extent = float(image[0].max() - image[0].min())
-    method = SmoothGrad(n_samples=60, noise=sigma / extent, noise_rule="published")
+    method = SmoothGrad(n_samples=60, noise=sigma / extent, noise_rule="published", antithetic=False)
     ours = attribute(setup.network, setup.spec, placed, [OMEGA], method=method)[0]
     assert ours.details["sigma"] == pytest.approx([sigma, sigma])
     difference = ours.data - on_scan(setup, theirs)[(slice(None), *ours.box.slices)]

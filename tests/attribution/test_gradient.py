@@ -55,7 +55,7 @@ def reference(network, spec, placement, scan, voxels, target, *, reduce="mean", 
 def noises_of(spec, placement, method, seed=0):
     """The noise volumes that a method adds."""
     sigma = spread(placement.input[0], placement.head, noise=method.noise)
-    draws = Noisy(tuple(sigma.tolist()), method.n_samples, placement.head, method.antithetic)
+    draws = Noisy(tuple(sigma.tolist()), method.n_samples, placement.head, method.pairs)
     with Scene.open(nn.Identity(), spec, placement, seed=seed) as scene:
         windows = [[draws.window(scene, n, w) for w in range(len(scene.grid.boxes))] for n in range(draws.count)]
         volumes = []
@@ -242,11 +242,13 @@ def test_input_times_gradient_sums_to_the_target_of_a_linear_network():
 
 def test_antithetic_pairs_cancel_the_odd_part(setup):
     method = SmoothGrad(n_samples=20, antithetic=True, noise=0.01)
-    plain = attribute(setup.network, setup.spec, setup.placement, [OMEGA], method=SmoothGrad(n_samples=20, noise=0.01))[
-        0
-    ]
+    independent = SmoothGrad(n_samples=20, antithetic=False, noise=0.01)
+    plain = attribute(setup.network, setup.spec, setup.placement, [OMEGA], method=independent)[0]
     paired = attribute(setup.network, setup.spec, setup.placement, [OMEGA], method=method)[0]
     assert np.nanmax(paired.se) < 0.2 * np.nanmax(plain.se)
+    assert paired.details["antithetic"] is True
+    assert SmoothGrad(n_samples=20).pairs
+    assert not any(SmoothGrad(n_samples=n).pairs for n in (1, 14, 51))
 
 
 def test_tolerance_stops_a_lesion_and_says_so(setup):

@@ -29,7 +29,9 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "spagnolo2026": Preset(
             name="spagnolo2026",
             target="logit",
-            smoothgrad=SmoothGrad(n_samples=50, reduce="max", noise=0.05, max_voxels=None, noise_rule="published"),
+            smoothgrad=SmoothGrad(
+                n_samples=50, reduce="max", noise=0.05, max_voxels=None, noise_rule="published", antithetic=False
+            ),
             gradcampp=GradCAMPlusPlus(denominator="monai"),
             connectivity=18,
             min_size_vox=6,

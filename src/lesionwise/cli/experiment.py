@@ -49,7 +49,7 @@ def experiment(
     min_size: o.MinSize = None,
     rule: o.Rule = "overlap",
     one_to_one: o.OneToOne = False,
-    antithetic: o.Antithetic = False,
+    antithetic: o.Antithetic = None,
     device: o.Device = "auto",
     seed: o.Seed = 0,
 ) -> None:

@@ -51,7 +51,7 @@ def explain(
     rule: o.Rule = "overlap",
     one_to_one: o.OneToOne = False,
     tolerance: o.Tolerance = None,
-    antithetic: o.Antithetic = False,
+    antithetic: o.Antithetic = None,
     approximate: o.Approximate = None,
     device: o.Device = "auto",
     seed: o.Seed = 0,

@@ -48,7 +48,10 @@ OneToOne = Annotated[bool, typer.Option("--one-to-one", help="Match each compone
 Tolerance = Annotated[
     float | None, typer.Option("--tolerance", help="Stop when the peak's SE is below this fraction of it.")
 ]
-Antithetic = Annotated[bool, typer.Option("--antithetic", help="Draw noise in pairs of opposite sign.")]
+Antithetic = Annotated[
+    bool | None,
+    typer.Option("--antithetic/--independent", help="Draw noise in pairs of opposite sign (from 16 samples on)."),
+]
 Approximate = Annotated[
     list[str] | None,
     typer.Option(
@@ -97,7 +100,7 @@ def settings_of(
     rule: str,
     one_to_one: bool,
     tolerance: float | None,
-    antithetic: bool,
+    antithetic: bool | None,
     device: str,
     seed: int,
     snr: bool,
@@ -172,7 +175,7 @@ def method_of(
     samples: int | None,
     noise: float | None,
     tolerance: float | None,
-    antithetic: bool,
+    antithetic: bool | None,
 ) -> AbstractMethod:
     """A method with the options that it understands; an option it does not know is an error, not ignored."""
     if name not in METHODS:
@@ -189,7 +192,7 @@ def method_of(
         (draws, samples),
         ("noise", noise),
         ("tolerance", tolerance),
-        ("antithetic", antithetic or None),
+        ("antithetic", antithetic),
     ):
         if value is None:
             continue

@@ -130,7 +130,7 @@ def study(
     min_size: o.MinSize = None,
     rule: o.Rule = "overlap",
     one_to_one: o.OneToOne = False,
-    antithetic: o.Antithetic = False,
+    antithetic: o.Antithetic = None,
     approximate: o.Approximate = None,
     device: o.Device = "auto",
     seed: o.Seed = 0,

@@ -109,3 +109,18 @@ def test_batch_normalisation_in_evaluation_mode_learns_nothing(setup):
     attribute(network, setup.spec, setup.placement, [OMEGA], method=SmoothGrad(n_samples=2))
     same_state(network, before)
     assert torch.equal(setup.placement.input, image)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_convolutions_are_not_rounded_unless_asked_for(setup, tf32):
+    """PyTorch rounds float32 convolutions on CUDA to TF32 by default; the caller's choice comes back."""
+    before, seen = torch.backends.cudnn.allow_tf32, []
+
+    class Looks(nn.Module):
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return setup.network(x)
+
+    attribute(Looks(), setup.spec, setup.placement, [OMEGA], method=SmoothGrad(n_samples=1), tf32=tf32)
+    assert set(seen) == {tf32}
+    assert torch.backends.cudnn.allow_tf32 == before

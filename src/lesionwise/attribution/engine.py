@@ -37,6 +37,7 @@ def attribute(
     baselines: Sequence[Float[Tensor, "channels i j k"]] | None = None,
     healthy: MaskArray | None = None,
     autocast: torch.dtype | None = None,
+    tf32: bool = False,
     lesion_window: bool = False,
     progress_fn: Callable[[int, int], None] | None = None,
 ) -> list[Attribution]:
@@ -56,6 +57,7 @@ def attribute(
             baselines=baselines,
             healthy=healthy,
             autocast=autocast,
+            tf32=tf32,
             lesion_window=lesion_window,
             progress_fn=progress_fn,
         )
@@ -78,6 +80,7 @@ def stream(
     baselines: Sequence[Float[Tensor, "channels i j k"]] | None = None,
     healthy: MaskArray | None = None,
     autocast: torch.dtype | None = None,
+    tf32: bool = False,
     lesion_window: bool = False,
     progress_fn: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Attribution]]:
@@ -86,13 +89,15 @@ def stream(
     `plan` (from `plan_attribution`) is kept to; without one it is made first, within `memory_bytes`. `baselines` are
     lesion-free inputs on the network's grid, one per voxel set, for the methods that need one; by default the lesion is
     inpainted, from `healthy` tissue (scan's grid) if given. `lesion_window` is an approximation: one window around each
-    lesion in the place of the fused ones, named in the details of every map that was made so. The network is left as it
+    lesion in the place of the fused ones, named in the details of every map that was made so. `autocast` (a shorter type)
+    and `tf32` (CUDA) trade precision for speed; neither is used unless asked for. The network is left as it
     was found, also after an error or when the iteration is given up. Raises InputError for voxel sets that are empty or
     outside the scan.
     """
     if baselines is not None and len(baselines) != len(voxel_sets):
         raise InputError(f"Expected one baseline per voxel set, found {len(baselines)} for {len(voxel_sets)}.")
-    with Scene.open(network, spec, placement, target=target, seed=seed, device=device, autocast=autocast) as scene:
+    opened = Scene.open(network, spec, placement, target=target, seed=seed, device=device, autocast=autocast, tf32=tf32)
+    with opened as scene:
         scene, sites = seen(scene, voxel_sets, lesion_window=lesion_window)
         chosen = plan or plan_sites(scene, sites, method, memory_bytes=memory_bytes)
         runner = Runner(network, strategy=chosen.strategy, together=chosen.together, autocast=autocast)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,6 +31,23 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(wanted)
         for module, was_training in training:
             module.training = was_training
+
+
+@contextmanager
+def convolutions(*, tf32: bool) -> Iterator[None]:
+    """cuDNN's float32 convolutions rounded to TF32's 10 bits or not; PyTorch's own default is to round. As before after it."""
+    cudnn: Any = torch.backends.cudnn
+    try:
+        value: Any = tf32
+        holder, name, before = cudnn, "allow_tf32", cudnn.allow_tf32
+    except RuntimeError:  # the caller has set PyTorch's newer flag, after which the older one cannot be read
+        value = "tf32" if tf32 else "ieee"
+        holder, name, before = cudnn.conv, "fp32_precision", cudnn.conv.fp32_precision
+    try:
+        setattr(holder, name, value)
+        yield
+    finally:
+        setattr(holder, name, before)
 
 
 def layer_named(network: nn.Module, name: str) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lesionwise.attribution.network import frozen
+from lesionwise.attribution.network import convolutions, frozen
 from lesionwise.attribution.passes import Runner
 from lesionwise.attribution.site import Site
 from lesionwise.attribution.target import AbstractTarget, target_named
@@ -44,9 +44,11 @@ class Scene:
         seed: int = 0,
         device: str | torch.device = "cpu",
         autocast: torch.dtype | None = None,
+        tf32: bool = False,
     ) -> "Iterator[Scene]":
         """The scene, with the network frozen and on `device` inside the block and back where it was after it.
 
+        `autocast` computes in a shorter type, `tf32` lets CUDA round the operands of float32 convolutions.
         Raises InputError if the input's channels are not the network's, UnsupportedModelError if it cannot be frozen.
         """
         found = placement.input.shape[1]
@@ -59,7 +61,7 @@ class Scene:
         try:
             if there != home:
                 network.to(there)
-            with frozen(network):
+            with frozen(network), convolutions(tf32=tf32):
                 grid = WindowGrid.of(spec, tuple(placement.input.shape[2:]))  # type: ignore[arg-type]
                 padded = grid.pad(placement.input[0].to(there))
                 yield cls(Runner(network, autocast=autocast), spec, placement, grid, target_named(target), padded, seed)

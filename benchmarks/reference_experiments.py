@@ -2,6 +2,7 @@
 
     python benchmarks/reference_experiments.py OUT                          # 12 synthetic patients
     python benchmarks/reference_experiments.py OUT --data BIDS_DIR          # real scans, one session of each patient
+    python benchmarks/reference_experiments.py OUT-max --reduce max --only distance peaks    # the published maximum
 
 Synthetic patients are 64 mm blocks (`size="small"`), seen through one window. "builtin" is the model that ships; "blind"
 is the same model with the first layer's T1w weights set to 0: of it the modality experiment must say that T1w has no
@@ -79,13 +80,14 @@ def main() -> None:
     parser.add_argument("--lesions", default="drawn:10")
     parser.add_argument("--controls", type=int, default=3)
     parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--reduce", default="mean", choices=("mean", "max"))
+    parser.add_argument("--max-voxels", type=int, default=16, help="lesion voxels that a maximum looks at")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=list(OPTIONS), choices=list(OPTIONS))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    settings = Settings(
-        method=SmoothGrad(n_samples=given.samples), lesions=given.lesions, controls=given.controls, seed=1
-    )
+    method = SmoothGrad(n_samples=given.samples, reduce=given.reduce, max_voxels=given.max_voxels)
+    settings = Settings(method=method, lesions=given.lesions, controls=given.controls, seed=1)
     model = load_model(given.model)
     runs = [(model.spec.name, model, given.only)]
     if given.data is None:

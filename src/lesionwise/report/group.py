@@ -186,7 +186,7 @@ def figures(table: pd.DataFrame, channels: Sequence[str], *, units: str) -> list
                 "id": f"peaks-{len(found)}",
                 "title": f"Peak of the {channel} map by outcome",
                 "note": f"{points} The box pools lesions, the diamond with its bar is the mean over patients "
-                "with its 95 % patient bootstrap. Peaks of the maximum reduction grow with size: compare beside the volume.",
+                "with its 95 % patient bootstrap. Peaks shrink with size by mean and grow by maximum: compare beside the volume.",
                 "figure": _by_outcome(table, f"peak_{channel}", outcomes, f"peak {channel}<br>{units}"),
             }
         )

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from known import Linear, cohort, scan_of
 
@@ -116,3 +117,20 @@ def test_every_method_of_the_registry_is_in_the_default_table():
     from lesionwise.attribution import METHODS as REGISTRY
 
     assert set(default_methods()) >= set(REGISTRY)
+
+
+def test_curves_divided_by_next_to_nothing_are_left_out() -> None:
+    evidence = {1: 10.0, 2: 12.0, 3: 0.2, 4: -3.0}
+    rows = pd.DataFrame(
+        [
+            {"subject": f"{n}", "scan": f"{n}", "model": "m", "lesion": n, "method": name, "evidence": e, "note": ""}
+            | {"deletion": 0.1 if e > 1 else -9.0, "insertion": 0.9 if e > 1 else 9.0}
+            for n, e in evidence.items()
+            for name in ("gradient", "distance")
+        ]
+    )
+    finding = faithfulness_finding(rows, np.random.default_rng(0))
+    assert finding.text.startswith("4 patients, 4 lesions. 2 of them have no deletion and insertion")
+    table = finding.tables["faithfulness"].set_index("method")
+    assert table.loc["gradient", "deletion"] == pytest.approx(0.1)
+    assert table.loc["gradient", "insertion"] == pytest.approx(0.9)

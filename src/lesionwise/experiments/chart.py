@@ -173,7 +173,9 @@ def _draw_panel(ax: Any, panel: Panel, figure: Any) -> None:
         else:
             _draw_heat(ax, mark, figure)
     if names:
-        ax.set_xticks(range(len(names)), names, rotation=30 if max(map(len, names)) > 5 else 0, ha="center")
+        long, many = max(map(len, names)) > 5, len(names) > 6
+        style = {"rotation": 60 if many else 30, "ha": "right", "rotation_mode": "anchor"} if long else {}
+        ax.set_xticks(range(len(names)), names, **style)
     for position, label in panel.x_marks:
         ax.axvline(position, color="#444444", linewidth=0.8, linestyle=":")
         ax.annotate(label, (position, 1.0), xycoords=("data", "axes fraction"), fontsize=7, rotation=90, va="top")

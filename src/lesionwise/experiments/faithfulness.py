@@ -23,6 +23,8 @@ from lesionwise.stats import Interval, holm, mean_over_patients, paired_differen
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 AROUND_MM = 10.0
 BASELINES = ("random", "intensity", "distance")
+LEAST_EVIDENCE = 0.1
+"""Share of the median lesion's evidence below which curves, which are divided by it, are left out."""
 MEASURES: Mapping[str, str] = {
     "deletion": "lower is better",
     "insertion": "higher is better",
@@ -128,6 +130,12 @@ def faithfulness_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Findin
     if not len(rows):
         return Finding("No lesion was found: there is no map to judge.")
     table, sentences = [], [f"{patients_note(rows)}."]
+    rows, faint = _without_faint(rows)
+    if faint:
+        sentences.append(
+            f"{faint} of them have no deletion and insertion: what lies within {AROUND_MM:g} mm hardly speaks for them "
+            f"(evidence below {LEAST_EVIDENCE:.0%} of the median lesion's, or against it)."
+        )
     measures = [name for name in MEASURES if name in rows]
     intervals: dict[tuple[str, str], Interval] = {}
     for (model, method), part in rows.groupby(["model", "method"], sort=False):
@@ -185,6 +193,17 @@ def faithfulness_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Findin
     return Finding(
         " ".join(sentences), (chart,) if panels else (), {"faithfulness": summary, "faithfulness_tests": tests}
     )
+
+
+def _without_faint(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The rows without curves where the evidence that they are divided by is next to nothing; how many lesions."""
+    if "evidence" not in rows:
+        return rows, 0
+    typical = rows.drop_duplicates(["scan", "lesion"])["evidence"].median()
+    faint = rows["evidence"] < LEAST_EVIDENCE * typical
+    curves = [name for name in ("deletion", "insertion") if name in rows]
+    left = rows.assign(**{name: rows[name].mask(faint) for name in curves})
+    return left, len(rows.loc[faint, ["scan", "lesion"]].drop_duplicates())
 
 
 class _Stage:

@@ -193,6 +193,7 @@ def measure(
     expected: Tensor | None = None
     probes: list[Cotangent] = []
     for _ in range(2 if thorough else 1):
+        held.clear()  # one graph's tensors, not those of every try
         began = _now(scene)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             graph = plain.forward(scene.window(window)[None])

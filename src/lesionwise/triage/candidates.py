@@ -54,7 +54,8 @@ def find_candidates(scan: TriageScan) -> pd.DataFrame:
     """Components above a third of the threshold that hold no predicted voxel, with their baseline features.
 
     Columns: subject, scan, candidate, x_mm, y_mm, z_mm, volume_mm3, outcome (with a reference: "miss" if it lies on a
-    missed reference lesion, else "other"; None without), weight 1, and the features. Largest probability first.
+    missed reference lesion, else "other"; None without), missed (the number of that lesion, else nan), weight 1, and
+    the features. Largest probability first.
     """
     low = label_components(scan.probability > LOWER * scan.threshold, connectivity=18)
     touched = np.unique(low[scan.mask])
@@ -66,6 +67,7 @@ def find_candidates(scan: TriageScan) -> pd.DataFrame:
     voxel_mm3 = float(np.prod(scan.sizes_mm))
     for number, members in enumerate(voxels, start=1):
         labels[tuple(members.T)] = number
+        missed = _missed(scan, members)
         x, y, z = to_mm(members.mean(axis=0, keepdims=True), scan.affine)[0]
         rows.append(
             {
@@ -76,11 +78,12 @@ def find_candidates(scan: TriageScan) -> pd.DataFrame:
                 "y_mm": float(y),
                 "z_mm": float(z),
                 "volume_mm3": len(members) * voxel_mm3,
-                "outcome": _outcome(scan, members),
+                "outcome": None if missed is None else ("other" if np.isnan(missed) else "miss"),
+                "missed": np.nan if missed is None else missed,
                 "weight": 1.0,
             }
         )
-    columns = ["subject", "scan", "candidate", "x_mm", "y_mm", "z_mm", "volume_mm3", "outcome", "weight"]
+    columns = ["subject", "scan", "candidate", "x_mm", "y_mm", "z_mm", "volume_mm3", "outcome", "missed", "weight"]
     found = pd.DataFrame(rows, columns=columns)
     if found.empty:
         return found
@@ -113,9 +116,14 @@ def fit_candidates(candidates: pd.DataFrame, *, channels: Sequence[str], seed: i
     return CandidateModel(tuple(names[i] for i in kept), scorer, fitted.calibration, facts)
 
 
-def _outcome(scan: TriageScan, members: np.ndarray) -> str | None:
-    """Whether a candidate lies on a missed lesion; FN instances carry the missed reference components."""
+def _missed(scan: TriageScan, members: np.ndarray) -> float | None:
+    """The missed lesion that a candidate lies on most, nan if on none, None without a reference.
+
+    FN instances carry the missed reference components.
+    """
     if not scan.lesions["outcome"].notna().any():
         return None
     missed = scan.lesions.loc[scan.lesions["outcome"] == "FN", "lesion"].to_numpy(dtype=int)
-    return "miss" if np.isin(scan.labels[tuple(members.T)], missed).any() else "other"
+    on = scan.labels[tuple(members.T)]
+    on = on[np.isin(on, missed)]
+    return float(np.bincount(on).argmax()) if len(on) else float("nan")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -142,6 +143,11 @@ class TriageScan:
         """Rows of the predicted lesions: FN and control regions are no predictions."""
         outcome = self.lesions["outcome"]
         return self.lesions[outcome.isna() | outcome.isin(JUDGED)]
+
+    def row(self, label: int) -> dict[Any, Any]:
+        """A lesion's row of the lesion table."""
+        found: dict[Any, Any] = self.lesions[self.lesions["lesion"] == label].iloc[0].to_dict()
+        return found
 
     def view(self, label: int) -> "LesionView":
         """A lesion and `REACH_MM` around it."""

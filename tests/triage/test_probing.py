@@ -75,7 +75,7 @@ def test_an_even_network_does_not_mind_mirrors_and_an_uneven_one_does():
 def test_noise_of_a_linear_network_is_the_noise_it_was_given():
     one = probe(_Linear())
     found = disagreement_features(one, [1])[1]
-    n = int(one.cut(one.scan.view(1)).inside.sum())
+    n = int(one.cut(1).inside.sum())
     expected = np.hypot(2 * one.noise_sd[0], one.noise_sd[1]) / np.sqrt(n)
     assert expected / 4 < found["noise_spread"] < 3 * expected
     assert found == pytest.approx(disagreement_features(one, [1])[1], nan_ok=True)
@@ -103,7 +103,7 @@ def test_ensembles_and_dropout_speak_where_they_exist():
 
 def test_the_mean_probability_of_an_ensemble_is_what_is_scored():
     one = probe(_Linear(members=2), members=2)
-    cut = one.cut(one.scan.view(1))
+    cut = one.cut(1)
     a, b = 1 / (1 + np.exp(-one.members(cut.x, cut.inside)))
     fused = 1 / (1 + np.exp(-one.voxels(cut.x, cut.inside)))
     np.testing.assert_allclose(fused, (a + b) / 2, atol=1e-6)

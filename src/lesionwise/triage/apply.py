@@ -37,7 +37,7 @@ LOOK_DESCRIBED: Mapping[str, Mapping[str, str]] = {
         "Description": "Calibrated probability of being a missed lesion; n/a where the model ranks by probability_max"
     },
     "probability_max": {"Description": "Largest lesion probability in the candidate", "Units": "1"},
-    "volume_mm3": {"Description": "Volume above a third of the threshold", "Units": "mm3"},
+    "volume_mm3": {"Description": "Volume above a tenth of the threshold", "Units": "mm3"},
     "x_mm": {"Description": "Centroid, towards the right", "Units": "mm (RAS)"},
     "y_mm": {"Description": "Centroid, towards anterior", "Units": "mm (RAS)"},
     "z_mm": {"Description": "Centroid, towards superior", "Units": "mm (RAS)"},

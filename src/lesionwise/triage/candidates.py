@@ -15,10 +15,10 @@ from lesionwise.triage.scan import TriageScan
 from lesionwise.triage.scorer import Calibration, LinearScorer
 from lesionwise.volume import to_mm
 
-LOWER = 1.0 / 3.0
-"""The lower threshold as a fraction of the model's."""
+LOWER = 0.1
+"""The lower threshold as a fraction of the model's: low enough that misses are among the candidates."""
 
-MIN_VOXELS = 6
+MIN_VOXELS = 3
 FAMILIES = (*BASELINES, "image")
 
 
@@ -51,7 +51,7 @@ class CandidateModel:
 
 
 def find_candidates(scan: TriageScan) -> pd.DataFrame:
-    """Components above a third of the threshold that hold no predicted voxel, with their baseline features.
+    """Components above a tenth of the threshold that hold no predicted voxel, with their baseline features.
 
     Columns: subject, scan, candidate, x_mm, y_mm, z_mm, volume_mm3, outcome (with a reference: "miss" if it lies on a
     missed reference lesion, else "other"; None without), missed (the number of that lesion, else nan), weight 1, and

@@ -138,10 +138,11 @@ def measure_cohort(
             seen = TriageScan.of(scan, method=method)
             labels = [int(label) for label in seen.judged()["lesion"]] if every else None
             rows = _rows(seen, labels)
+            probe = None if model is None or not extras.asks or rows.empty else Probe.of(seen, model)
             for kind, table in known.items():
                 if table is None:
-                    known[kind] = _measured(seen, rows, kind, model)
-                    store_table(paths[kind], keys[kind], known[kind])
+                    known[kind] = measured = _measured(seen, rows, kind, probe)
+                    store_table(paths[kind], keys[kind], measured)
         parts.append(_joined([table for table in known.values() if table is not None]))
         if progress_fn is not None:
             progress_fn("features", number + 1, len(names))
@@ -157,7 +158,8 @@ def measure_scan(
 ) -> pd.DataFrame:
     """Features of some lesions of a scan (default: the explained predicted ones), one row each."""
     rows = _rows(scan, labels)
-    return _joined([_measured(scan, rows, kind, model) for kind in extras.kinds() if kind == "plain" or len(rows)])
+    probe = None if model is None or not extras.asks or rows.empty else Probe.of(scan, model)
+    return _joined([_measured(scan, rows, kind, probe) for kind in extras.kinds() if kind == "plain" or len(rows)])
 
 
 def _rows(scan: TriageScan, labels: Sequence[int] | None) -> pd.DataFrame:
@@ -167,12 +169,11 @@ def _rows(scan: TriageScan, labels: Sequence[int] | None) -> pd.DataFrame:
     return rows.assign(weight=[_weight(judged, rows, outcome) for outcome in rows["outcome"]])
 
 
-def _measured(scan: TriageScan, rows: pd.DataFrame, kind: str, model: AbstractSegmenter | None) -> pd.DataFrame:
+def _measured(scan: TriageScan, rows: pd.DataFrame, kind: str, probe: Probe | None) -> pd.DataFrame:
     """One kind of features of some lesions; "plain" also says which lesions they are."""
     asked = [int(label) for label in rows["lesion"]]
     found: list[dict[str, object]] = []
     if kind in ("context", "disagreement"):
-        probe = None if model is None or not asked else Probe.of(scan, model)
         table = (
             context_features(probe, asked, channels=scan.channels)
             if kind == "context"

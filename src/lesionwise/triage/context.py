@@ -27,7 +27,7 @@ def context_features(probe: Probe | None, labels: Sequence[int], *, channels: Se
     found: dict[int, Mapping] = {}
     for label in labels:
         found[label] = dict.fromkeys(names, float("nan"))
-        cut = None if probe is None else probe.cut(probe.scan.view(label))
+        cut = None if probe is None else probe.cut(label)
         if probe is None or cut is None:
             continue
         filled = inpaint(cut.x, cut.inside, healthy=cut.healthy, grow_vox=1)

@@ -37,7 +37,7 @@ def disagreement_features(probe: Probe | None, labels: Sequence[int], *, seed: i
     found: dict[int, Mapping] = {}
     for label in labels:
         found[label] = dict.fromkeys(names, float("nan"))
-        cut = None if probe is None else probe.cut(probe.scan.view(label))
+        cut = None if probe is None else probe.cut(label)
         if probe is not None and cut is not None:
             found[label] = {**found[label], **_of_lesion(probe, cut, seed=seed)}
     return found

@@ -5,7 +5,7 @@ difference is due to the change alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -47,6 +47,7 @@ class Probe:
     network: nn.Module
     placement: Placement
     healthy: Bool[np.ndarray, "i j k"]
+    _cuts: dict[int, Cut | None] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, scan: TriageScan, model: AbstractSegmenter) -> "Probe | None":
@@ -62,16 +63,21 @@ class Probe:
         """SD of SmoothGrad's default noise (5 % of a channel's spread in the head), in network units."""
         return spread(self.placement.input[0], self.placement.head, noise=0.05)
 
-    def cut(self, view: LesionView) -> Cut | None:
-        """The lesion's window; None if nothing of the lesion is left on the network's grid."""
+    def cut(self, label: int) -> Cut | None:
+        """A lesion's window, laid out once; None if nothing of the lesion is left on the network's grid."""
+        if label not in self._cuts:
+            self._cuts[label] = self._laid_out(self.scan.view(label))
+        return self._cuts[label]
+
+    def _laid_out(self, view: LesionView) -> Cut | None:
         omega = _on_network(self.placement, self._whole(view.inside, view.box))
         if not omega.any():
             return None
         box = _centred(omega, self.spec.window)
         laid = None
         if view.map is not None:
-            whole = np.stack([self._whole(values, view.box) for values in view.map])
-            laid = _cut(self.placement.to_network.forward(torch.from_numpy(whole.astype(np.float32))).numpy(), box)
+            whole = torch.from_numpy(self._whole(view.map.astype(np.float32), view.box))
+            laid = _cut(self.placement.to_network.forward(whole).numpy(), box)
         masks = np.stack([omega, self.healthy, self.placement.head.numpy()])
         inside, healthy, head = _cut(masks, box)
         return Cut(box, _cut(self.placement.input[0].numpy(), box), inside, healthy, head, laid)
@@ -97,9 +103,9 @@ class Probe:
         return np.array([self.voxels(x, inside).mean() for x in inputs])
 
     def _whole(self, values: np.ndarray, box: Box) -> np.ndarray:
-        """An array on a box of the scan, 0 elsewhere on the scan's grid."""
-        out = np.zeros(self.scan.labels.shape, dtype=values.dtype)
-        out[box.slices] = values
+        """An array (..., i, j, k) on a box of the scan, 0 elsewhere on the scan's grid."""
+        out = np.zeros((*values.shape[:-3], *self.scan.labels.shape), dtype=values.dtype)
+        out[(..., *box.slices)] = values
         return out
 
 

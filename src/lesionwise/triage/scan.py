@@ -17,7 +17,7 @@ from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import zscore
 from lesionwise.types import Affine, MaskArray, Millimetres, VoxelArray
 from lesionwise.units import Explained
-from lesionwise.volume import Box, Case, ScanName, voxel_sizes_mm
+from lesionwise.volume import Box, Case, ScanName, to_mm, voxel_sizes_mm
 
 REACH_MM = 10.0
 """How far around a lesion its surroundings are looked at."""
@@ -112,6 +112,16 @@ class TriageScan:
         if self.case is None:
             return None
         return ndimage.distance_transform_edt(self.case.head, sampling=self.sizes_mm).astype(np.float32)
+
+    @cached_property
+    def head_span_mm(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Lowest and highest corner (x, y, z) of the head's box in RAS mm; None without images."""
+        if self.case is None:
+            return None
+        head = self.case.head
+        spans = [np.flatnonzero(head.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+        mm = to_mm(np.array([[s[0] for s in spans], [s[-1] for s in spans]], dtype=float), self.affine)
+        return mm.min(axis=0), mm.max(axis=0)
 
     @cached_property
     def fluid_mm(self) -> np.ndarray | None:

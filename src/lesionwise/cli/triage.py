@@ -60,7 +60,9 @@ def explain(
     out: Annotated[Path, typer.Argument(help="Output folder.")],
     model: o.Model = "builtin",
     trust: o.Trust = False,
-    instances: Annotated[int, typer.Option("--instances", min=2, help="Lesions per scan, drawn by outcome.")] = 15,
+    instances: Annotated[
+        int, typer.Option("--instances", min=0, help="Lesions per scan, drawn by outcome; 0 only predicts.")
+    ] = 15,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Noise samples per lesion.")] = 8,
     threshold: o.Threshold = None,
     window: Window = None,

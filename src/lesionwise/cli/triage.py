@@ -130,6 +130,9 @@ def fit(
     choice: Annotated[
         Path | None, typer.Option("--choice", help="Take features and kind from the file of triage choose.")
     ] = None,
+    misses: Annotated[
+        bool, typer.Option("--misses", help="Also learn to order likely misses (else by highest probability).")
+    ] = False,
     context: Context = False,
     disagreement: Disagreement = False,
     radiomics: Radiomics = False,
@@ -154,6 +157,7 @@ def fit(
             extras=extras,
             segmenter=segmenter,
             fingerprint=None if network is None else load_model(network, trust=trust).fingerprint,
+            misses=misses,
             seed=seed,
             progress_fn=reporter.step,
         )

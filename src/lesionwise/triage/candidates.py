@@ -50,8 +50,10 @@ class CandidateModel:
         return cls(names, scorer, Calibration(**content["calibration"]), content["facts"])
 
 
-def find_candidates(scan: TriageScan) -> pd.DataFrame:
+def find_candidates(scan: TriageScan, *, measured: bool = True) -> pd.DataFrame:
     """Components above a tenth of the threshold that hold no predicted voxel, with their baseline features.
+
+    Without `measured` only the highest probability is looked at: enough to order them, and much quicker.
 
     Columns: subject, scan, candidate, x_mm, y_mm, z_mm, volume_mm3, outcome (with a reference: "miss" if it lies on a
     missed reference lesion, else "other"; None without), missed (the number of that lesion, else nan), weight 1, and
@@ -87,6 +89,8 @@ def find_candidates(scan: TriageScan) -> pd.DataFrame:
     found = pd.DataFrame(rows, columns=columns)
     if found.empty:
         return found
+    if not measured:
+        return found.assign(probability_max=[float(scan.probability[tuple(v.T)].max()) for v in voxels])
     listed = found.rename(columns={"candidate": "lesion"})[["lesion", "x_mm", "y_mm", "z_mm"]].assign(outcome=None)
     stage = replace(scan, labels=labels, lesions=listed, maps={})
     measured = pd.DataFrame([baseline_features(stage, stage.view(n)) for n in found["candidate"]])

@@ -30,13 +30,15 @@ def fit_output(
     extras: Extras = PLAIN,
     segmenter: AbstractSegmenter | None = None,
     fingerprint: str | None = None,
+    misses: bool = False,
     seed: int = 0,
     progress_fn: ProgressFn | None = None,
 ) -> tuple[TriageModel, str]:
     """A model fitted on the explained scans of a folder, and a few lines that say how well it does.
 
     `families` None takes everything that was measured. Features that need neither maps nor the network are measured on
-    every predicted lesion, explained or not. `fingerprint` names the network where scans were explained with
+    every predicted lesion, explained or not. `misses` also learns to order likely misses, which takes a while on whole
+    heads; they go by their highest probability otherwise. `fingerprint` names the network where scans were explained with
     another window than its own. Raises InputError for cohorts without references, with too few
     patients or with lesions of one kind only.
     """
@@ -44,7 +46,7 @@ def fit_output(
     every = not extras.asks and not {*chosen} & {*MAPPED, *GROUPS}
     lesions = measure_cohort(out, extras=extras, model=segmenter, every=every, progress_fn=progress_fn)
     first = TriageScan.of(read_scan(out, list_scans(out)[0]))
-    candidates = candidate_table(out, progress_fn=progress_fn)
+    candidates = candidate_table(out, progress_fn=progress_fn) if misses else pd.DataFrame()
     facts = {key: value for key, value in first.facts.items() if value is not None}
     facts |= {} if fingerprint is None else {"fingerprint": fingerprint}
     model, _ = fit_model(
@@ -85,15 +87,15 @@ def validate(cohort: Cohort, *, kind: str, max_loss: float, seed: int) -> dict[s
     }
 
 
-def candidate_table(out: Path, *, progress_fn: ProgressFn | None = None) -> pd.DataFrame:
-    """Sub-threshold candidates of every finished scan with their baseline features; kept below `OUT/triage/features`."""
+def candidate_table(out: Path, *, measured: bool = True, progress_fn: ProgressFn | None = None) -> pd.DataFrame:
+    """Sub-threshold candidates of every finished scan; with their features (`measured`) kept below `OUT/triage/features`."""
     names = list_scans(out)
     parts = []
     for number, name in enumerate(names):
         scan = read_scan(out, name)
         path = Path(out) / FOLDER / f"{name.stem}_candidates.tsv"
         key = table_key(scan, f"candidates above {LOWER} of {MIN_VOXELS} voxels")
-        table = stored_table(path, key)
+        table = stored_table(path, key) if measured else find_candidates(TriageScan.of(scan), measured=False)
         if table is None:
             table = find_candidates(TriageScan.of(scan))
             store_table(path, key, table)
@@ -118,7 +120,7 @@ def summary(model: TriageModel, validation: dict[str, object]) -> str:
         listed = ", ".join(f"{model.names[n]} {model.scorer.coefficients[n]:+.2f}" for n in order)
         lines.append(f"{len(model.names)} features count; the strongest, per SD: {listed}.")
     misses = "" if model.candidates is None else f" ({model.candidates.facts['misses']} missed lesions to learn from)"
-    kind = "a model" if model.candidates is not None else "the highest probability (too few misses to learn from)"
+    kind = "a model" if model.candidates is not None else "the highest probability"
     lines.append(f"Likely misses are ranked by {kind}{misses}.")
     return "\n".join(lines)
 

@@ -48,11 +48,20 @@ class TriageScan:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, scan: "ScanOutput | Explained | TriageScan", *, method: str | None = None) -> "TriageScan":
-        """The scan of an output folder or of a run in memory; `method` picks among several maps of a lesion."""
+    def of(
+        cls, scan: "ScanOutput | Explained | TriageScan", *, method: str | None = None, images: bool = True
+    ) -> "TriageScan":
+        """The scan of an output folder or of a run in memory; `method` picks among several maps of a lesion.
+
+        `images` False leaves those of an output folder unread where probability and instances are enough.
+        """
         if isinstance(scan, TriageScan):
             return scan
-        return cls._of_explained(scan) if isinstance(scan, Explained) else cls._of_output(scan, method=method)
+        return (
+            cls._of_explained(scan)
+            if isinstance(scan, Explained)
+            else cls._of_output(scan, method=method, images=images)
+        )
 
     @classmethod
     def _of_explained(cls, explained: Explained) -> "TriageScan":
@@ -73,11 +82,11 @@ class TriageScan:
         )
 
     @classmethod
-    def _of_output(cls, scan: ScanOutput, *, method: str | None) -> "TriageScan":
+    def _of_output(cls, scan: ScanOutput, *, method: str | None, images: bool) -> "TriageScan":
         known = sorted({desc for maps in scan.maps.values() for desc in maps})
         chosen = method if method in known else (known[0] if known else method)
         maps = {label: found[chosen] for label, found in scan.maps.items() if chosen in found}
-        case, notes = _case_of(scan)
+        case, notes = _case_of(scan) if images else (None, ())
         return cls(
             name=scan.name,
             channels=scan.channels,

@@ -95,8 +95,9 @@ def candidate_table(out: Path, *, measured: bool = True, progress_fn: ProgressFn
         scan = read_scan(out, name)
         path = Path(out) / FOLDER / f"{name.stem}_candidates.tsv"
         key = table_key(scan, f"candidates above {LOWER} of {MIN_VOXELS} voxels")
-        table = stored_table(path, key) if measured else find_candidates(TriageScan.of(scan), measured=False)
-        if table is None:
+        if not measured:
+            table = find_candidates(TriageScan.of(scan, images=False), measured=False)
+        elif (table := stored_table(path, key)) is None:
             table = find_candidates(TriageScan.of(scan))
             store_table(path, key, table)
         parts.append(table)

@@ -227,7 +227,9 @@ def test_tables_of_features_are_kept_and_joined(explained, bright_model):
     measure_cohort(out, extras=Extras(disagreement=True), model=wider)
     assert (folder / "sub-small_disagreement.tsv").stat().st_mtime_ns > asked
     every = measure_cohort(out, every=True)
-    assert len(every) > len(plain)
+    assert set(plain["lesion"]) <= set(every["lesion"])
+    assert "mean_in_FLAIR" in plain
+    assert "mean_in_FLAIR" not in every
     assert (every["weight"] == 1).all()
     with pytest.raises(InputError, match="ask the network again"):
         measure_cohort(out, extras=Extras(disagreement=True))

@@ -23,7 +23,6 @@ Way = Literal["plain", "channels-last", "matrix"]
 _TRIES = 3  # of every way, of which the first (in which libraries prepare themselves) does not count
 _MOST_COLUMNS = 1 << 20  # values of a product's columns at a time, so that they stay in the processor's cache
 _KEPT_INDICES = 64
-_MOST_PLACES = 1 << 20  # voxels times places of the kernel beyond which the indices of a product are too many to keep
 _times: dict[tuple, dict[Way, list[float]]] = {}
 
 
@@ -89,14 +88,12 @@ class Convolutions:
         """What one of the ways returns, with the channels last in memory where there is a choice."""
         if not has_ways(x, weight, groups) or weight.data_ptr() not in self.addresses:
             return ways["plain"]()
-        if voxels * weight.shape[2:].numel() > _MOST_PLACES:
-            del ways["matrix"]
         if self.only is not None:
-            return _last(ways[self.only if self.only in ways else "plain"]())
+            return _last(ways[self.only]())
         known = _times.setdefault((layer, x.dtype, voxels.bit_length(), torch.get_num_threads()), {})
         untried = min(ways, key=lambda way: len(known.get(way, ())))
         if len(known.get(untried, ())) >= _TRIES:
-            return _last(ways[min(ways, key=lambda way: min(known[way][1:]))]())
+            return _last(ways[min(known, key=lambda way: min(known[way][1:]))]())
         # processor time is not disturbed by neighbours, but means nothing for several threads
         clock_fn = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
         began = clock_fn()
@@ -116,14 +113,30 @@ class Convolutions:
 
     def _scattered(self, x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
         """One product of voxels with all places of the kernel, which are then added up where they belong."""
+        batch, channels, depth = x.shape[:3]
         outputs, kernel = weight.shape[1], weight.shape[2:]
         matrix = self._kept("scatter", weight, lambda: _packed(weight.permute(2, 3, 4, 1, 0).flatten(0, 3)))
-        each = x.shape[2:].numel() * kernel.numel() * outputs
-        parts = []
-        for part in x.split(max(_MOST_COLUMNS // each, 1)):
-            columns = _product(part.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1]), matrix).view(-1, outputs)
-            parts.append(_added(columns, len(part), x.shape[2:], kernel, stride, dilation))
-        return _joined(parts, 0).permute(0, 4, 1, 2, 3)
+        rows = x.permute(0, 2, 3, 4, 1)
+        plane = x.shape[3:].numel() * kernel.numel() * outputs
+        step = min(max(_MOST_COLUMNS // plane, 1), depth)
+        items = max(_MOST_COLUMNS // (plane * depth), 1) if step == depth else 1
+        reach = _reach(x.shape[2:], kernel, stride, dilation)
+        if step == depth and items >= batch:
+            columns = _product(rows.reshape(-1, channels), matrix).view(-1, outputs)
+            return _added(columns, batch, x.shape[2:], kernel, stride, dilation).permute(0, 4, 1, 2, 3)
+        out = x.new_zeros((batch, *reach, outputs))
+        for item in range(0, batch, items):
+            part, filled = out[item : item + items], 0
+            for first in range(0, depth, step):
+                own = rows[item : item + items, first : first + step]
+                columns = _product(own.reshape(-1, channels), matrix).view(-1, outputs)
+                block = _added(columns, len(own), own.shape[1:4], kernel, stride, dilation)
+                start, stop = first * stride[0], first * stride[0] + block.shape[1]
+                if filled > start:
+                    part[:, start:filled] += block[:, : filled - start]
+                part[:, max(filled, start) : stop] = block[:, max(filled - start, 0) :]
+                filled = stop
+        return out.permute(0, 4, 1, 2, 3)
 
     def _gathered(self, x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
         """What each output reads, side by side, times the weights."""

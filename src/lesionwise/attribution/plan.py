@@ -23,7 +23,8 @@ from lesionwise.volume import Box
 
 _MAPS_PER_LESION = 6  # mean and squares of both halves, the draw, and what a reduction copies
 _DEFAULT_MEMORY = 4 << 30
-_MOST_DRAWS = 8  # that go through a window together locally
+_MOST_DRAWS = 4  # that go through a window together locally
+_DOUBT = 1.2  # they save more than a short measurement shows, unless it shows that they cost this much more
 _ATTEMPTS = 10  # of a local pass, whose convolutions try out their ways in the first ones
 _HOPE = 2.0  # batches are tried where one window at a time is at most this much slower than the best way known
 
@@ -211,27 +212,29 @@ def measure(
         for part in graph.derivatives([probes]):
             expected = part.values[0]
         forward_s, backward_s = min(forward_s, middle - began), min(backward_s, _now(scene) - middle)
+    patience_s = 2 * (forward_s + backward_s)
     best = dense = Cost(forward_s, backward_s, sum(held.values()), "loop", 1)
     if expected is None or not thorough:
         return best
     for strategy, together in (("local", 1), *((("local", 4), ("batched", 4)) if voxelwise else ())):
         runner = Runner(scene.runner.network, strategy, together, scene.runner.autocast)
-        found = _try(scene, runner, window, probes * together, expected)
+        found = _try(scene, runner, window, probes * together, expected, patience_s)
         if found is not None and sum(found[:2]) < 0.95 * (best.forward_s * (not voxelwise) + best.backward_s):
             best = Cost(found[0], found[1], best.graph_bytes, strategy, together, pass_bytes=found[2])
     if best.strategy == "local":  # draws of one window go together, and read every weight once
-        while 2 * best.batch * best.pass_bytes <= budget and best.batch < _MOST_DRAWS:
+        for batch in (_MOST_DRAWS, _MOST_DRAWS // 2):
+            if batch * best.pass_bytes > budget or not thorough:
+                continue
             runner = Runner(scene.runner.network, "local", best.together, scene.runner.autocast)
-            found = _try(scene, runner, window, probes * best.together, expected, batch=2 * best.batch)
-            if found is None or sum(found[:2]) > 0.95 * best.seconds:
-                break
-            best = replace(best, forward_s=found[0], backward_s=found[1], batch=2 * best.batch)
+            found = _try(scene, runner, window, probes * best.together, expected, patience_s, batch=batch)
+            if found is not None and sum(found[:2]) < _DOUBT * best.seconds:
+                return replace(best, forward_s=found[0], backward_s=found[1], batch=batch)
         return best
     if voxelwise:
         return best
     while dense.seconds < _HOPE * best.seconds and 2 * dense.batch * dense.graph_bytes <= budget:
         batch = 2 * dense.batch
-        found = _try(scene, plain, window, probes, expected, batch=batch)
+        found = _try(scene, plain, window, probes, expected, patience_s, batch=batch)
         if found is None or sum(found[:2]) > 0.95 * dense.seconds:
             break
         dense = Cost(found[0], found[1], dense.graph_bytes, "loop", 1, batch)
@@ -240,11 +243,18 @@ def measure(
 
 
 def _try(
-    scene: Scene, runner: Runner, window: int, probes: list[Cotangent], expected: Tensor, *, batch: int = 1
+    scene: Scene,
+    runner: Runner,
+    window: int,
+    probes: list[Cotangent],
+    expected: Tensor,
+    patience_s: float,
+    *,
+    batch: int = 1,
 ) -> tuple[float, float, int] | None:
     """Seconds of a forward pass and of a backward pass per window and cotangent, and bytes that a local pass holds.
 
-    None if this way does not work.
+    None if this way does not work. It is tried until `patience_s` are over, but at least twice.
     """
     footprint = Footprint()
     forward_s = backward_s = math.inf
@@ -253,8 +263,11 @@ def _try(
             runner.forward(scene.window(window)[None], footprint).learn([probe.box for probe in probes])
         within, whole = footprint.within, scene.grid.window
         inputs = scene.window(window, within)[None].expand(batch, -1, -1, -1, -1)
+        started = _now(scene)
         for attempt in range(2 if within is None else _ATTEMPTS):
             began = _now(scene)
+            if attempt > 1 and began - started > patience_s:
+                break
             graph = runner.forward(inputs if within is None else Part(inputs, within, whole), footprint)
             middle = _now(scene)
             parts = list(graph.derivatives([probes] * batch))

@@ -70,7 +70,9 @@ def check(module, size, box):
         y = made.logits
         box = box.intersection(Box.whole(tuple(y.shape[2:])))
         seeds = torch.randn(2, y.shape[1], *box.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-        (found,) = torch.autograd.grad(y, made.leaf, LocalCotangent(seeds, box, y.shape, made.watched.note), retain_graph=True)
+        (found,) = torch.autograd.grad(
+            y, made.leaf, LocalCotangent(seeds, box, y.shape, made.watched.note), retain_graph=True
+        )
         plain = x.detach().clone().requires_grad_(True)
         z = module(plain * 1)
         for k in range(2):

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from scipy.sparse import csc_array
 from torch import Tensor
 
 _aten = torch.ops.aten
@@ -43,16 +45,16 @@ class Convolutions:
         """Those of a network."""
         return cls(frozenset(parameter.data_ptr() for parameter in network.parameters()), only)
 
-    def scatter(
-        self, x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int
-    ) -> Tensor:
+    def scatter(self, x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int) -> Tensor:
         """Transposed convolution: voxel i reaches i * stride .. i * stride + dilation * (kernel - 1).
 
         `x` is (batch, channels, i, j, k), `weight` (channels, outputs per group, *kernel).
         """
         voxels = len(x) * x.shape[2:].numel()
         if voxels == 0:
-            return x.new_zeros((len(x), weight.shape[1] * groups, *_reach(x.shape[2:], weight.shape[2:], stride, dilation)))
+            return x.new_zeros(
+                (len(x), weight.shape[1] * groups, *_reach(x.shape[2:], weight.shape[2:], stride, dilation))
+            )
         return self._by_fastest(
             ("scatter", tuple(weight.shape), tuple(stride), tuple(dilation)),
             x, weight, groups, voxels,
@@ -194,7 +196,12 @@ def _outputs(size: Sequence[int], weight: Tensor, stride: Sequence[int], dilatio
 
 
 def _added(
-    columns: Tensor, batch: int, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+    columns: Tensor,
+    batch: int,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
 ) -> Tensor:
     """(batch, *reach, channels): every voxel's places of the kernel (rows of `columns`), added where they reach."""
     order, ends = _bags(batch, tuple(size), tuple(kernel), tuple(stride), tuple(dilation))
@@ -208,11 +215,15 @@ def _bags(
 ) -> tuple[Tensor, Tensor]:
     """Which rows (voxel by voxel, then place by place) reach each output, and where each output's rows begin."""
     reach = _reach(size, kernel, stride, dilation)
-    reached = _pairs(size, kernel, stride, dilation, reach)
-    order = torch.argsort(reached, stable=True)
-    counts = torch.bincount(reached, minlength=math.prod(reach))
-    order = (torch.arange(batch)[:, None] * len(order) + order).flatten()
-    ends = torch.cat([counts.new_zeros(1), counts.repeat(batch).cumsum(0)])
+    reached = _pairs(size, kernel, stride, dilation, reach).numpy()
+    count = len(reached)
+    # one entry per column; turning such a matrix around is a sort in linear time
+    columns = (np.ones(count, dtype=np.int8), reached.astype(np.int32), np.arange(count + 1, dtype=np.int32))
+    sorted_ = csc_array(columns, shape=(math.prod(reach), count)).tocsr()
+    order, ends = torch.from_numpy(sorted_.indices), torch.from_numpy(sorted_.indptr)
+    if batch > 1:
+        items = torch.arange(batch, dtype=torch.int32)[:, None] * count
+        order, ends = (items + order).flatten(), torch.cat([ends[:1], (items + ends[1:]).flatten()])
     return order.int(), ends.int()
 
 

@@ -167,8 +167,8 @@ class WindowPass:
             if found.box is None:
                 raise TypeError("The derivative came back in an unknown shape.")
             each = found.held.unflatten(0, (len(members), len(cotangents)))
-            for item in range(len(cotangents)):
-                yield Derivatives(item, members, found.box, each[:, item])
+            for number in range(len(cotangents)):
+                yield Derivatives(number, members, found.box, each[:, number])
 
     def _back(self, held: Tensor, box: Box, *, retain: bool) -> LocalCotangent:
         if held.device.type == "cpu":

@@ -17,6 +17,7 @@ from lesionwise.attribution.draws import AbstractDraws
 from lesionwise.attribution.footprint import Footprint, Part
 from lesionwise.attribution.moments import Moments, placed
 from lesionwise.attribution.passes import Cotangent, Derivatives, WindowPass, Windows
+from lesionwise.attribution.patch import Patch
 from lesionwise.attribution.scene import Scene
 from lesionwise.attribution.site import Readout, Site
 from lesionwise.attribution.workload import Workload, is_out_of_memory
@@ -24,40 +25,6 @@ from lesionwise.types import Reduction
 from lesionwise.volume import Box
 
 Found = TypeVar("Found")
-
-
-@dataclass(eq=False)
-class Patch:
-    """Values on a box of a grid that grows as parts are laid down."""
-
-    box: Box | None = None
-    data: Tensor | None = None
-
-    def reserve(self, box: Box, like: Tensor) -> Tensor:
-        """The values, on a box that holds `box` too; new places are 0."""
-        if self.box is None or self.data is None:
-            self.box, self.data = box, like.new_zeros((*like.shape[:-3], *box.shape))
-        union = self.box.union(box)
-        if union != self.box:
-            self.box, self.data = union, placed(self.data, self.box, union)
-        return self.data[(..., *box.relative_to(self.box).slices)]
-
-    def add(self, box: Box, values: Float[Tensor, "*lead i j k"]) -> None:
-        """Adds values on a box; may keep `values` itself."""
-        if self.data is None:
-            self.box, self.data = box, values
-        else:
-            self.reserve(box, values).add_(values)
-
-    def keep_extreme(self, box: Box, stack: Float[Tensor, "count channels i j k"]) -> None:
-        """Per place keeps the signed value of largest magnitude, of those there and those in the stack."""
-        own = self.reserve(box, stack[0])
-        if len(stack) == 1:
-            best = stack[0]
-        else:
-            high, low = stack.amax(dim=0), stack.amin(dim=0)
-            best = torch.where(high >= -low, high, low)
-        own.copy_(torch.where(best.abs() > own.abs(), best, own))
 
 
 @dataclass(eq=False)
@@ -164,7 +131,11 @@ class _Passes:
         return self.workload.footprint(windows[0]) if self.scene.runner.strategy == "local" else None
 
     def _restricted(
-        self, run_fn: Callable[[Windows], Found], numbers: Sequence[int], windows: Sequence[int], footprint: Footprint | None
+        self,
+        run_fn: Callable[[Windows], Found],
+        numbers: Sequence[int],
+        windows: Sequence[int],
+        footprint: Footprint | None,
     ) -> Found:
         whole = self.scene.grid.window
         if footprint is not None and footprint.within is not None:
@@ -176,9 +147,7 @@ class _Passes:
                 if is_out_of_memory(error):
                     raise
             footprint.refused = True  # the network does something that only whole tensors can follow
-        return run_fn(
-            torch.stack([self.draws.window(self.scene, n, w) for n, w in zip(numbers, windows, strict=True)])
-        )
+        return run_fn(torch.stack([self.draws.window(self.scene, n, w) for n, w in zip(numbers, windows, strict=True)]))
 
 
 def _mean_block(

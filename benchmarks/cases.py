@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,7 @@ def straightforward(bench: Bench, *, backwards: int = 3) -> dict[str, Any]:
     for voxel in range(backwards - 1):
         torch.autograd.grad(y[i[voxel], j[voxel], k[voxel]], x, retain_graph=True)
         times.append(began.lap())
-    np.save("/tmp/lesionwise-bench.npy", bench.placement.pull_back(gradient[0]).numpy())
+    np.save(map_path(bench.name, "theirs"), bench.placement.pull_back(gradient[0]).numpy())
     return {
         "forward_cpu_s": forward[0], "forward_wall_s": forward[1],
         "backward_cpu_s": float(np.mean([t[0] for t in times])), "backward_wall_s": float(np.mean([t[1] for t in times])),
@@ -75,7 +76,7 @@ def ours(bench: Bench, *, reduce: str, lesions: int, rounds: int) -> dict[str, A
         return attribute(bench.network, bench.spec, bench.placement, some, method=method, plan=plan)
 
     if lesions == 1 and reduce == "mean":
-        np.save("/tmp/lesionwise-bench-ours.npy", whole(explained(1)[0], bench))
+        np.save(map_path(bench.name, "ours"), whole(explained(1)[0], bench))
     explained(plan.batch, sets if reduce == "mean" else [sets[0][:12]])
     finding = began.lap()
     few, many = plan.batch, plan.batch * (1 + rounds)
@@ -181,6 +182,11 @@ class Clock:
         found = cpu - self._cpu, wall - self._wall
         self._cpu, self._wall = cpu, wall
         return found
+
+
+def map_path(scan: str, whose: str) -> Path:
+    """Where a case leaves its map of the first draw."""
+    return Path(tempfile.gettempdir()) / f"lesionwise-bench-{scan.replace(' ', '-')}-{whose}.npy"
 
 
 def noisy(bench: Bench) -> Tensor:

@@ -24,7 +24,7 @@ _aten = torch.ops.aten
 Way = Literal["plain", "channels-last", "matrix"]
 _TRIES = 3  # of every way, of which the first (in which libraries prepare themselves) does not count
 _MOST_COLUMNS = 1 << 20  # values of a product's columns at a time, so that they stay in the processor's cache
-_KEPT_INDICES = 64
+_KEPT_INDICES = 32
 _times: dict[tuple, dict[Way, list[float]]] = {}
 
 

@@ -24,7 +24,6 @@ from lesionwise.volume import Box
 _MAPS_PER_LESION = 6  # mean and squares of both halves, the draw, and what a reduction copies
 _DEFAULT_MEMORY = 4 << 30
 _MOST_DRAWS = 4  # that go through a window together locally
-_DOUBT = 1.2  # they save more than a short measurement shows, unless it shows that they cost this much more
 _ATTEMPTS = 10  # of a local pass, whose convolutions try out their ways in the first ones
 _HOPE = 2.0  # batches are tried where one window at a time is at most this much slower than the best way known
 
@@ -221,13 +220,13 @@ def measure(
         found = _try(scene, runner, window, probes * together, expected, patience_s)
         if found is not None and sum(found[:2]) < 0.95 * (best.forward_s * (not voxelwise) + best.backward_s):
             best = Cost(found[0], found[1], best.graph_bytes, strategy, together, pass_bytes=found[2])
-    if best.strategy == "local":  # draws of one window go together, and read every weight once
+    if best.strategy == "local":  # draws of one window go together, and read every weight once; too brief to be measured
         for batch in (_MOST_DRAWS, _MOST_DRAWS // 2):
             if batch * best.pass_bytes > budget or not thorough:
                 continue
             runner = Runner(scene.runner.network, "local", best.together, scene.runner.autocast)
             found = _try(scene, runner, window, probes * best.together, expected, patience_s, batch=batch)
-            if found is not None and sum(found[:2]) < _DOUBT * best.seconds:
+            if found is not None:
                 return replace(best, forward_s=found[0], backward_s=found[1], batch=batch)
         return best
     if voxelwise:

@@ -96,17 +96,24 @@ def learn(scene: Scene, sites: Sequence[Site], workload: Workload) -> list[Float
     """
     if scene.runner.strategy != "local":
         return scene.fused(sites, batch=workload.batch)
-    found = [scene.padded.new_zeros((_outputs(scene), *site.readout.source.shape)) for site in sites]
+    found: dict[int, Tensor] = {}
     for w in sorted({w for site in sites for w in site.windows}):
         graph = scene.runner.forward(scene.window(w)[None], workload.footprint(w))
         logits, boxes = graph.values[0], []
-        for own, site in zip(found, sites, strict=True):
+        for site in sites:
             if w in site.windows:
-                scene.fuse(own, site.readout.source, w, logits)
+                if site.number not in found:
+                    found[site.number] = logits.new_zeros((len(logits), *site.readout.source.shape))
+                scene.fuse(found[site.number], site.readout.source, w, logits)
                 boxes.append(scene.in_window(w, site.readout.source)[0])
         graph.learn(boxes)
         del graph
-    return [site.readout.read(own) for site, own in zip(sites, found, strict=True)]
+    return [
+        site.readout.read(found[site.number])
+        if site.number in found
+        else scene.padded.new_zeros((_outputs(scene), len(site.voxels)))
+        for site in sites
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +194,10 @@ def _mean_block(
             graph = passes.forward(*zip(*chunk, strict=True))
         elif position < len(kept):
             kept[position] = None
-        cotangents = [[mean_cotangent(scene, states[p], w, seeds.get((p, n))) for p in meeting[w]] for n, w in chunk]
+        outputs = graph.logits.shape[1]
+        cotangents = [
+            [mean_cotangent(scene, states[p], w, seeds.get((p, n)), outputs) for p in meeting[w]] for n, w in chunk
+        ]
         for part in graph.derivatives(cotangents):
             n, w = chunk[part.item]
             for member, values in zip(part.members, part.values, strict=True):
@@ -214,14 +224,14 @@ def _outputs(scene: Scene) -> int:
     return scene.spec.classes * scene.spec.members
 
 
-def mean_cotangent(scene: Scene, state: Sampled, window: int, seed: Tensor | None) -> Cotangent:
+def mean_cotangent(scene: Scene, state: Sampled, window: int, seed: Tensor | None, outputs: int) -> Cotangent:
     """dY/dz of one window for Y = mean of y over Omega; constant, and kept, for linear targets."""
     if seed is None and window in state.cotangents:
         return state.cotangents[window]
     readout = state.site.readout
     spread = seed
     if spread is None:
-        flat = scene.padded.new_zeros((_outputs(scene), len(readout.voxels)))
+        flat = scene.padded.new_zeros((outputs, len(readout.voxels)))
         spread = readout.spread(scene.target.seeds(flat, scene.spec) / len(readout.voxels))
     local, own = scene.in_window(window, readout.source)
     cotangent = Cotangent(local, spread[(slice(None), *own.slices)] * scene.share(window, local))

@@ -220,7 +220,9 @@ def measure(
         found = _try(scene, runner, window, probes * together, expected, patience_s)
         if found is not None and sum(found[:2]) < 0.95 * (best.forward_s * (not voxelwise) + best.backward_s):
             best = Cost(found[0], found[1], best.graph_bytes, strategy, together, pass_bytes=found[2])
-    if best.strategy == "local":  # draws of one window go together, and read every weight once; too brief to be measured
+    if (
+        best.strategy == "local"
+    ):  # draws of one window go together, and read every weight once; too brief to be measured
         for batch in (_MOST_DRAWS, _MOST_DRAWS // 2):
             if batch * best.pass_bytes > budget or not thorough:
                 continue

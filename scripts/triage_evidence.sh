@@ -1,28 +1,44 @@
 #!/bin/sh
-# The evidence for triage: patients, maps, features, comparison of feature sets, the shipped model. Resumes where it stopped.
-#   scripts/triage_evidence.sh WORK [PATIENTS] [NETWORK] [REAL_BIDS_DIR]
-# Two cohorts of synthetic patients (64 mm blocks; different seeds), at most 15 predicted lesions each drawn by outcome, N = 8, mean.
+# The evidence for triage: patients, maps, features, the choice within the fitting cohort, the model, other patients.
+# Resumes where it stopped; docs/triage.md holds what it found.
+#   scripts/triage_evidence.sh WORK [NETWORK] [SIZE] [REAL_BIDS_DIR]
+# NETWORK is builtin or a model's folder; SIZE is full (whole heads) or small (64 mm blocks).
+# Environment: PATIENTS (20 per cohort), INSTANCES (15 per scan to fit on), HELD_INSTANCES (as many), WINDOW (48: edge of
+# the window in which the network is asked again), SEEDS (of the two cohorts).
 set -eu
 work=$1
-patients=${2:-20}
-network=${3:-builtin}
+network=${2:-builtin}
+size=${3:-full}
 real=${4:-}
 python=${PYTHON:-python}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+patients=${PATIENTS:-20}
+instances=${INSTANCES:-15}
+held_instances=${HELD_INSTANCES:-$instances}
+seeds=${SEEDS:-21 22}
+extras="--context --disagreement --radiomics --network $network --window ${WINDOW:-48}"
 tag=$(basename "$network")
+here="$work/$size"
+window=""
+[ "$size" = full ] || window="--window 64"
 
-for cohort in fit:11 held:12; do
-  name=${cohort%:*}
-  [ -f "$work/$name/participants.tsv" ] ||
-    $python -m lesionwise phantom "$work/$name" --subjects "$patients" --seed "${cohort#*:}" --size small
-  $python -m lesionwise triage explain "$work/$name" "$work/$tag-$name" --model "$network" --window 64 --instances 15 --samples 8
-done
-$python -m lesionwise triage fit "$work/$tag-fit" -o "$work/$tag.json" --network "$network" --window 64 \
-  --features probability
-$python -m lesionwise triage evidence "$work/$tag-fit" "$work/$tag-held" -o "$work/$tag-evidence" \
-  --context --network "$network" --window 64
+explain() { # cohort, its seed, instances
+  [ -f "$here/$1/participants.tsv" ] ||
+    $python -m lesionwise phantom "$here/$1" --subjects "$patients" --seed "$2" --size "$size"
+  $python -m lesionwise triage explain "$here/$1" "$here/$tag-$1" --model "$network" $window --instances "$3" --samples 8
+}
+explain fit "${seeds% *}" "$instances"
+explain held "${seeds#* }" "$held_instances"
+
+# Everything is chosen and fitted before the held-out patients are looked at.
+$python -m lesionwise triage choose "$here/$tag-fit" -o "$here/$tag-choice.json" $extras
+$python -m lesionwise triage fit "$here/$tag-fit" -o "$here/$tag.json" --choice "$here/$tag-choice.json" \
+  --network "$network" --window "${WINDOW:-48}"
+$python -m lesionwise triage evidence "$here/$tag-fit" "$here/$tag-held" -o "$here/$tag-evidence" $extras
+$python -m lesionwise triage evaluate "$here/$tag-held" -o "$here/$tag-held-out" --model "$here/$tag.json" \
+  --network "$network" --window "${WINDOW:-48}"
 if [ -n "$real" ]; then
-  $python -m lesionwise triage explain "$real" "$work/$tag-real" --model "$network" --instances 15 --samples 8
-  $python -m lesionwise triage evidence "$work/$tag-fit" "$work/$tag-real" -o "$work/$tag-real-evidence" \
-    --context --network "$network" --window 64
+  $python -m lesionwise triage explain "$real" "$here/$tag-real" --model "$network" --instances "$instances" --samples 8
+  $python -m lesionwise triage evaluate "$here/$tag-real" -o "$here/$tag-real-scans" --model "$here/$tag.json" \
+    --network "$network" --window "${WINDOW:-48}"
 fi

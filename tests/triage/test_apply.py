@@ -14,7 +14,7 @@ from lesionwise.io.derivative import read_scan
 from lesionwise.io.nifti import read_image
 from lesionwise.triage.apply import COLUMNS, FALSE, KEEP, apply_triage, triage_scan, write_triage
 from lesionwise.triage.candidates import find_candidates, fit_candidates
-from lesionwise.triage.cohort import Extras, measure_scan
+from lesionwise.triage.cohort import Extras, measure_cohort, measure_scan
 from lesionwise.triage.features import catalogue
 from lesionwise.triage.model import TriageModel, fit_model, save_model
 from lesionwise.triage.scan import TriageScan
@@ -191,6 +191,48 @@ def test_missing_mirp_names_the_extra(explained, monkeypatch):
         measure_scan(TriageScan.of(result), extras=Extras(radiomics=True), labels=[next(iter(result.maps))])
 
 
+def test_radiomics_are_measured_in_silence(explained, capfd):
+    import logging
+
+    pytest.importorskip("mirp")
+    result, _ = explained
+    before = (list(logging.getLogger().handlers), logging.getLogger().level, logging.root.manager.disable)
+    label = next(iter(result.maps))
+    row = measure_scan(TriageScan.of(result), extras=Extras(radiomics=True), labels=[label]).iloc[0]
+    found = [name for name in row.index if name.startswith("radiomics_")]
+    assert len(found) > 80
+    assert {name.rsplit("_", 1)[1] for name in found} == {"FLAIR"}
+    region = TriageScan.of(result).view(label)
+    values = region.map[0][region.inside | region.shell(0.0, 2.0)]
+    assert row["radiomics_scale_FLAIR"] == pytest.approx(np.abs(values).max(), rel=1e-5)
+    assert row["radiomics_stat_mean_FLAIR"] == pytest.approx(values.mean() / np.abs(values).max(), rel=1e-3)
+    assert "mirp" not in capfd.readouterr().out
+    assert before == (list(logging.getLogger().handlers), logging.getLogger().level, logging.root.manager.disable)
+
+
+def test_tables_of_features_are_kept_and_joined(explained, bright_model):
+    """One kind more measures only that kind; another network asks again; all predicted lesions have a table of their own."""
+    _, out = explained
+    plain = measure_cohort(out)
+    folder = out / "triage" / "features"
+    stamp = (folder / "sub-small_plain.tsv").stat().st_mtime_ns
+    more = measure_cohort(out, extras=Extras(disagreement=True), model=bright_model)
+    assert (folder / "sub-small_plain.tsv").stat().st_mtime_ns == stamp
+    pd.testing.assert_frame_equal(more[plain.columns], plain, check_dtype=False)
+    assert more["mirrored_drop"].isna().all()  # the case was never a file: there is no image to ask about again
+    asked = (folder / "sub-small_disagreement.tsv").stat().st_mtime_ns
+    measure_cohort(out, extras=Extras(disagreement=True), model=bright_model)
+    assert (folder / "sub-small_disagreement.tsv").stat().st_mtime_ns == asked
+    wider = replace(bright_model, description=replace(bright_model.spec, window=(24, 24, 24)))
+    measure_cohort(out, extras=Extras(disagreement=True), model=wider)
+    assert (folder / "sub-small_disagreement.tsv").stat().st_mtime_ns > asked
+    every = measure_cohort(out, every=True)
+    assert len(every) > len(plain)
+    assert (every["weight"] == 1).all()
+    with pytest.raises(InputError, match="ask the network again"):
+        measure_cohort(out, extras=Extras(disagreement=True))
+
+
 @pytest.mark.slow
 def test_the_command_explains_fits_and_applies(bright_model, tmp_path, monkeypatch, capsys):
     from lesionwise.cli import triage as command
@@ -213,6 +255,18 @@ def test_the_command_explains_fits_and_applies(bright_model, tmp_path, monkeypat
     assert code == 0, said.err
     assert "are probably false" in said.out
     assert len(list(out.glob("sub-*/anat/*_label-L_desc-triage_mask.nii.gz"))) == 8
+    chosen = ["-o", str(tmp_path / "choice.json"), "--kind", "l1_logistic"]
+    assert main(["triage", "choose", str(out), *chosen]) == 0
+    assert "Taken: " in capsys.readouterr().out
+    model = ["-o", str(tmp_path / "chosen.json"), "--choice", str(tmp_path / "choice.json")]
+    assert main(["triage", "fit", str(out), *model]) == 0
+    judged = ["-o", str(tmp_path / "judged"), "--model", str(tmp_path / "chosen.json")]
+    assert main(["triage", "evaluate", str(out), *judged]) == 0
+    assert len(pd.read_csv(tmp_path / "judged" / "scans.tsv", sep="\t")) == 8
+    assert "total_missed" in json.loads((tmp_path / "judged" / "evaluation.json").read_text())["likely_misses"]
+    (tmp_path / "no-choice.json").write_text("{}")
+    assert main(["triage", "fit", str(out), *model[:-1], str(tmp_path / "no-choice.json")]) == 2
+    capsys.readouterr()
     assert main(["triage", "apply", str(tmp_path), "--model", str(tmp_path / "m.json")]) == 2
     assert "found none" in capsys.readouterr().err
     assert main(["triage", "apply", str(out), "--model", str(tmp_path / "no.json")]) == 2

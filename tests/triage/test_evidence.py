@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from lesionwise.triage.evaluation import scan_table
 from lesionwise.triage.evidence import (
     METRICS,
     Judged,
@@ -78,6 +79,25 @@ def test_equal_models_differ_by_exactly_nothing(lesions, held_out, counts):
     found = evaluate({"baselines": model, "same": model}, held_out, counts, n_resamples=50)
     difference = found.differences["same"]["auc against baselines"]
     assert (difference.estimate, difference.low, difference.high) == (0, 0, 0)
+
+
+def test_what_is_not_judged_is_not_called(lesions, held_out, counts):
+    model, _ = fit_model(lesions, channels=CHANNELS)
+    large = held_out.assign(volume_mm3=np.where(held_out["outcome"] == "TP", 1e5, 30.0))
+    metrics = evaluate({"m": model}, large, counts, n_resamples=50).metrics["m"]
+    assert metrics["true_lost"].estimate == 0
+    assert metrics["false_removed"].estimate > 0
+    assert metrics["false_removed_at_loss"].estimate == 1  # nothing can be lost at any threshold
+    scans = scan_table(model, large, counts)
+    assert scans["true_lost"].sum() == 0
+    assert scans["not_judged"].sum() == (held_out["outcome"] == "TP").sum()
+    assert scans["largest_called_mm3"].max() == 30
+    whole = evaluate({"m": model}, held_out, counts, n_resamples=50).metrics["m"]
+    by_scan = scan_table(model, held_out, counts)
+    assert by_scan["false_removed"].sum() / by_scan["false"].sum() == pytest.approx(whole["false_removed"].estimate)
+    one = by_scan[by_scan["scan"] == by_scan["scan"].iloc[0]].iloc[0]
+    kept, left = one["true"] - one["true_lost"], one["false"] - one["false_removed"]
+    assert one["f1_after"] == pytest.approx(2 * kept / (2 * kept + left + one["missed"] + one["true_lost"]))
 
 
 def test_few_patients_give_effect_sizes_only(lesions, held_out, counts):

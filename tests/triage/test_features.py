@@ -3,54 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from triage_scans import CHANNELS, SHAPE, ball_scan
 
-from lesionwise.saliency import SaliencyMap
 from lesionwise.triage.baselines import baseline_features, entropy_bit
 from lesionwise.triage.cohort import draw_lesions, measure_scan
-from lesionwise.triage.features import CONTEXT, CONTEXT_PER_CHANNEL, catalogue
-from lesionwise.triage.scan import TriageScan
+from lesionwise.triage.features import CONTEXT, CONTEXT_PER_CHANNEL, DISAGREEMENT, FAITHFULNESS, catalogue, of_families
 from lesionwise.triage.signed import saliency_features
-from lesionwise.volume import Box, Case, ScanName, Volume
-
-CHANNELS = ("FLAIR", "T1w")
-SHAPE = (40, 40, 40)
-
-
-def ball_scan(*, weights=None, radius=4.2, sizes=(1.0, 1.0, 1.0)):
-    """A ball of probability 0.8 in a bright FLAIR and dark T1w; the map, if any, is `weights` of every voxel."""
-    rng = np.random.default_rng(0)
-    grid = np.indices(SHAPE) * np.asarray(sizes)[:, None, None, None]
-    distance = np.sqrt(sum((g - 19 * s) ** 2 for g, s in zip(grid, sizes, strict=True)))
-    ball = distance <= radius
-    image = rng.normal(size=(2, *SHAPE)).astype(np.float32)
-    image[0][ball] += 3
-    image[1][ball] -= 2
-    affine = np.diag([*sizes, 1.0])
-    head = np.zeros(SHAPE, dtype=bool)
-    head[2:38, 2:38, 2:38] = True
-    case = Case(Volume(image, affine, CHANNELS), head, None, ScanName("ball"))
-    maps = {}
-    if weights is not None:
-        data = np.asarray(weights, dtype=np.float32)
-        maps[1] = SaliencyMap(data, Box.whole(SHAPE), affine, CHANNELS, "log-odds per SD")
-    row = {"lesion": 1, "outcome": "TP", "volume_mm3": float(ball.sum() * np.prod(sizes)), "n_samples": 4}
-    row |= {"x_mm": 19 * sizes[0], "y_mm": 19 * sizes[1], "z_mm": 19 * sizes[2]}
-    row |= {
-        f"{m}_{c}": v for c in CHANNELS for m, v in (("peak", 0.2), ("trough", -0.1), ("peak_se", 0.05), ("share", 0.5))
-    }
-    return TriageScan(
-        name=ScanName("ball"),
-        channels=CHANNELS,
-        affine=affine,
-        probability=np.where(ball, 0.8, 0.1).astype(np.float32),
-        mask=ball,
-        labels=ball.astype(np.int32),
-        lesions=pd.DataFrame([row]),
-        maps=maps,
-        facts={},
-        threshold=0.5,
-        case=case,
-    ), ball
 
 
 def test_baselines_of_a_ball():
@@ -137,7 +95,8 @@ def test_a_lesion_without_map_has_no_saliency_but_all_baselines():
 def test_what_is_measured_is_what_the_catalogue_lists():
     scan, _ = ball_scan(weights=np.ones((2, *SHAPE)))
     row = measure_scan(scan)
-    asks = {f.name for f in CONTEXT} | {f"{f.name}_{c}" for f in CONTEXT_PER_CHANNEL for c in CHANNELS}
+    asks = {f.name for f in (*CONTEXT, *FAITHFULNESS, *DISAGREEMENT)}
+    asks |= {f"{f.name}_{c}" for f in CONTEXT_PER_CHANNEL for c in CHANNELS}
     identity = {"subject", "scan", "lesion", "outcome", "volume_mm3", "weight"}
     assert set(row.columns) - identity == set(catalogue(CHANNELS)) - asks
     assert np.isfinite(row[["push_in_FLAIR", "mean_in_T1w", "fluid_share"]].to_numpy(dtype=float)).all()
@@ -155,3 +114,11 @@ def test_draws_are_half_and_half_bounded_and_seeded():
     many = lesions.assign(outcome=["TP"] * 20 + ["FP"] * 25)
     assert sum(n > 20 for n in draw_lesions(many, limit=10, seed=0)) == 5
     assert draw_lesions(lesions.iloc[:0], limit=5, seed=0) == []
+
+
+def test_reliance_is_a_few_features_of_the_maps():
+    few = of_families(catalogue(CHANNELS), ("reliance",))
+    assert {"share_FLAIR", "push_in_T1w", "inside_share_FLAIR", "sign_conflict"} <= set(few)
+    assert {catalogue(CHANNELS)[name].family for name in few} == {"saliency"}
+    assert len(few) == 14
+    assert of_families(catalogue(CHANNELS), ("size", "reliance"))[:2] == ["volume_log", "depth_max_mm"]

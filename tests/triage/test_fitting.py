@@ -91,6 +91,20 @@ def test_the_operating_point_loses_at_most_what_was_allowed(cohort, max_loss):
     assert max_loss == 0 or called[cohort.false == 1].mean() > max_loss
 
 
+def test_larger_than_every_false_lesion_is_never_called_false(cohort):
+    """Verdicts stop at the largest false lesion that was fitted on, inside every fold too."""
+    volumes = np.full(len(cohort.false), 100.0)
+    volumes[cohort.false == 0] = 1000.0
+    sized = replace(cohort, volumes=volumes)
+    fitted = fit(sized)
+    assert fitted.judged_mm3 == (100.0, 100.0)
+    _, called = nested_probabilities(sized)
+    assert not called[cohort.false == 0].any()
+    assert called[cohort.false == 1].any()
+    # What cannot be lost frees the threshold: all false lesions may be called.
+    assert fitted.threshold < fit(cohort).threshold
+
+
 def test_the_operating_point_by_hand():
     p = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
     false = np.array([0, 0, 0, 1, 0, 1, 1])

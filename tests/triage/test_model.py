@@ -98,3 +98,12 @@ def test_shipped_models_can_be_read():
         assert model.threshold > 0
         assert model.facts["patients"] >= 4
         assert model.features
+
+
+def test_the_shipped_model_says_nothing_of_confluent_lesions():
+    """Confluent lesions reach 50,000 mm3 (METHOD 8); no false lesion came near, so none of that size is called false."""
+    shipped = load_triage("builtin")
+    assert shipped.knows(50.0)
+    for volume in (5e3, 1e4, 5e4):
+        assert not shipped.knows(volume)
+    assert not shipped.needs_maps

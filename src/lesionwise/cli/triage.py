@@ -1,5 +1,6 @@
 """`lesionwise triage`: fit, apply, and what it takes to fit honestly."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -16,17 +17,31 @@ from lesionwise.io.files import write_text
 from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import AbstractSegmenter, Segmenter
 from lesionwise.triage.apply import triage_scan, write_triage
+from lesionwise.triage.choice import RULE
+from lesionwise.triage.choice import choose as choose_option
 from lesionwise.triage.cohort import Extras, explain_cohort, measure_cohort, outcome_counts
+from lesionwise.triage.evaluation import evaluate_output
 from lesionwise.triage.evidence import evaluate, fit_sets, permutation_importance
 from lesionwise.triage.model import load_triage, save_model
-from lesionwise.triage.training import candidate_evidence, fit_output
+from lesionwise.triage.scorer import KINDS
+from lesionwise.triage.training import fit_output
 from lesionwise.units import Settings
+
+BOTH = ",".join(KINDS)
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 Kind = Annotated[str, typer.Option("--kind", help="l1_logistic (published) or boosting.")]
 MaxLoss = Annotated[float, typer.Option("--max-loss", min=0.0, max=0.5, help="Share of true lesions that may be lost.")]
-Context = Annotated[bool, typer.Option("--context", help="Also ask the network again (features of context).")]
+Kinds = Annotated[str, typer.Option("--kind", help="Kinds of model, comma-separated.")]
+Context = Annotated[
+    bool,
+    typer.Option("--context", help="Also ask the network again without parts of the input (context, faithfulness)."),
+]
+Disagreement = Annotated[
+    bool, typer.Option("--disagreement", help="Also ask the network again mirrored, under noise and with dropout.")
+]
+Resamples = Annotated[int, typer.Option("--resamples", min=100, help="Patient bootstrap resamples.")]
 Radiomics = Annotated[bool, typer.Option("--radiomics", help="Also mirp's radiomics of the map (published).")]
 Window = Annotated[
     int | None,
@@ -45,7 +60,9 @@ def explain(
     out: Annotated[Path, typer.Argument(help="Output folder.")],
     model: o.Model = "builtin",
     trust: o.Trust = False,
-    instances: Annotated[int, typer.Option("--instances", min=2, help="Lesions per scan, drawn by outcome.")] = 15,
+    instances: Annotated[
+        int, typer.Option("--instances", min=0, help="Lesions per scan, drawn by outcome; 0 only predicts.")
+    ] = 15,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Noise samples per lesion.")] = 8,
     threshold: o.Threshold = None,
     window: Window = None,
@@ -75,6 +92,33 @@ def explain(
 
 
 @app.command()
+def choose(
+    out: Annotated[Path, typer.Argument(help="Output folder to fit on.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The choice's file, CHOICE.json.")],
+    kind: Kinds = BOTH,
+    max_loss: MaxLoss = 0.05,
+    context: Context = False,
+    disagreement: Disagreement = False,
+    radiomics: Radiomics = False,
+    network: Network = None,
+    window: Window = None,
+    trust: o.Trust = False,
+    seed: o.Seed = 0,
+) -> None:
+    """Choose features and kind of model by nested cross-validation over the fitting patients and a stated rule."""
+    extras = Extras(context=context, radiomics=radiomics, disagreement=disagreement)
+    segmenter = _asked(network, extras, window=window, trust=trust)
+    with reporting() as reporter:
+        table = measure_cohort(out, extras=extras, model=segmenter, progress_fn=reporter.step)
+        channels = read_scan(out, list_scans(out)[0]).channels
+        chosen = choose_option(table, channels=channels, kinds=_kinds(kind), max_loss=max_loss, seed=seed)
+    write_json(output, chosen.as_dict())
+    write_text(output.with_suffix(".md"), chosen.markdown())
+    typer.echo(chosen.markdown())
+    typer.echo(f"Taken: {chosen.option.features}, {chosen.option.kind}. {RULE}")
+
+
+@app.command()
 def fit(
     out: Annotated[Path, typer.Argument(help="Output folder of triage explain, explain or study.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The model's file, MODEL.json.")],
@@ -83,7 +127,14 @@ def fit(
     families: Annotated[
         str | None, typer.Option("--features", help="Families, comma-separated (all that are measured).")
     ] = None,
+    choice: Annotated[
+        Path | None, typer.Option("--choice", help="Take features and kind from the file of triage choose.")
+    ] = None,
+    misses: Annotated[
+        bool, typer.Option("--misses", help="Also learn to order likely misses (else by highest probability).")
+    ] = False,
     context: Context = False,
+    disagreement: Disagreement = False,
     radiomics: Radiomics = False,
     network: Network = None,
     window: Window = None,
@@ -91,16 +142,22 @@ def fit(
     seed: o.Seed = 0,
 ) -> None:
     """Fit a triage model on explained scans with references; judged by nested cross-validation over patients."""
-    segmenter = _network(network, trust=trust, needed=context)
+    named = None if families is None else [part.strip() for part in families.split(",")]
+    extras = Extras(context=context, radiomics=radiomics, disagreement=disagreement)
+    if choice is not None:
+        named, kind = _chosen(choice)
+        extras = Extras.needed(named)
+    segmenter = _asked(network, extras, window=window, trust=trust)
     with reporting() as reporter:
         model, report = fit_output(
             out,
             kind=kind,
             max_loss=max_loss,
-            families=None if families is None else [part.strip() for part in families.split(",")],
-            extras=Extras(context=context, radiomics=radiomics),
-            segmenter=None if segmenter is None else _narrowed(segmenter, window),
-            fingerprint=None if segmenter is None else segmenter.fingerprint,
+            families=named,
+            extras=extras,
+            segmenter=segmenter,
+            fingerprint=None if network is None else load_model(network, trust=trust).fingerprint,
+            misses=misses,
             seed=seed,
             progress_fn=reporter.step,
         )
@@ -119,7 +176,7 @@ def apply(
 ) -> None:
     """Judge every explained lesion: probability of being false, verdict, three reasons, a cleaned mask, likely misses."""
     triage = load_triage(model)
-    segmenter = _network(network, trust=trust, needed="context" in triage.families)
+    segmenter = _asked(network, Extras.needed(triage.families), window=None, trust=trust)
     names = list_scans(out)
     if not names:
         raise InputError(f"Expected finished scans in {out}, found none: run explain or study first.")
@@ -142,45 +199,88 @@ def evidence(
     fitted: Annotated[Path, typer.Argument(help="Output folder to fit on.")],
     held_out: Annotated[Path, typer.Argument(help="Output folder of other patients, to judge on.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the evidence.")],
-    kind: Kind = "l1_logistic",
+    kind: Kinds = BOTH,
     max_loss: MaxLoss = 0.05,
     context: Context = False,
+    disagreement: Disagreement = False,
     radiomics: Radiomics = False,
     network: Network = None,
     window: Window = None,
     trust: o.Trust = False,
-    resamples: Annotated[int, typer.Option("--resamples", min=100, help="Patient bootstrap resamples.")] = 1000,
+    resamples: Resamples = 1000,
     seed: o.Seed = 0,
 ) -> None:
     """Compare sets of features on held-out patients: baselines, saliency, both, with intervals over patients."""
-    segmenter = _network(network, trust=trust, needed=context)
-    segmenter = None if segmenter is None else _narrowed(segmenter, window)
-    extras = Extras(context=context, radiomics=radiomics)
+    extras = Extras(context=context, radiomics=radiomics, disagreement=disagreement)
+    segmenter = _asked(network, extras, window=window, trust=trust)
+    content: dict[str, object] = {}
+    pages: list[str] = []
     with reporting() as reporter:
         tables = [
             measure_cohort(folder, extras=extras, model=segmenter, progress_fn=reporter.step)
             for folder in (fitted, held_out)
         ]
         channels = read_scan(fitted, list_scans(fitted)[0]).channels
-        models = fit_sets(tables[0], channels=channels, kind=kind, max_loss=max_loss, seed=seed)
-        found = evaluate(
-            models, tables[1], outcome_counts(held_out), max_loss=max_loss, n_resamples=resamples, seed=seed
-        )
-    importance = {name: permutation_importance(one, tables[1], seed=seed) for name, one in models.items()}
-    misses = candidate_evidence(fitted, held_out, channels=channels, seed=seed)
-    content = {**found.as_dict(), "kind": kind, "permutation_importance": importance, "likely_misses": misses}
+        counts = outcome_counts(held_out)
+        for one in _kinds(kind):
+            models = fit_sets(tables[0], channels=channels, kind=one, max_loss=max_loss, seed=seed)
+            found = evaluate(models, tables[1], counts, max_loss=max_loss, n_resamples=resamples, seed=seed)
+            importance = {name: permutation_importance(model, tables[1], seed=seed) for name, model in models.items()}
+            content[one] = {**found.as_dict(), "permutation_importance": importance}
+            pages.append(f"{one}\n\n{found.markdown()}")
     write_json(output / "evidence.json", content)
-    write_text(output / "evidence.md", found.markdown())
+    write_text(output / "evidence.md", "\n".join(pages))
     write_table(output / "held_out.tsv", tables[1])
+    typer.echo("\n".join(pages))
+
+
+@app.command(name="evaluate")
+def evaluate_command(
+    out: Annotated[Path, typer.Argument(help="Output folder of scans with references.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the evaluation.")],
+    model: Annotated[str, typer.Option("--model", help="builtin, or a model's JSON file.")] = "builtin",
+    max_loss: MaxLoss = 0.05,
+    network: Network = None,
+    window: Window = None,
+    trust: o.Trust = False,
+    resamples: Resamples = 1000,
+    seed: o.Seed = 0,
+) -> None:
+    """Judge one fixed model on scans with references: nothing is fitted. Also how the likely misses are ordered."""
+    triage = load_triage(model)
+    segmenter = _asked(network, Extras.needed(triage.families), window=window, trust=trust)
+    with reporting() as reporter:
+        found = evaluate_output(
+            out,
+            triage,
+            segmenter=segmenter,
+            max_loss=max_loss,
+            n_resamples=resamples,
+            seed=seed,
+            progress_fn=reporter.step,
+        )
+    write_json(output / "evaluation.json", {"model": triage.fingerprint, **found.as_dict()})
+    write_text(output / "evaluation.md", found.markdown())
+    write_table(output / "scans.tsv", found.scans)
     typer.echo(found.markdown())
-    typer.echo("Likely misses: " + ", ".join(f"{name} {value}" for name, value in misses.items()))
 
 
-def _network(ref: str | None, *, trust: bool, needed: bool) -> AbstractSegmenter | None:
-    """The network, if one is named or needed."""
-    if ref is None and not needed:
-        return None
-    return load_model(ref or "builtin", trust=trust)
+def _kinds(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _chosen(path: Path) -> tuple[list[str], str]:
+    """Families and kind of model that `choose` wrote."""
+    try:
+        taken = json.loads(path.read_text(encoding="utf-8"))["taken"]
+        return [str(family) for family in taken["families"]], str(taken["kind"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"Expected the file of triage choose in {path}, but it cannot be read ({error!r}).") from error
+
+
+def _asked(ref: str | None, extras: Extras, *, window: int | None, trust: bool) -> AbstractSegmenter | None:
+    """The network to ask again, with the window to ask in; None where nothing is asked."""
+    return _narrowed(load_model(ref or "builtin", trust=trust), window) if extras.asks else None
 
 
 def _narrowed(model: AbstractSegmenter, window: int | None) -> AbstractSegmenter:

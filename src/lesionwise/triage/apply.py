@@ -17,7 +17,7 @@ from lesionwise.store import TRIAGE_MODEL, write_columns
 from lesionwise.triage.candidates import find_candidates
 from lesionwise.triage.cohort import Extras, measure_scan
 from lesionwise.triage.model import TriageModel
-from lesionwise.triage.reasons import looks_like, reasons
+from lesionwise.triage.reasons import looks_like, reasons, relied_on
 from lesionwise.triage.scan import TriageScan
 from lesionwise.units import Explained
 
@@ -37,7 +37,7 @@ LOOK_DESCRIBED: Mapping[str, Mapping[str, str]] = {
         "Description": "Calibrated probability of being a missed lesion; n/a where the model ranks by probability_max"
     },
     "probability_max": {"Description": "Largest lesion probability in the candidate", "Units": "1"},
-    "volume_mm3": {"Description": "Volume above a third of the threshold", "Units": "mm3"},
+    "volume_mm3": {"Description": "Volume above a tenth of the threshold", "Units": "mm3"},
     "x_mm": {"Description": "Centroid, towards the right", "Units": "mm (RAS)"},
     "y_mm": {"Description": "Centroid, towards anterior", "Units": "mm (RAS)"},
     "z_mm": {"Description": "Centroid, towards superior", "Units": "mm (RAS)"},
@@ -87,10 +87,10 @@ def triage_scan(
     """
     seen = TriageScan.of(scan, method=str(model.facts.get("method", "")) or None)
     model.check_channels(seen.channels)
-    if "context" in model.families and segmenter is None:
+    if Extras.needed(model.families).asks and segmenter is None:
         raise InputError("This triage model asks the network again: name the network that explained the scan.")
-    extras = Extras(context="context" in model.families, radiomics="radiomics" in model.families)
-    labels = None if model.families & {"saliency", "radiomics"} else _all_labels(seen)
+    extras = Extras.needed(model.families)
+    labels = None if model.needs_maps else _all_labels(seen)
     measured = measure_scan(seen, extras=extras, model=segmenter, labels=labels)
     lesions = _judge(seen, model, measured)
     false = lesions.loc[lesions["triage_verdict"] == FALSE, "lesion"].to_numpy(dtype=int)
@@ -148,13 +148,13 @@ def _judge(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> pd.D
             volume = float(record["volume_mm3"])
             if not model.knows(volume):
                 low, high = model.facts["volume_mm3"]
-                why = f"not judged: {volume:.0f} mm3 is outside the {low:.0f} to {high:.0f} mm3 that the model was fitted on"
+                why = f"not judged: {volume:.0f} mm3, and the false lesions it was fitted on had {low:.0f} to {high:.0f} mm3"
                 verdicts[int(record["lesion"])] = (float("nan"), None, why)
                 continue
             false = bool(p >= model.threshold)
             words = [str(reason) for reason in reasons(model, features, false=false)]
-            hint = looks_like(record) if false else ""
-            text = "; ".join(([hint] if hint else []) + words)
+            said = [looks_like(record), relied_on(scan.row(int(record["lesion"])), scan.channels)] if false else []
+            text = "; ".join([*filter(None, said), *words])
             verdicts[int(record["lesion"])] = (float(p), FALSE if false else KEEP, text)
     rows = []
     for lesion, outcome in zip(scan.lesions["lesion"], scan.lesions["outcome"], strict=True):
@@ -166,12 +166,12 @@ def _judge(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> pd.D
 def _notes(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> list[str]:
     """Where this scan differs from what the model was fitted on."""
     notes = []
-    for fact, what in (("fingerprint", "network"), ("method", "method"), ("target", "target"), ("samples", "samples")):
+    told = [("fingerprint", "network"), ("method", "method"), ("target", "target"), ("samples", "samples")]
+    for fact, what in told if model.needs_maps else told[:1]:
         fitted, here = model.facts.get(fact), scan.facts.get(fact)
         if fitted is not None and here is not None and fitted != here and scan.maps:
             notes.append(
-                f"The triage model was fitted on maps of another {what} ({fitted}, here {here}): "
-                "its probabilities may be off."
+                f"The triage model was fitted on another {what} ({fitted}, here {here}): its probabilities may be off."
             )
     unknown = [
         name for name in model.names if len(measured) and not measured.reindex(columns=[name]).notna().any().all()

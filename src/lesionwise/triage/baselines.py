@@ -78,9 +78,9 @@ def _place(scan: TriageScan, view: LesionView) -> dict[str, float]:
     gaps = np.linalg.norm(predicted[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=float) - centre, axis=1)
     # Beyond 60 mm it makes no difference how far the next lesion is, or whether there is one.
     found["neighbour_mm"] = float(min(gaps.min(), 60.0)) if len(gaps) else 60.0
-    if scan.case is None or scan.image is None:
+    if scan.head_span_mm is None:
         return found
-    low, high = _head_span_mm(scan)
+    low, high = scan.head_span_mm
     relative = (centre - (low + high) / 2) / np.maximum(high - low, 1.0)
     found |= {"left_right": float(abs(relative[0])), "back_front": float(relative[1]), "low_high": float(relative[2])}
     index = tuple(view.voxels.T)
@@ -91,15 +91,6 @@ def _place(scan: TriageScan, view: LesionView) -> dict[str, float]:
     if view.image is not None and rim.any():
         found["fluid_share"] = float(np.all(view.image < -1.0, axis=0)[rim].mean())
     return found
-
-
-def _head_span_mm(scan: TriageScan) -> tuple[np.ndarray, np.ndarray]:
-    """Extent of the head in RAS mm, by the corners of its box."""
-    head = scan.case.head  # type: ignore[union-attr]
-    spans = [np.flatnonzero(head.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    corners = np.array([[s[0] for s in spans], [s[-1] for s in spans]], dtype=float)
-    mm = to_mm(corners, scan.affine)
-    return mm.min(axis=0), mm.max(axis=0)
 
 
 def _image(view: LesionView, number: int) -> dict[str, float]:

@@ -15,10 +15,10 @@ from lesionwise.triage.scan import TriageScan
 from lesionwise.triage.scorer import Calibration, LinearScorer
 from lesionwise.volume import to_mm
 
-LOWER = 1.0 / 3.0
-"""The lower threshold as a fraction of the model's."""
+LOWER = 0.1
+"""The lower threshold as a fraction of the model's: low enough that misses are among the candidates."""
 
-MIN_VOXELS = 6
+MIN_VOXELS = 3
 FAMILIES = (*BASELINES, "image")
 
 
@@ -50,11 +50,14 @@ class CandidateModel:
         return cls(names, scorer, Calibration(**content["calibration"]), content["facts"])
 
 
-def find_candidates(scan: TriageScan) -> pd.DataFrame:
-    """Components above a third of the threshold that hold no predicted voxel, with their baseline features.
+def find_candidates(scan: TriageScan, *, measured: bool = True) -> pd.DataFrame:
+    """Components above a tenth of the threshold that hold no predicted voxel, with their baseline features.
+
+    Without `measured` only the highest probability is looked at: enough to order them, and much quicker.
 
     Columns: subject, scan, candidate, x_mm, y_mm, z_mm, volume_mm3, outcome (with a reference: "miss" if it lies on a
-    missed reference lesion, else "other"; None without), weight 1, and the features. Largest probability first.
+    missed reference lesion, else "other"; None without), missed (the number of that lesion, else nan), weight 1, and
+    the features. Largest probability first.
     """
     low = label_components(scan.probability > LOWER * scan.threshold, connectivity=18)
     touched = np.unique(low[scan.mask])
@@ -66,6 +69,7 @@ def find_candidates(scan: TriageScan) -> pd.DataFrame:
     voxel_mm3 = float(np.prod(scan.sizes_mm))
     for number, members in enumerate(voxels, start=1):
         labels[tuple(members.T)] = number
+        missed = _missed(scan, members)
         x, y, z = to_mm(members.mean(axis=0, keepdims=True), scan.affine)[0]
         rows.append(
             {
@@ -76,14 +80,17 @@ def find_candidates(scan: TriageScan) -> pd.DataFrame:
                 "y_mm": float(y),
                 "z_mm": float(z),
                 "volume_mm3": len(members) * voxel_mm3,
-                "outcome": _outcome(scan, members),
+                "outcome": None if missed is None else ("other" if np.isnan(missed) else "miss"),
+                "missed": np.nan if missed is None else missed,
                 "weight": 1.0,
             }
         )
-    columns = ["subject", "scan", "candidate", "x_mm", "y_mm", "z_mm", "volume_mm3", "outcome", "weight"]
+    columns = ["subject", "scan", "candidate", "x_mm", "y_mm", "z_mm", "volume_mm3", "outcome", "missed", "weight"]
     found = pd.DataFrame(rows, columns=columns)
     if found.empty:
         return found
+    if not measured:
+        return found.assign(probability_max=[float(scan.probability[tuple(v.T)].max()) for v in voxels])
     listed = found.rename(columns={"candidate": "lesion"})[["lesion", "x_mm", "y_mm", "z_mm"]].assign(outcome=None)
     stage = replace(scan, labels=labels, lesions=listed, maps={})
     measured = pd.DataFrame([baseline_features(stage, stage.view(n)) for n in found["candidate"]])
@@ -113,9 +120,14 @@ def fit_candidates(candidates: pd.DataFrame, *, channels: Sequence[str], seed: i
     return CandidateModel(tuple(names[i] for i in kept), scorer, fitted.calibration, facts)
 
 
-def _outcome(scan: TriageScan, members: np.ndarray) -> str | None:
-    """Whether a candidate lies on a missed lesion; FN instances carry the missed reference components."""
+def _missed(scan: TriageScan, members: np.ndarray) -> float | None:
+    """The missed lesion that a candidate lies on most, nan if on none, None without a reference.
+
+    FN instances carry the missed reference components.
+    """
     if not scan.lesions["outcome"].notna().any():
         return None
     missed = scan.lesions.loc[scan.lesions["outcome"] == "FN", "lesion"].to_numpy(dtype=int)
-    return "miss" if np.isin(scan.labels[tuple(members.T)], missed).any() else "other"
+    on = scan.labels[tuple(members.T)]
+    on = on[np.isin(on, missed)]
+    return float(np.bincount(on).argmax()) if len(on) else float("nan")

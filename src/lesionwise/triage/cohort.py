@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +17,14 @@ from lesionwise.io.files import write_text
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.triage.baselines import baseline_features
 from lesionwise.triage.context import context_features
+from lesionwise.triage.disagreement import disagreement_features
+from lesionwise.triage.probing import Probe
 from lesionwise.triage.radiomics import radiomic_features
 from lesionwise.triage.scan import TriageScan
 from lesionwise.triage.signed import saliency_features
 from lesionwise.units import ProgressFn, Settings, explain_case
 
-VERSION = 1
+VERSION = 2
 """Counts up when a feature changes its meaning, so that stored tables are measured again."""
 
 FOLDER = "triage/features"
@@ -35,6 +37,23 @@ class Extras:
 
     context: bool = False
     radiomics: bool = False
+    disagreement: bool = False
+
+    @classmethod
+    def needed(cls, families: Iterable[str]) -> "Extras":
+        """What must be measured for these families of features."""
+        of = set(families)
+        return cls(bool(of & {"context", "faithfulness"}), "radiomics" in of, "disagreement" in of)
+
+    @property
+    def asks(self) -> bool:
+        """Whether the network must be asked again."""
+        return self.context or self.disagreement
+
+    def kinds(self, *, every: bool = False) -> tuple[str, ...]:
+        """The tables of features that are measured: "plain" or, for all predicted lesions, "every"; then the extras."""
+        asked = {"context": self.context, "radiomics": self.radiomics, "disagreement": self.disagreement}
+        return ("every" if every else "plain", *(kind for kind, wanted in asked.items() if wanted))
 
 
 PLAIN = Extras()
@@ -93,29 +112,38 @@ def measure_cohort(
     extras: Extras = PLAIN,
     model: AbstractSegmenter | None = None,
     method: str | None = None,
+    every: bool = False,
     progress_fn: ProgressFn | None = None,
 ) -> pd.DataFrame:
     """Features of every explained predicted lesion of every finished scan of an output folder.
 
-    One row per lesion with subject, scan, lesion, outcome, volume_mm3, weight and every feature. Tables are kept below
-    `OUT/triage/features` and measured again only if the scan, the features or what is asked for changed. Raises
-    InputError if the folder holds no finished scans, or context is asked for without a model.
+    One row per lesion with subject, scan, lesion, outcome, volume_mm3, weight and every feature. `every` measures all
+    predicted lesions, explained or not, by what needs no map. Tables are kept below `OUT/triage/features`, one per kind
+    of features, and measured again only if the scan, the features or the network asked changed. Raises InputError if
+    the folder holds no finished scans, or the network must be asked and is not given.
     """
     names = list_scans(out)
     if not names:
         raise InputError(f"Expected finished scans in {out}, found none: run explain, study or triage explain first.")
-    if extras.context and model is None:
-        raise InputError("Features of context ask the network again: expected a model, found none.")
+    if extras.asks and model is None:
+        raise InputError("Features of context and disagreement ask the network again: expected a model, found none.")
+    asked = "" if model is None or not extras.asks else model.fingerprint
     parts = []
     for number, name in enumerate(names):
         scan = read_scan(out, name)
-        path = Path(out) / FOLDER / f"{name.stem}.tsv"
-        key = _key(scan, extras, method)
-        table = _stored(path, key)
-        if table is None:
-            table = measure_scan(TriageScan.of(scan, method=method), extras=extras, model=model)
-            _store(path, key, table)
-        parts.append(table)
+        keys = {kind: table_key(scan, kind, method, asked) for kind in extras.kinds(every=every)}
+        paths = {kind: Path(out) / FOLDER / f"{name.stem}_{kind}.tsv" for kind in keys}
+        known = {kind: stored_table(paths[kind], key) for kind, key in keys.items()}
+        if any(table is None for table in known.values()):
+            seen = TriageScan.of(scan, method=method)
+            labels = [int(label) for label in seen.judged()["lesion"]] if every else None
+            rows = _rows(seen, labels)
+            probe = None if model is None or not extras.asks or rows.empty else Probe.of(seen, model)
+            for kind, table in known.items():
+                if table is None:
+                    known[kind] = measured = _measured(seen, rows, kind, probe)
+                    store_table(paths[kind], keys[kind], measured)
+        parts.append(_joined([table for table in known.values() if table is not None]))
         if progress_fn is not None:
             progress_fn("features", number + 1, len(names))
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
@@ -129,33 +157,49 @@ def measure_scan(
     labels: Sequence[int] | None = None,
 ) -> pd.DataFrame:
     """Features of some lesions of a scan (default: the explained predicted ones), one row each."""
+    rows = _rows(scan, labels)
+    probe = None if model is None or not extras.asks or rows.empty else Probe.of(scan, model)
+    return _joined([_measured(scan, rows, kind, probe) for kind in extras.kinds() if kind == "plain" or len(rows)])
+
+
+def _rows(scan: TriageScan, labels: Sequence[int] | None) -> pd.DataFrame:
+    """The lesions' rows of the lesion table, with what each stands for."""
     judged = scan.judged()
-    rows = (
-        judged[judged["lesion"].isin(labels)] if labels is not None else judged[judged["lesion"].isin(list(scan.maps))]
-    )
+    rows = judged[judged["lesion"].isin(list(scan.maps) if labels is None else labels)]
+    return rows.assign(weight=[_weight(judged, rows, outcome) for outcome in rows["outcome"]])
+
+
+def _measured(scan: TriageScan, rows: pd.DataFrame, kind: str, probe: Probe | None) -> pd.DataFrame:
+    """One kind of features of some lesions; "plain" also says which lesions they are."""
     asked = [int(label) for label in rows["lesion"]]
-    context: Mapping[int, Mapping[str, float]] = {}
-    if extras.context and model is not None and asked:
-        context = context_features(scan, model, asked)
-    found = []
-    for record in rows.to_dict(orient="records"):
-        label = int(record["lesion"])
-        view = scan.view(label)
-        row: dict[str, object] = {
-            "subject": scan.name.subject,
-            "scan": scan.name.stem,
-            "lesion": label,
-            "outcome": record["outcome"],
-            "volume_mm3": record["volume_mm3"],
-            "weight": _weight(judged, rows, record["outcome"]),
-        }
-        row |= baseline_features(scan, view)
-        row |= saliency_features(view, record, channels=scan.channels)
-        row |= context.get(label, {})
-        if extras.radiomics:
-            row |= radiomic_features(view, channels=scan.channels)
-        found.append(row)
-    return pd.DataFrame(found, columns=None if found else list(IDENTITY))
+    found: list[dict[str, object]] = []
+    if kind in ("context", "disagreement"):
+        table = (
+            context_features(probe, asked, channels=scan.channels)
+            if kind == "context"
+            else disagreement_features(probe, asked)
+        )
+        found = [{"lesion": label, **measured} for label, measured in table.items()]
+    elif kind == "radiomics":
+        found = [{"lesion": n, **radiomic_features(scan.view(n), channels=scan.channels)} for n in asked]
+    else:
+        for record in rows.to_dict(orient="records"):
+            view = scan.view(int(record["lesion"]))
+            row: dict[str, object] = {"subject": scan.name.subject, "scan": scan.name.stem}
+            row |= {name: record[name] for name in IDENTITY[2:]}
+            row |= baseline_features(scan, view)
+            if kind == "plain":
+                row |= saliency_features(view, record, channels=scan.channels)
+            found.append(row)
+    return pd.DataFrame(found, columns=None if found else list(IDENTITY if kind in ("plain", "every") else ("lesion",)))
+
+
+def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """All kinds of features side by side, by lesion."""
+    joined = tables[0]
+    for table in tables[1:]:
+        joined = joined.merge(table, on="lesion", how="left", validate="one_to_one")
+    return joined
 
 
 def outcome_counts(out: Path) -> pd.DataFrame:
@@ -189,8 +233,10 @@ def _weight(judged: pd.DataFrame, rows: pd.DataFrame, outcome: object) -> float:
     return float(judged["outcome"].isin(kinds).sum() / rows["outcome"].isin(kinds).sum())
 
 
-def _key(scan: ScanOutput, extras: Extras, method: str | None) -> str:
-    digest = hashlib.sha256(repr((VERSION, extras, method)).encode())
+def table_key(scan: ScanOutput, kind: str, method: str | None = None, asked: str = "") -> str:
+    """Hash of what a table of features depends on: the scan's outcome and maps, and the network that was asked."""
+    network = asked if kind in ("context", "disagreement") else ""
+    digest = hashlib.sha256(repr((VERSION, kind, method, network)).encode())
     for path in (scan.files.lesions, scan.files.facts, *scan.files.saliency_files().values()):
         digest.update(path.name.encode())
         # Maps are told apart by their sidecars, which hold the key of their content.
@@ -199,7 +245,8 @@ def _key(scan: ScanOutput, extras: Extras, method: str | None) -> str:
     return digest.hexdigest()[:24]
 
 
-def _stored(path: Path, key: str) -> pd.DataFrame | None:
+def stored_table(path: Path, key: str) -> pd.DataFrame | None:
+    """A table that `store_table` wrote under the same key, else None."""
     facts = path.with_suffix(".json")
     try:
         if json.loads(facts.read_text(encoding="utf-8")).get("Key") != key:
@@ -211,7 +258,8 @@ def _stored(path: Path, key: str) -> pd.DataFrame | None:
         return None
 
 
-def _store(path: Path, key: str, table: pd.DataFrame) -> None:
+def store_table(path: Path, key: str, table: pd.DataFrame) -> None:
+    """Keeps a table with the key of what it was measured from."""
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.9g", lineterminator="\n")
     write_text(path, text)
     write_text(path.with_suffix(".json"), json.dumps({"Key": key, "Version": VERSION}) + "\n")

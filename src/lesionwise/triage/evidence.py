@@ -21,17 +21,20 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "probability": ("probability",),
     "baselines": BASELINES,
     "baselines + image": (*BASELINES, "image"),
+    "disagreement": ("disagreement",),
+    "baselines + image + disagreement": (*BASELINES, "image", "disagreement"),
     "saliency": ("saliency",),
     "baselines + saliency": (*BASELINES, "saliency"),
     "baselines + image + saliency": (*BASELINES, "image", "saliency"),
+    "baselines + image + reliance": (*BASELINES, "image", "reliance"),
     "context": ("context",),
-    "baselines + context": (*BASELINES, "context"),
     "baselines + image + context": (*BASELINES, "image", "context"),
-    "everything": (*BASELINES, "image", "saliency", "context"),
+    "baselines + image + faithfulness": (*BASELINES, "image", "context", "faithfulness"),
     "radiomics (published)": ("radiomics",),
     "baselines + radiomics": (*BASELINES, "radiomics"),
+    "everything": (*BASELINES, "image", "disagreement", "saliency", "context", "faithfulness"),
 }
-"""Sets of features that are compared; those whose columns are not in the table are left out."""
+"""Sets of features that are compared, cheapest first; those whose columns are not in the table are left out."""
 
 REFERENCES = ("baselines", "baselines + image")
 """Sets that the others are set against."""
@@ -76,13 +79,15 @@ class Judged:
         p = model.probability(model.table(rows))
         false = (rows["outcome"] == "FP").to_numpy().astype(np.int64)
         weight = rows["weight"].to_numpy(dtype=float)
-        at_loss = operating_point(p, false, weights=weight, max_loss=max_loss)
+        # What the model does not judge is never called false, however it scores.
+        reached = np.where([model.knows(volume) for volume in rows["volume_mm3"]], p, -1.0)
+        at_loss = operating_point(reached, false, weights=weight, max_loss=max_loss)
         scans, none = len(counts), np.zeros(len(counts))
         return cls(
             p=np.concatenate([p, none]),
             false=np.concatenate([false, none.astype(np.int64)]),
-            called=np.concatenate([p >= model.threshold, none > 0]),
-            called_at_loss=np.concatenate([p >= at_loss, none > 0]),
+            called=np.concatenate([reached >= model.threshold, none > 0]),
+            called_at_loss=np.concatenate([reached >= at_loss, none > 0]),
             weight=np.concatenate([weight, none]),
             missed=np.concatenate([np.zeros(len(rows)), counts["FN"].to_numpy(dtype=float)]),
             patients=np.concatenate([rows["subject"].to_numpy().astype(str), counts["subject"].to_numpy().astype(str)])
@@ -161,14 +166,21 @@ def fit_sets(
     lesions: pd.DataFrame, *, channels: Sequence[str], kind: str = "l1_logistic", max_loss: float = 0.05, seed: int = 0
 ) -> dict[str, TriageModel]:
     """A model per set of features whose columns the table has."""
-    families = {"context": "drop_removed" in lesions.columns, "radiomics": any(_radiomic(c) for c in lesions.columns)}
-    models = {}
-    for name, chosen in SETS.items():
-        if all(families.get(family, True) for family in chosen):
-            models[name], _ = fit_model(
-                lesions, channels=channels, families=chosen, kind=kind, max_loss=max_loss, seed=seed
-            )
-    return models
+    return {
+        name: fit_model(lesions, channels=channels, families=chosen, kind=kind, max_loss=max_loss, seed=seed)[0]
+        for name, chosen in measured_sets(lesions).items()
+    }
+
+
+def measured_sets(lesions: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The sets of features whose columns a table has."""
+    there = {
+        "context": "drop_removed" in lesions,
+        "faithfulness": "drop_salient" in lesions,
+        "disagreement": "mirrored_drop" in lesions,
+        "radiomics": any(_radiomic(name) for name in lesions.columns),
+    }
+    return {name: chosen for name, chosen in SETS.items() if all(there.get(family, True) for family in chosen)}
 
 
 def evaluate(

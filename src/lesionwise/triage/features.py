@@ -5,10 +5,36 @@ from dataclasses import dataclass
 
 from lesionwise.errors import InputError
 
-FAMILIES = ("probability", "size", "shape", "place", "surroundings", "image", "saliency", "context", "radiomics")
+FAMILIES = (
+    "probability",
+    "size",
+    "shape",
+    "place",
+    "surroundings",
+    "image",
+    "saliency",
+    "radiomics",
+    "context",
+    "faithfulness",
+    "disagreement",
+)
 """Where a feature comes from. The first five are what a tool without explanations has: the baselines."""
 
 BASELINES = ("probability", "size", "shape", "place", "surroundings")
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "reliance": (
+        "share",
+        "push_in",
+        "push_out",
+        "inside_share",
+        "reach_mm",
+        "instability",
+        "channel_agreement",
+        "sign_conflict",
+    )
+}
+"""Parts of a family that can be asked for by a name of their own: "reliance" is what a map says in few numbers."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +159,38 @@ CONTEXT_PER_CHANNEL: tuple[Feature, ...] = (
     ),
 )
 
+FAITHFULNESS: tuple[Feature, ...] = (
+    Feature(
+        "drop_salient",
+        "faithfulness",
+        "faithfulness of the map",
+        "the loss of log-odds without the map's strongest voxels",
+        "log-odds",
+    ),
+    Feature(
+        "beyond_first_order",
+        "faithfulness",
+        "faithfulness of the map",
+        "what its removal does that the map does not foresee",
+        "log-odds",
+    ),
+)
+"""Features that need the network and the map: whether one answers as the other says."""
+
+DISAGREEMENT: tuple[Feature, ...] = (
+    Feature("mirrored_drop", "disagreement", "mirroring", "the loss of log-odds when mirrored", "log-odds"),
+    Feature("mirrored_spread", "disagreement", "mirroring", "the spread of log-odds over mirrorings", "log-odds"),
+    Feature("noise_drop", "disagreement", "noise", "the loss of log-odds under noise", "log-odds"),
+    Feature("noise_spread", "disagreement", "noise", "the spread of log-odds under noise", "log-odds"),
+    Feature("kept_share", "disagreement", "steadiness", "the share of it kept when mirrored or under noise"),
+    Feature("detected_share", "disagreement", "steadiness", "how often it is found when mirrored or under noise"),
+    Feature("mutual_information", "disagreement", "steadiness", "the disagreement when mirrored or under noise", "bit"),
+    Feature("dropout_drop", "disagreement", "dropout", "the loss of log-odds under dropout", "log-odds"),
+    Feature("dropout_spread", "disagreement", "dropout", "the spread of log-odds under dropout", "log-odds"),
+    Feature("member_spread", "disagreement", "the ensemble", "the spread of log-odds over the ensemble", "log-odds"),
+)
+"""Features that ask the network again in other ways; dropout and ensemble are nan where the network has none."""
+
 
 def catalogue(channels: Sequence[str], *, radiomics: Iterable[str] = ()) -> dict[str, Feature]:
     """Every feature of a model with these channels, by name; `radiomics` are names of columns that mirp made."""
@@ -148,17 +206,28 @@ def catalogue(channels: Sequence[str], *, radiomics: Iterable[str] = ()) -> dict
         for feature in CONTEXT_PER_CHANNEL:
             one = _of_channel(feature, channel)
             found[one.name] = one
+    found |= {feature.name: feature for feature in (*FAITHFULNESS, *DISAGREEMENT)}
     for name in radiomics:
         found[name] = Feature(name, "radiomics", "texture of the map", f"the radiomic feature {name}")
     return found
 
 
 def of_families(known: Mapping[str, Feature], families: Sequence[str]) -> list[str]:
-    """Names of the features of some families, in the catalogue's order. Raises InputError for an unknown family."""
-    wrong = [family for family in families if family not in FAMILIES]
+    """Names of the features of some families or `GROUPS`, in the catalogue's order.
+
+    Raises InputError for an unknown one.
+    """
+    wrong = [family for family in families if family not in (*FAMILIES, *GROUPS)]
     if wrong:
-        raise InputError(f"Expected families of features among {', '.join(FAMILIES)}, found {', '.join(wrong)}.")
-    return [name for name, feature in known.items() if feature.family in families]
+        raise InputError(
+            f"Expected families of features among {', '.join((*FAMILIES, *GROUPS))}, found {', '.join(wrong)}."
+        )
+    stems = tuple(stem for family in families for stem in GROUPS.get(family, ()))
+    return [
+        name
+        for name, feature in known.items()
+        if feature.family in families or (feature.family == "saliency" and stems and _of_stems(name, stems))
+    ]
 
 
 def profile_name(a: float, b: float) -> str:
@@ -168,6 +237,11 @@ def profile_name(a: float, b: float) -> str:
     'profile_-1.5_0mm'
     """
     return f"profile_{'core' if a < -50 else f'{a:g}'}_{b:g}mm"
+
+
+def _of_stems(name: str, stems: tuple[str, ...]) -> bool:
+    """Whether a feature of the maps is one of some, whatever its channel."""
+    return name in stems or name.startswith(tuple(f"{stem}_" for stem in stems))
 
 
 def _profile() -> list[Feature]:

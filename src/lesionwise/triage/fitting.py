@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lesionwise.errors import InputError
 from lesionwise.triage.scorer import KINDS, AbstractScorer, Calibration, Scores, Table
@@ -22,6 +22,7 @@ class Cohort:
     """Lesions to learn from: features, which are false, whose they are, and what each stands for.
 
     `weights` undo the draw of instances by outcome: a lesion drawn with probability 1/3 stands for three.
+    `volumes` in mm3 are nan where they are not known.
     """
 
     table: Table
@@ -29,6 +30,7 @@ class Cohort:
     false: Int[np.ndarray, " lesions"]
     patients: np.ndarray
     weights: Scores
+    volumes: Scores | None = None
 
     def __post_init__(self) -> None:
         patients, kinds = len(np.unique(self.patients)), np.unique(self.false)
@@ -48,22 +50,42 @@ class Cohort:
             false=(rows["outcome"] == "FP").to_numpy().astype(np.int64),
             patients=rows["subject"].to_numpy().astype(str),
             weights=rows["weight"].to_numpy(dtype=float),
+            volumes=rows["volume_mm3"].to_numpy(dtype=float) if "volume_mm3" in rows else None,
         )
 
     def take(self, rows: np.ndarray) -> "Cohort":
         """Some of the lesions."""
-        return Cohort(self.table[rows], self.names, self.false[rows], self.patients[rows], self.weights[rows])
+        volumes = None if self.volumes is None else self.volumes[rows]
+        return Cohort(self.table[rows], self.names, self.false[rows], self.patients[rows], self.weights[rows], volumes)
+
+    @property
+    def judged_mm3(self) -> tuple[float, float]:
+        """Smallest and largest volume of the false lesions: what lies beyond, no false lesion could teach anything of."""
+        if self.volumes is None:
+            return 0.0, float("inf")
+        false = self.volumes[self.false == 1]
+        return float(false.min()), float(false.max())
+
+    def within(self, bounds: tuple[float, float]) -> Bool[np.ndarray, " lesions"]:
+        """Which lesions are judged at all by a model that knows these volumes."""
+        if self.volumes is None:
+            return np.ones(len(self.false), dtype=bool)
+        return (self.volumes >= bounds[0]) & (self.volumes <= bounds[1])
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A scorer with its calibration and operating point, and the out-of-fold probabilities that chose them."""
+    """A scorer with its calibration and operating point, and the out-of-fold probabilities that chose them.
+
+    Lesions outside `judged_mm3` are kept without a verdict.
+    """
 
     scorer: AbstractScorer
     calibration: Calibration
     threshold: float
     strength: float
     out_of_fold: Float[np.ndarray, " lesions"]
+    judged_mm3: tuple[float, float] = (0.0, float("inf"))
 
     def probability(self, table: Table) -> Scores:
         """Calibrated probability of being false."""
@@ -111,9 +133,12 @@ def fit(cohort: Cohort, *, kind: str = "l1_logistic", max_loss: float = 0.05, se
     best, scores = _choose(cohort, kind=kind, seed=seed)
     calibration = Calibration.learn(scores, cohort.false, weights=cohort.weights)
     out_of_fold = calibration.probability(scores)
-    threshold = _safe_point(cohort, out_of_fold, max_loss=max_loss, seed=seed)
+    judged = cohort.judged_mm3
+    # What is not judged cannot be lost: it never reaches the threshold.
+    reached = np.where(cohort.within(judged), out_of_fold, 0.0)
+    threshold = _safe_point(cohort, reached, max_loss=max_loss, seed=seed)
     scorer = maker.fit(cohort.table, cohort.false, weights=cohort.weights, strength=strengths[best])
-    return Fitted(scorer, calibration, threshold, strengths[best], out_of_fold)
+    return Fitted(scorer, calibration, threshold, strengths[best], out_of_fold, judged)
 
 
 def _safe_point(cohort: Cohort, p: Scores, *, max_loss: float, seed: int) -> float:
@@ -140,7 +165,7 @@ def nested_probabilities(
     for rows, test in patient_folds(cohort.patients, cohort.false, folds=OUTER_FOLDS, seed=seed):
         inner = fit(cohort.take(rows), kind=kind, max_loss=max_loss, seed=seed + 1)
         p[test] = inner.probability(cohort.table[test])
-        verdict[test] = p[test] >= inner.threshold
+        verdict[test] = (p[test] >= inner.threshold) & cohort.within(inner.judged_mm3)[test]
     return p, verdict
 
 

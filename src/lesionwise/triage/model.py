@@ -24,6 +24,8 @@ VERSION = 1
 SHIPPED = Path(str(files("lesionwise.triage"))) / "models"
 FULL = (*BASELINES, "image", "saliency")
 """Families that a model looks at unless told otherwise: all that need neither the network nor an optional package."""
+MAPPED = ("saliency", "radiomics", "faithfulness")
+"""Families that are measured on a lesion's map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +67,13 @@ class TriageModel:
         """Families that the features come from."""
         return {feature.family for feature in self.features}
 
+    @property
+    def needs_maps(self) -> bool:
+        """Whether only explained lesions can be judged."""
+        return bool(self.families & {*MAPPED})
+
     def knows(self, volume_mm3: float) -> bool:
-        """Whether lesions of that volume lay within the range of those it was fitted on (known since `volume_mm3` is kept)."""
+        """Whether false lesions of that volume were among those it was fitted on (known since `volume_mm3` is kept)."""
         low, high = self.facts.get("volume_mm3", (0.0, np.inf))
         return bool(low <= volume_mm3 <= high)
 
@@ -96,12 +103,13 @@ def fit_model(
 ) -> tuple[TriageModel, Fitted]:
     """A model from a cohort's feature table, and what cross-validation said while choosing it.
 
-    Linear models keep only the features whose coefficient is not 0. Raises InputError for a cohort that is too small
+    Features that no lesion has (such as dropout's, for a network without) are left out, and linear models keep only
+    those whose coefficient is not 0. Raises InputError for a cohort that is too small
     or one-sided.
     """
     radiomics = [name for name in lesions.columns if name.startswith("radiomics_")]
     known = catalogue(channels, radiomics=radiomics)
-    names = [name for name in of_families(known, families) if name in lesions.columns]
+    names = [name for name in of_families(known, families) if name in lesions and lesions[name].notna().any()]
     cohort = Cohort.of(lesions, names)
     fitted = fit(cohort, kind=kind, max_loss=max_loss, seed=seed)
     scorer: AbstractScorer = fitted.scorer
@@ -122,8 +130,8 @@ def fit_model(
         "false_lesions": int((cohort.false == 1).sum()),
         **(facts or {}),
     }
-    if "volume_mm3" in lesions:
-        content["volume_mm3"] = [float(lesions["volume_mm3"].min()), float(lesions["volume_mm3"].max())]
+    if cohort.volumes is not None:
+        content["volume_mm3"] = list(fitted.judged_mm3)
     model = TriageModel(
         features=tuple(known[names[i]] for i in kept),
         scorer=scorer,

@@ -5,6 +5,8 @@ difference and dependence. Shape is not asked for here: it is a baseline of its 
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -30,22 +32,22 @@ def radiomic_features(
         raise MissingExtraError.of("mirp", extra="radiomics", purpose="Radiomics of saliency maps") from error
     if view.map is None:
         return {}
-    logging.getLogger("mirp").setLevel(logging.ERROR)
     region = (view.inside | view.shell(0.0, RIM_MM)).astype(np.uint8)
     found: dict[str, float] = {}
     for channel in of or channels[:1]:
         values = view.map[channels.index(channel)]
         # mirp bins in absolute units: a map of tiny values is scaled first, which no feature here is meant to know.
         scale = float(np.abs(values[region > 0]).max())
-        table = extract_features(
-            image=(values / scale if scale > 0 else values).astype(np.float32),
-            mask=region,
-            image_modality="mr",
-            by_slice=False,
-            base_feature_families=list(FAMILIES),
-            base_discretisation_method="fixed_bin_number",
-            base_discretisation_n_bins=BINS,
-        )[0]
+        with _quiet():
+            table = extract_features(
+                image=(values / scale if scale > 0 else values).astype(np.float32),
+                mask=region,
+                image_modality="mr",
+                by_slice=False,
+                base_feature_families=list(FAMILIES),
+                base_discretisation_method="fixed_bin_number",
+                base_discretisation_n_bins=BINS,
+            )[0]
         for name in table.columns:
             if not name.startswith(("image_", "sample_")):
                 value = table[name].iloc[0]
@@ -54,3 +56,17 @@ def radiomic_features(
                 )
         found[f"radiomics_scale_{channel}"] = scale
     return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """mirp reports every lesion on stdout through the root logger, which it configures: left as it was found."""
+    root, before = logging.getLogger(), logging.root.manager.disable
+    handlers, level = list(root.handlers), root.level
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        root.handlers[:] = handlers
+        root.setLevel(level)

@@ -4,7 +4,7 @@ A concept's say is the change of the log-odds when its features are set to what 
 linear models, and the same question asked of boosted trees.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,28 @@ def looks_like(row: Mapping[Any, Any]) -> str:
     if row.get("volume_log", 99.0) < np.log(20.0):
         found.append("smaller than 20 mm3")
     return ", ".join(found)
+
+
+def relied_on(row: Mapping[Any, Any], channels: Sequence[str]) -> str:
+    """Which channel the network relied on and how much of that lies in the lesion, by its row of the lesion table.
+
+    Empty if the lesion was not explained.
+
+    >>> relied_on({"share_FLAIR": 0.8, "share_T1w": 0.2, "mass_in_FLAIR": 1.0, "mass_out_FLAIR": 3.0}, ["FLAIR", "T1w"])
+    'relied on FLAIR (80 % of its map, 25 % of that inside it)'
+    """
+    shares = {name: share for name in channels if np.isfinite(share := _number(row.get(f"share_{name}")))}
+    if not shares:
+        return ""
+    first = max(shares, key=lambda name: shares[name])
+    inside, outside = _number(row.get(f"mass_in_{first}")), _number(row.get(f"mass_out_{first}"))
+    where = f", {100 * inside / (inside + outside):.0f} % of that inside it" if inside + outside > 0 else ""
+    return f"relied on {first} ({100 * shares[first]:.0f} % of its map{where})"
+
+
+def _number(value: object) -> float:
+    """nan for what is no number, as in tables of lesions without a map."""
+    return float(value) if isinstance(value, int | float | np.number) else float("nan")
 
 
 def _short(value: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import zscore
 from lesionwise.types import Affine, MaskArray, Millimetres, VoxelArray
 from lesionwise.units import Explained
-from lesionwise.volume import Box, Case, ScanName, voxel_sizes_mm
+from lesionwise.volume import Box, Case, ScanName, to_mm, voxel_sizes_mm
 
 REACH_MM = 10.0
 """How far around a lesion its surroundings are looked at."""
@@ -47,11 +48,20 @@ class TriageScan:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, scan: "ScanOutput | Explained | TriageScan", *, method: str | None = None) -> "TriageScan":
-        """The scan of an output folder or of a run in memory; `method` picks among several maps of a lesion."""
+    def of(
+        cls, scan: "ScanOutput | Explained | TriageScan", *, method: str | None = None, images: bool = True
+    ) -> "TriageScan":
+        """The scan of an output folder or of a run in memory; `method` picks among several maps of a lesion.
+
+        `images` False leaves those of an output folder unread where probability and instances are enough.
+        """
         if isinstance(scan, TriageScan):
             return scan
-        return cls._of_explained(scan) if isinstance(scan, Explained) else cls._of_output(scan, method=method)
+        return (
+            cls._of_explained(scan)
+            if isinstance(scan, Explained)
+            else cls._of_output(scan, method=method, images=images)
+        )
 
     @classmethod
     def _of_explained(cls, explained: Explained) -> "TriageScan":
@@ -72,11 +82,11 @@ class TriageScan:
         )
 
     @classmethod
-    def _of_output(cls, scan: ScanOutput, *, method: str | None) -> "TriageScan":
+    def _of_output(cls, scan: ScanOutput, *, method: str | None, images: bool) -> "TriageScan":
         known = sorted({desc for maps in scan.maps.values() for desc in maps})
         chosen = method if method in known else (known[0] if known else method)
         maps = {label: found[chosen] for label, found in scan.maps.items() if chosen in found}
-        case, notes = _case_of(scan)
+        case, notes = _case_of(scan) if images else (None, ())
         return cls(
             name=scan.name,
             channels=scan.channels,
@@ -113,6 +123,16 @@ class TriageScan:
         return ndimage.distance_transform_edt(self.case.head, sampling=self.sizes_mm).astype(np.float32)
 
     @cached_property
+    def head_span_mm(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Lowest and highest corner (x, y, z) of the head's box in RAS mm; None without images."""
+        if self.case is None:
+            return None
+        head = self.case.head
+        spans = [np.flatnonzero(head.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+        mm = to_mm(np.array([[s[0] for s in spans], [s[-1] for s in spans]], dtype=float), self.affine)
+        return mm.min(axis=0), mm.max(axis=0)
+
+    @cached_property
     def fluid_mm(self) -> np.ndarray | None:
         """Distance (i, j, k) to the nearest fluid: voxels in the head darker than -1 SD on every channel.
 
@@ -142,6 +162,11 @@ class TriageScan:
         """Rows of the predicted lesions: FN and control regions are no predictions."""
         outcome = self.lesions["outcome"]
         return self.lesions[outcome.isna() | outcome.isin(JUDGED)]
+
+    def row(self, label: int) -> dict[Any, Any]:
+        """A lesion's row of the lesion table."""
+        found: dict[Any, Any] = self.lesions[self.lesions["lesion"] == label].iloc[0].to_dict()
+        return found
 
     def view(self, label: int) -> "LesionView":
         """A lesion and `REACH_MM` around it."""

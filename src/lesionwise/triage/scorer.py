@@ -13,6 +13,9 @@ from lesionwise.errors import InputError
 Table = Float[np.ndarray, "lesions features"]
 Scores = Float[np.ndarray, " lesions"]
 
+BINS = 16
+"""Bins per feature of boosted trees: weighted quantiles are their slow part, and leaves hold at least 8 lesions anyway."""
+
 WINSOR = (1.0, 99.0)
 """Percentiles beyond which a feature is cut off, so that one strange lesion cannot decide alone."""
 
@@ -133,7 +136,7 @@ class BoostedScorer(AbstractScorer):
             max_leaf_nodes=6,
             min_samples_leaf=8,
             l2_regularization=5.0,
-            max_bins=63,
+            max_bins=BINS,
             early_stopping=False,
             random_state=0,
         )
@@ -143,7 +146,7 @@ class BoostedScorer(AbstractScorer):
 
 KINDS: Mapping[str, tuple[type[LinearScorer] | type[BoostedScorer], tuple[float, ...]]] = {
     "l1_logistic": (LinearScorer, (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0)),
-    "boosting": (BoostedScorer, (0.02, 0.05, 0.1)),
+    "boosting": (BoostedScorer, (0.05,)),
 }
 """Kinds of scorers with the strengths that the inner cross-validation chooses among."""
 

@@ -10,12 +10,12 @@ import pandas as pd
 from lesionwise.io.derivative import list_scans, read_scan
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.stats.bootstrap import cluster_bootstrap
-from lesionwise.triage.candidates import find_candidates, fit_candidates
-from lesionwise.triage.cohort import PLAIN, Extras, measure_cohort
+from lesionwise.triage.candidates import LOWER, MIN_VOXELS, find_candidates, fit_candidates
+from lesionwise.triage.cohort import FOLDER, PLAIN, Extras, measure_cohort, store_table, stored_table, table_key
 from lesionwise.triage.evidence import permutation_importance, weighted_auc
-from lesionwise.triage.features import catalogue, of_families
+from lesionwise.triage.features import GROUPS, catalogue, of_families
 from lesionwise.triage.fitting import Cohort, nested_probabilities
-from lesionwise.triage.model import FULL, TriageModel, fit_model
+from lesionwise.triage.model import FULL, MAPPED, TriageModel, fit_model
 from lesionwise.triage.scan import TriageScan
 from lesionwise.triage.scorer import LinearScorer
 from lesionwise.units import ProgressFn
@@ -30,19 +30,23 @@ def fit_output(
     extras: Extras = PLAIN,
     segmenter: AbstractSegmenter | None = None,
     fingerprint: str | None = None,
+    misses: bool = False,
     seed: int = 0,
     progress_fn: ProgressFn | None = None,
 ) -> tuple[TriageModel, str]:
     """A model fitted on the explained scans of a folder, and a few lines that say how well it does.
 
-    `families` None takes everything that was measured. `fingerprint` names the network where scans were explained with
+    `families` None takes everything that was measured. Features that need neither maps nor the network are measured on
+    every predicted lesion, explained or not. `misses` also learns to order likely misses, which takes a while on whole
+    heads; they go by their highest probability otherwise. `fingerprint` names the network where scans were explained with
     another window than its own. Raises InputError for cohorts without references, with too few
     patients or with lesions of one kind only.
     """
-    lesions = measure_cohort(out, extras=extras, model=segmenter, progress_fn=progress_fn)
-    first = TriageScan.of(read_scan(out, list_scans(out)[0]))
     chosen = tuple(families) if families is not None else (*FULL, *_measured(extras))
-    candidates = candidate_table(out, progress_fn=progress_fn)
+    every = not extras.asks and not {*chosen} & {*MAPPED, *GROUPS}
+    lesions = measure_cohort(out, extras=extras, model=segmenter, every=every, progress_fn=progress_fn)
+    first = TriageScan.of(read_scan(out, list_scans(out)[0]))
+    candidates = candidate_table(out, progress_fn=progress_fn) if misses else pd.DataFrame()
     facts = {key: value for key, value in first.facts.items() if value is not None}
     facts |= {} if fingerprint is None else {"fingerprint": fingerprint}
     model, _ = fit_model(
@@ -83,47 +87,23 @@ def validate(cohort: Cohort, *, kind: str, max_loss: float, seed: int) -> dict[s
     }
 
 
-def candidate_table(out: Path, *, progress_fn: ProgressFn | None = None) -> pd.DataFrame:
-    """Sub-threshold candidates of every finished scan with their baseline features."""
+def candidate_table(out: Path, *, measured: bool = True, progress_fn: ProgressFn | None = None) -> pd.DataFrame:
+    """Sub-threshold candidates of every finished scan; with their features (`measured`) kept below `OUT/triage/features`."""
     names = list_scans(out)
     parts = []
     for number, name in enumerate(names):
-        parts.append(find_candidates(TriageScan.of(read_scan(out, name))))
+        scan = read_scan(out, name)
+        path = Path(out) / FOLDER / f"{name.stem}_candidates.tsv"
+        key = table_key(scan, f"candidates above {LOWER} of {MIN_VOXELS} voxels")
+        if not measured:
+            table = find_candidates(TriageScan.of(scan, images=False), measured=False)
+        elif (table := stored_table(path, key)) is None:
+            table = find_candidates(TriageScan.of(scan))
+            store_table(path, key, table)
+        parts.append(table)
         if progress_fn is not None:
             progress_fn("candidates", number + 1, len(names))
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-
-
-def candidate_evidence(out: Path, held_out: Path, *, channels: Sequence[str], seed: int = 0) -> dict[str, object]:
-    """How well likely misses are ranked on other patients: AUC of the fitted model and of the highest probability alone.
-
-    With intervals over patients, and the paired difference. Only counts where there are too few misses to learn from.
-    """
-    known, other = candidate_table(out), candidate_table(held_out)
-    facts: dict[str, object] = {
-        f"{name}_{kind}": int((table["outcome"] == kind).sum())
-        for name, table in (("fitted", known), ("held_out", other))
-        for kind in ("miss", "other")
-    }
-    model = None if known.empty else fit_candidates(known, channels=channels, seed=seed)
-    if model is None or other.empty:
-        return facts
-    miss = (other["outcome"] == "miss").to_numpy(dtype=float)
-    scores = {"model": model.probability(other), "probability_max": other["probability_max"].to_numpy(dtype=float)}
-
-    def auc(name: str, rows: np.ndarray) -> float:
-        return weighted_auc(scores[name][rows], 1.0 - miss[rows], miss[rows])
-
-    patients = other["subject"].to_numpy().astype(str)
-    found = {
-        "auc_model": lambda rows: auc("model", rows),
-        "auc_probability_max": lambda rows: auc("probability_max", rows),
-        "auc_difference": lambda rows: auc("model", rows) - auc("probability_max", rows),
-    }
-    for name, statistic_fn in found.items():
-        interval = cluster_bootstrap(patients, statistic_fn, rng=np.random.default_rng(seed), n_resamples=1000)
-        facts[name] = str(interval)
-    return facts
 
 
 def summary(model: TriageModel, validation: dict[str, object]) -> str:
@@ -141,13 +121,19 @@ def summary(model: TriageModel, validation: dict[str, object]) -> str:
         listed = ", ".join(f"{model.names[n]} {model.scorer.coefficients[n]:+.2f}" for n in order)
         lines.append(f"{len(model.names)} features count; the strongest, per SD: {listed}.")
     misses = "" if model.candidates is None else f" ({model.candidates.facts['misses']} missed lesions to learn from)"
-    kind = "a model" if model.candidates is not None else "the highest probability (too few misses to learn from)"
+    kind = "a model" if model.candidates is not None else "the highest probability"
     lines.append(f"Likely misses are ranked by {kind}{misses}.")
     return "\n".join(lines)
 
 
 def _measured(extras: Extras) -> tuple[str, ...]:
-    return (*(("context",) if extras.context else ()), *(("radiomics",) if extras.radiomics else ()))
+    asked = {
+        "context": extras.context,
+        "faithfulness": extras.context,
+        "radiomics": extras.radiomics,
+        "disagreement": extras.disagreement,
+    }
+    return tuple(family for family, wanted in asked.items() if wanted)
 
 
 def _used(model: TriageModel, lesions: pd.DataFrame, families: Sequence[str]) -> set[str]:

@@ -9,6 +9,7 @@ from lesionwise.experiments.run import run_experiment
 from lesionwise.units import Settings
 
 SMALL = {
+    "controls": {},
     "modality": {"ig_steps": 0},
     "distance": {},
     "peaks": {},
@@ -27,7 +28,7 @@ def run(name, out, *, network=None, cases=None, **options):
         segmenter(network or Linear((3.0, 0.0), bias=3.0)),
         cases or [case(n, subject=f"{n:02d}") for n in range(2)],
         out,
-        settings=Settings(method=Gradient(), lesions="largest:1"),
+        settings=Settings(method=Gradient(), lesions="largest:1", controls=2 if name == "controls" else 0),
         options=options or SMALL[name],
         announce_fn=sentences.append,
     )

@@ -113,21 +113,29 @@ def context_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         )
         missed = int(chosen["enough_mm"].isna().sum())
         suffices.append(
-            Violin(label, chosen["enough_mm"].to_numpy(dtype=float), COLOURS[len(suffices)], lesions_of(chosen))
+            Violin(
+                label,
+                chosen["enough_mm"].to_numpy(dtype=float),
+                COLOURS[len(suffices)],
+                lesions_of(chosen),
+                len(chosen),
+            )
         )
         table.append({"fill": fill, "frozen": frozen, "mm": interval, "never": missed, "lesions": len(chosen)})
     if "zero" in set(detected["fill"]):
         lines.append(Line("published U-Net (digitised)", PUBLISHED_MM, PUBLISHED_SCORE, reference=True))
     chart = Chart(
         "context",
-        "Score against the context left around the lesion",
+        "How much of the surroundings must the network see to find a lesion?",
         (
-            Panel("mean probability", "distance kept (mm)", "mean probability over the lesion", lines),
-            Panel("detection", "distance kept (mm)", "lesions detected (share)", detections),
-            Panel("enough", "", f"distance that keeps {FULL:.0%} of the score (mm)", suffices),
+            Panel("how sure it is", "tissue left around the lesion (mm)", "mean probability over the lesion", lines),
+            Panel("whether it finds it", "tissue left around the lesion (mm)", "lesions detected (share)", detections),
+            Panel("how much is enough", "", f"mm that keep {FULL:.0%} of the probability", suffices),
         ),
-        "Bands: 95 % over patients; points: lesions that reached it. The published curve was read off a figure: lesions "
+        "Everything farther away is replaced (zero, healthy tissue, blur). Bands: 95 % over patients; right: n of the lesions "
+        "reached it within the distances tried. The published curve was read off a figure: lesions "
         "of 91-119 voxels, zero fill, distance in 18-neighbour dilation steps (up to 1.41 mm each).",
+        sample=patients_note(detected),
     )
     sentences, tried = [f"{patients_note(detected)}."], float(detected["distance_mm"].max())
     for row in table:

@@ -44,9 +44,27 @@ def run_experiment(
 
     Raises InputError for an unknown experiment or option.
     """
+    settings = settings or Settings()
+    rows = collect_rows(
+        name, model, cases, out, settings=settings, options=options, resume=resume, announce_fn=announce_fn
+    )
+    return save_finding(experiment_named(name), rows, Path(out) / FOLDER / name, seed=settings.seed)
+
+
+def collect_rows(
+    name: str,
+    model: AbstractSegmenter,
+    cases: Iterable[Case | Callable[[], Case]],
+    out: Path | str,
+    *,
+    settings: Settings,
+    options: Mapping[str, Any] | None = None,
+    resume: bool = True,
+    announce_fn: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """The rows of all cases, kept scan by scan as `run_experiment` says; empty if no scan gave any."""
     experiment = experiment_named(name)
     chosen = _options(experiment, options or {})
-    settings = settings or Settings()
     folder = Path(out) / FOLDER / name
     say = announce_fn or (lambda sentence: None)
     frames = []
@@ -54,8 +72,7 @@ def run_experiment(
         case = entry if isinstance(entry, Case) else entry()
         frames.append(_rows(experiment, model, case, settings, folder, Path(out), chosen, resume=resume, say=say))
     filled = [frame for frame in frames if len(frame)]
-    rows = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
-    return save_finding(experiment, rows, folder, seed=settings.seed)
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
 
 def save_finding(experiment: Experiment, rows: pd.DataFrame, folder: Path, *, seed: int = 0) -> Finding:
@@ -69,7 +86,7 @@ def save_finding(experiment: Experiment, rows: pd.DataFrame, folder: Path, *, se
         write_table(folder / f"{name}.tsv", table)
     for chart in finding.charts:
         save_chart(chart, folder)
-    captions = "".join(f"\n![{chart.title}]({chart.name}.png)\n{chart.caption}\n" for chart in finding.charts)
+    captions = "".join(f"\n![{chart.title}]({chart.name}.png)\n{chart.legend}\n" for chart in finding.charts)
     write_text(folder / "finding.md", f"# {experiment.question}\n\n{finding.text}\n{captions}")
     return finding
 

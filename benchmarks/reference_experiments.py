@@ -42,7 +42,7 @@ OPTIONS: dict[str, Mapping[str, Any]] = {
     "modality": {"ig_steps": 8},
     "distance": {},
     "peaks": {},
-    "context": {"distances_mm": (0, 1, 2, 3, 5, 7, 10, 15, 20, 30), "fills": ("zero", "tissue"), "frozen": (False,)},
+    "context": {"distances_mm": (0, 1, 2, 3, 5, 7, 10, 15, 20, 30), "fills": ("zero", "tissue")},
     "synthetic": {"doses": (0.5, 1.0, 2.0), "radii_mm": (2.5, 4.0), "places": 1, "moved": 3},
     "sanity": {"stages": 3, "modes": ("cascading",), "seeds": 2},
     "faithfulness": {"n_samples": 4, "fractions": (0.0, 0.05, 0.2, 1.0), "perturbations": 6},
@@ -106,6 +106,7 @@ def main() -> None:
     if given.data is None:
         cases: list[Any] = [partial(synthetic_patient, number) for number in range(given.patients)]
         options["architecture"] = {**OPTIONS["architecture"], "windows_vox": SIDES_VOX}
+        options["sanity"] = {**OPTIONS["sanity"], "modes": ("cascading", "independent")}
     else:
         cases = list(patients_of(given.data, first, sessions=given.sessions))
     for name in given.only:

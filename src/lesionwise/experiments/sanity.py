@@ -40,7 +40,7 @@ def sanity_rows(
     """One row per lesion, test and channel.
 
     - `test="cascading"` / `"independent"`: weights are drawn anew, from the output towards the input (Adebayo2018),
-      together or one stage at a time; Omega stays. `stage` 1 is next to the output, `fraction` the share of weighted
+      together or one stage at a time (`stages=0`: not at all); Omega stays. `stage` 1 is next to the output, `fraction` the share of weighted
       layers drawn anew. A map that does not change is not about the network.
     - `"shuffled"`: the map with its voxels shuffled; `"other lesion"`: another lesion's map moved onto this one. What a
       map must beat.
@@ -56,7 +56,7 @@ def sanity_rows(
     boxes = [_around(scan, one) for one in chosen]
     views = [_cut(found, box, len(scan.channels)) for found, box in zip(original, boxes, strict=True)]
     rows: list[dict[str, Any]] = []
-    for mode in modes:
+    for mode in modes if stages > 0 else ():
         for stage, fraction, network in randomised(scan.model.network, stages=stages, mode=mode, rng=scan.rng(8)):
             changed = scan.attribute(chosen, method, network=network)
             for one, view, box, found in zip(chosen, views, boxes, changed, strict=True):

@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--reduce", default="mean", choices=("mean", "max"))
     parser.add_argument("--max-voxels", type=int, default=16, help="lesion voxels that a maximum looks at")
+    parser.add_argument("--ig-steps", type=int, default=8, help="of Integrated Gradients; 0 leaves them out")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=list(OPTIONS), choices=list(OPTIONS))
     given = parser.parse_args()
@@ -98,11 +99,11 @@ def main() -> None:
     method = SmoothGrad(n_samples=given.samples, reduce=given.reduce, max_voxels=given.max_voxels)
     settings = Settings(method=method, lesions=given.lesions, controls=given.controls, seed=1)
     models = load_models(given.model)
-    options = dict(OPTIONS)
+    options = {**OPTIONS, "modality": {"ig_steps": given.ig_steps}}
     if window := given.window or (None if given.data else 64):
         # One window covers the block: the run stays small, and fusion has tests of its own.
         models = {name: Segmenter(m.network, replace(m.spec, window=(window,) * 3)) for name, m in models.items()}
-    first = next(iter(models.values()))
+    folder, first = next(iter(models.items()))
     if given.data is None:
         cases: list[Any] = [partial(synthetic_patient, number) for number in range(given.patients)]
         options["architecture"] = {**OPTIONS["architecture"], "windows_vox": SIDES_VOX}
@@ -113,7 +114,7 @@ def main() -> None:
         if given.data is None and len(models) == 1 and name in KNOWN_ANSWER:
             show("blind", name, run_experiment, blind_to(first, "T1w"), cases, given.out / "blind", settings, options)
         if len(models) == 1:
-            show(first.spec.name, name, run_experiment, first, cases, given.out / first.spec.name, settings, options)
+            show(folder, name, run_experiment, first, cases, given.out / folder, settings, options)
         else:
             shared = dict.fromkeys(models, settings)
             show(", ".join(models), name, run_networks, models, cases, given.out, shared, options)

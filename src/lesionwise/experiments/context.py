@@ -102,7 +102,7 @@ def context_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
     suffices: list[Violin] = []
     table = []
     for (fill, frozen), part in detected.groupby(["fill", "frozen"], sort=False):
-        label = f"{fill}{', statistics frozen' if frozen else ''}"
+        label = f"{fill}{' (frozen)' if frozen else ''}"
         for column, marks in (("probability_mean", lines), ("detected", detections)):
             x, profile = _profile(part, column, rng)
             low, high = ([getattr(one, side) for one in profile] for side in ("low", "high"))
@@ -130,9 +130,10 @@ def context_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         (
             Panel("how sure it is", "tissue left around the lesion (mm)", "mean probability over the lesion", lines),
             Panel("whether it finds it", "tissue left around the lesion (mm)", "lesions detected (share)", detections),
-            Panel("how much is enough", "", f"mm that keep {FULL:.0%} of the probability", suffices),
+            Panel(f"what keeps {FULL:.0%} of the probability", "", "distance needed (mm)", suffices),
         ),
-        "Everything farther away is replaced (zero, healthy tissue, blur). Bands: 95 % over patients; right: n of the lesions "
+        "Everything farther away is replaced (zero, healthy tissue, blur); frozen: with the whole scan's normalisation "
+        "statistics. Bands: 95 % over patients; right: n of the lesions "
         "reached it within the distances tried. The published curve was read off a figure: lesions "
         "of 91-119 voxels, zero fill, distance in 18-neighbour dilation steps (up to 1.41 mm each).",
         sample=patients_note(detected),

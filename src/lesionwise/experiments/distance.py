@@ -142,7 +142,7 @@ def _panel(title: str, lines: list[Line], *, outside: bool = False) -> Panel:
             room = 0.25 * float(np.ptp(beyond))
             limits = (min(0.0, float(beyond.min())) - room, max(0.0, float(beyond.max())) + room)
     return Panel(
-        title, "distance to the lesion's border (mm)", "mean of the map", lines, zero_line=True,
+        title, "distance to the lesion's border (mm)", "mean of the map (target per SD)", lines, zero_line=True,
         x_limits=(float(x.min()) - 0.5, right), y_limits=limits, spans=[(float(x.min()) - 0.5, 0.0, "lesion")],
     )  # fmt: skip
 

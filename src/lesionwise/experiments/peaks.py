@@ -91,7 +91,9 @@ def peaks_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
             Violin(name, groups[name], OUTCOME_COLOURS.get(name), lesions_of(rows)) for name, rows in measured.items()
         ]
         several = known["model"].nunique() > 1
-        panels.append(Panel(f"{model}, {channel}" if several else str(channel), "", "peak of the map", marks))
+        panels.append(
+            Panel(f"{model}, {channel}" if several else str(channel), "", "peak of the map (target per SD)", marks)
+        )
         where = {"model": model, "channel": channel}
         pooled, pairs = _pooled(groups, patients=part["subject"].nunique())
         tables["peaks_pooled"].append(pairs.assign(**where))

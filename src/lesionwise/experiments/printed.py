@@ -84,6 +84,7 @@ def _draw_panel(ax: Any, panel: Panel, figure: Any, *, keyed: bool) -> None:
 
 def _name_places(ax: Any, names: list[str]) -> None:
     """Labels of the places of a categorical axis, turned where they would meet."""
+    names = [name.replace(" (", "\n(") for name in names]
     longest = max(len(part) for name in names for part in name.split("\n"))
     style = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if longest * len(names) > 34 else {}
     ax.set_xticks(range(len(names)), names, **style)

@@ -40,8 +40,8 @@ def sanity_rows(
     """One row per lesion, test and channel.
 
     - `test="cascading"` / `"independent"`: weights are drawn anew, from the output towards the input (Adebayo2018),
-      together or one stage at a time (`stages=0`: not at all); Omega stays. `stage` 1 is next to the output, `fraction` the share of weighted
-      layers drawn anew. A map that does not change is not about the network.
+      together or one stage at a time (`stages=0`: not at all); Omega stays. `stage` 1 is next to the output, `fraction` the
+      share of weighted layers drawn anew. A map that does not change is not about the network.
     - `"shuffled"`: the map with its voxels shuffled; `"other lesion"`: another lesion's map moved onto this one. What a
       map must beat.
     - `"beyond reach"`: the largest |M| beyond the network's finite receptive field; it must be exactly 0.
@@ -113,11 +113,11 @@ def sanity_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         keys = ["stage", "fraction"]
         tables[f"sanity_{mode}"] = part.groupby(keys)[list(SIMILARITIES)].mean().reset_index()
     for test, part in chance.items():
-        signed, magnitude = _mean(part, "spearman", rng), _mean(part, "spearman_magnitude", rng)
-        sentences.append(f"{CHANCE[test]} reaches {signed} (signed) and {magnitude} (magnitudes).")
+        signed, magnitude, structure = (_mean(part, measure, rng) for measure in SIMILARITIES)
+        sentences.append(f"{CHANCE[test]} reaches {signed} (signed), {magnitude} (magnitudes), {structure} (SSIM).")
         for measure, marks in lines.items():
             if marks:
-                marks.append(Line(test, [0.0, 1.0], [_mean(part, measure, rng).estimate] * 2))
+                marks.append(Line(f"{test} map", [0.0, 1.0], [_mean(part, measure, rng).estimate] * 2))
     for measure, label in SIMILARITIES.items():
         if lines[measure]:
             panels.append(Panel(label, "", "likeness to the original map", lines[measure], zero_line=True))

@@ -45,7 +45,7 @@ OPTIONS: dict[str, Mapping[str, Any]] = {
     "context": {"distances_mm": (0, 1, 2, 3, 5, 7, 10, 15, 20, 30), "fills": ("zero", "tissue")},
     "synthetic": {"doses": (0.5, 1.0, 2.0), "radii_mm": (2.5, 4.0), "places": 1, "moved": 3},
     "sanity": {"stages": 3, "modes": ("cascading",), "seeds": 2},
-    "faithfulness": {"n_samples": 4, "fractions": (0.0, 0.05, 0.2, 1.0), "perturbations": 6},
+    "faithfulness": {"n_samples": 4, "fractions": (0.0, 0.05, 0.2, 1.0), "perturbations": 6, "shakes": 1},
     "architecture": {"windows_vox": (48, 64, 96, 128), "context_mm": (0, 1, 2, 3, 5, 7, 10, 15, 20, 30)},
     "controls": {},
 }

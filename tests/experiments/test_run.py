@@ -57,6 +57,8 @@ def test_it_resumes_and_only_what_changed_is_done_again(name, tmp_path):
     assert sum("there already" in s and name in s for s in sentences) == 2
     _, sentences = run(name, tmp_path, network=Linear((2.5, 0.0), bias=3.0))
     assert not any("rows of" in s for s in sentences)
+    assert any(s.startswith("1 of 2 scans done, about") for s in sentences)
+    assert "2 of 2 scans done." in sentences
 
 
 def test_lesions_are_chosen_as_everywhere(tmp_path):

@@ -26,6 +26,8 @@ PUBLISHED_MM = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 10.0, 14.0)
 PUBLISHED_SCORE = (0.03, 0.19, 0.45, 0.63, 0.74, 0.83, 0.88, 0.955, 0.955)
 """Mean probability of the published U-Net for lesions of 91-119 voxels; read off a figure, approximate; steps of one
 18-neighbour dilation, zero fill."""
+PUBLISHED_DETECTED = tuple(count / 191 for count in (51, 115, 162, 177, 184, 189, 190))
+"""Detected lesions of the same at 1..7 steps, of the 191 on its plateau; read off the same figure."""
 
 
 def context_rows(
@@ -124,6 +126,8 @@ def context_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         table.append({"fill": fill, "frozen": frozen, "mm": interval, "never": missed, "lesions": len(chosen)})
     if "zero" in set(detected["fill"]):
         lines.append(Line("published U-Net (digitised)", PUBLISHED_MM, PUBLISHED_SCORE, reference=True))
+        steps = PUBLISHED_MM[: len(PUBLISHED_DETECTED)]
+        detections.append(Line("published U-Net (digitised)", steps, PUBLISHED_DETECTED, reference=True))
     chart = Chart(
         "context",
         "How much of the surroundings must the network see to find a lesion?",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,15 @@ def collect_rows(
     chosen = _options(experiment, options or {})
     folder = Path(out) / FOLDER / name
     say = announce_fn or (lambda sentence: None)
-    frames = []
-    for entry in cases:
+    frames, known, spent = [], list(cases), []
+    for number, entry in enumerate(known, start=1):
+        began = time.perf_counter()
         case = entry if isinstance(entry, Case) else entry()
-        frames.append(_rows(experiment, model, case, settings, folder, Path(out), chosen, resume=resume, say=say))
+        rows, computed = _rows(experiment, model, case, settings, folder, Path(out), chosen, resume=resume, say=say)
+        frames.append(rows)
+        if computed:
+            spent.append(time.perf_counter() - began)
+            say(_progress(number, len(known), spent))
     filled = [frame for frame in frames if len(frame)]
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
@@ -126,7 +132,8 @@ def _rows(
     *,
     resume: bool,
     say: Callable[[str], None],
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, bool]:
+    """A scan's rows, and whether they were computed now."""
     if experiment.needs_maps:
         explained, wanted = explain_case(model, case, settings, out=out, announce_fn=say), None
     else:
@@ -137,13 +144,20 @@ def _rows(
     path, note = folder / "rows" / f"{case.name.stem}.parquet", folder / "rows" / f"{case.name.stem}.json"
     if resume and path.is_file() and _stored_key(note) == key:
         say(f"{case.name.stem}: rows of {experiment.name} are there already.")
-        return pd.read_parquet(path)
+        return pd.read_parquet(path), False
     say(f"{case.name.stem}: {experiment.name} ...")
     rows = experiment.rows_fn(Scan(model, explained, settings.device, wanted), **options)
     with write_whole(path) as temporary:
         rows.to_parquet(temporary)
     write_text(note, json.dumps({"Key": key}))
-    return rows
+    return rows, True
+
+
+def _progress(done: int, of: int, spent: list[float]) -> str:
+    """How far the run is, and how long the rest takes at the pace of the scans computed so far."""
+    left = (of - done) * sum(spent) / len(spent)
+    pace = f"{left / 3600:.1f} h" if left >= 5400 else f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
+    return f"{done} of {of} scans done" + (f", about {pace} left." if done < of else ".")
 
 
 def _options(experiment: Experiment, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,9 @@ def test_peaks_have_a_violin_per_network_and_channel(tmp_path):
     assert chart.grid == (2, 2)
     page = json.loads((tmp_path / "experiments" / "peaks" / "peaks.plotly.json").read_text())
     assert page["layout"]["meta"]["rows"] == 2
+    assert not any("customdata" in trace for trace in page["data"])  # lesion 1 is not one lesion in all networks
+    own = json.loads((tmp_path / "reads-T1w" / "experiments" / "peaks" / "peaks.plotly.json").read_text())
+    assert all("customdata" in trace for trace in own["data"] if trace["type"] == "violin")
 
 
 def test_one_folder_for_two_networks_is_refused(tmp_path):

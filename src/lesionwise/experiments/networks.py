@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lesionwise.errors import InputError
-from lesionwise.experiments.chart import Chart, Panel
+from lesionwise.experiments.chart import Chart, Mark, Panel, Violin
 from lesionwise.experiments.experiment import Experiment, Finding
 from lesionwise.experiments.registry import experiment_named
 from lesionwise.experiments.run import FOLDER, collect_rows, save_finding
@@ -99,12 +99,21 @@ def _below_each_other(parts: list[tuple[str, Chart]]) -> Chart:
     columns = max(chart.grid[1] for _, chart in parts)
     panels: list[Panel | None] = []
     for name, chart in parts:
-        own = [panel and replace(panel, title=f"{name}: {panel.title}") for panel in chart.panels]
+        own = [panel and replace(panel, title=_titled(name, panel), marks=_unlinked(panel)) for panel in chart.panels]
         panels += own + [None] * (-len(own) % columns)
     samples = [f"{name}: {chart.sample}" for name, chart in parts if chart.sample]
     same = len({chart.sample for _, chart in parts}) == 1
     sample = f"{first.sample}, each network" if same and first.sample else "; ".join(samples)
     return replace(first, panels=panels, columns=columns, sample=sample)
+
+
+def _titled(name: str, panel: Panel) -> str:
+    return f"{name}: {panel.title}" if panel.title else name
+
+
+def _unlinked(panel: Panel) -> list[Mark]:
+    """The marks without their lesions: a lesion's number means another lesion for another network."""
+    return [replace(mark, lesions=None) if isinstance(mark, Violin) else mark for mark in panel.marks]
 
 
 def _named(announce_fn: Callable[[str], None], name: str) -> Callable[[str], None]:

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,13 +31,14 @@ from lesionwise.attribution import SmoothGrad
 from lesionwise.experiments.experiment import Finding
 from lesionwise.experiments.networks import run_networks
 from lesionwise.experiments.run import run_experiment
+from lesionwise.instances.components import label_components
 from lesionwise.io.bids import find_scans
 from lesionwise.io.cases import read_case
 from lesionwise.models.zoo import load_models
 from lesionwise.phantom import synthesise
 from lesionwise.segmenter import AbstractSegmenter, Segmenter
 from lesionwise.units import Settings
-from lesionwise.volume import Case
+from lesionwise.volume import Box, Case
 
 OPTIONS: dict[str, Mapping[str, Any]] = {
     "modality": {"ig_steps": 8},
@@ -84,6 +86,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a BIDS data set with references instead of synthetic patients")
     parser.add_argument("--model", nargs="+", default=["builtin"], help="several are held side by side")
     parser.add_argument("--sessions", default="first", choices=("first", "all"), help="of real patients")
+    parser.add_argument(
+        "--block", type=int, help="cut real scans to a cube of that many voxels around a lesion of median size"
+    )
     parser.add_argument("--window", type=int, help="edge of the prediction window (the model's own; 64 for blocks)")
     parser.add_argument("--patients", type=int, default=12, help="synthetic ones")
     parser.add_argument("--lesions", default="drawn:10")
@@ -100,7 +105,7 @@ def main() -> None:
     settings = Settings(method=method, lesions=given.lesions, controls=given.controls, seed=1)
     models = load_models(given.model)
     options = {**OPTIONS, "modality": {"ig_steps": given.ig_steps}}
-    if window := given.window or (None if given.data else 64):
+    if window := given.window or given.block or (None if given.data else 64):
         # One window covers the block: the run stays small, and fusion has tests of its own.
         models = {name: Segmenter(m.network, replace(m.spec, window=(window,) * 3)) for name, m in models.items()}
     folder, first = next(iter(models.items()))
@@ -110,6 +115,8 @@ def main() -> None:
         options["sanity"] = {**OPTIONS["sanity"], "modes": ("cascading", "independent")}
     else:
         cases = list(patients_of(given.data, first, sessions=given.sessions))
+        if given.block:
+            cases = [partial(block_of, case, given.block) for case in cases]
     for name in given.only:
         if given.data is None and len(models) == 1 and name in KNOWN_ANSWER:
             show("blind", name, run_experiment, blind_to(first, "T1w"), cases, given.out / "blind", settings, options)
@@ -118,6 +125,27 @@ def main() -> None:
         else:
             shared = dict.fromkeys(models, settings)
             show(", ".join(models), name, run_networks, models, cases, given.out, shared, options)
+
+
+def block_of(read_fn: Callable[[], Case], edge: int) -> Case:
+    """A real scan cut to a cube around its reference lesion of median size, so that one window covers it like a synthetic one."""
+    case = read_fn()
+    if case.reference is None or not case.reference.any():
+        return case
+    labels = label_components(case.reference)
+    sizes = np.bincount(labels.ravel())[1:]
+    middle = int(np.argsort(sizes, kind="stable")[len(sizes) // 2]) + 1
+    start = np.argwhere(labels == middle).mean(axis=0).round().astype(int) - edge // 2
+    start = np.clip(start, 0, np.maximum(np.subtract(case.image.shape, edge), 0)).tolist()
+    box = Box((start[0], start[1], start[2]), (start[0] + edge, start[1] + edge, start[2] + edge))
+    box = box.intersection(Box.whole(case.image.shape))
+    return replace(
+        case,
+        image=case.image.crop(box),
+        head=case.head[box.slices],
+        reference=case.reference[box.slices],
+        tissue={name: mask[box.slices] for name, mask in case.tissue.items()},
+    )
 
 
 def show(

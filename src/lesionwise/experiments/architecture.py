@@ -110,7 +110,8 @@ def architecture_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Findin
         "sides of a lesion. Bands: 95 % over patients.",
         sample=patients_note(rows),
     )
-    table = rows.groupby("window_vox")[list(SCORES)].mean().reset_index()
+    each = rows.groupby(["subject", "window_vox"])[list(SCORES)].mean()
+    table = each.groupby("window_vox").mean().reset_index()
     return Finding(
         " ".join(sentences), (chart,), {"architecture": table, "architecture_network": _network(rows, facts)}
     )

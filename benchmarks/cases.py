@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,11 @@ import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.scene import Bench, random_scan, real_scan
 from lesionwise.attribution import InstanceTarget, SmoothGrad, attribute, plan_attribution
+from lesionwise.attribution.convolutions import Convolutions
 from lesionwise.attribution.draws import Noisy
-from lesionwise.attribution.local import LocalCotangent
 from lesionwise.attribution.noise import spread
 from lesionwise.attribution.scene import Scene
 
@@ -37,7 +37,7 @@ def straightforward(bench: Bench, *, backwards: int = 3) -> dict[str, Any]:
     for voxel in range(backwards - 1):
         torch.autograd.grad(y[i[voxel], j[voxel], k[voxel]], x, retain_graph=True)
         times.append(began.lap())
-    np.save("/tmp/lesionwise-bench.npy", bench.placement.pull_back(gradient[0]).numpy())
+    np.save(map_path(bench.name, "theirs"), bench.placement.pull_back(gradient[0]).numpy())
     return {
         "forward_cpu_s": forward[0], "forward_wall_s": forward[1],
         "backward_cpu_s": float(np.mean([t[0] for t in times])), "backward_wall_s": float(np.mean([t[1] for t in times])),
@@ -58,70 +58,119 @@ def captum(bench: Bench, *, samples: int = 2) -> dict[str, Any]:
     return {"sample_cpu_s": cpu / samples, "sample_wall_s": wall / samples}
 
 
-def ours(bench: Bench, *, reduce: str, lesions: int, samples: int) -> dict[str, Any]:
-    """Instance SmoothGrad. The plan, and the part that does not grow with N, are timed apart."""
+def ours(bench: Bench, *, reduce: str, lesions: int, rounds: int) -> dict[str, Any]:
+    """Instance SmoothGrad. The plan, and the part that does not grow with N, are timed apart.
+
+    A draw's time is what further draws cost, once each convolution has found its way; the draws of `rounds` batches are
+    taken. The floor is measured before, between and after, so that it sees the same neighbours; the best counts.
+    """
     sets = bench.lesions[:lesions]
+    speeds = [gflop_per_s()]
     began = Clock()
     full = SmoothGrad(n_samples=50, reduce=reduce, max_voxels=None)
     plan = plan_attribution(bench.network, bench.spec, bench.placement, sets, method=full)
     planned = began.lap()
-    runs, flops, inside = [], [], []
-    for n in (1, samples)[: 1 if samples == 1 else 2]:
-        method = SmoothGrad(n_samples=n, reduce=reduce, max_voxels=None)
-        with Flops() as counter:
-            found = attribute(bench.network, bench.spec, bench.placement, sets, method=method, plan=plan)
-        runs.append(began.lap())
-        flops.append(counter.total)
-        inside.append(counter.seconds)
-        if n == 1 and lesions == 1 and reduce == "mean":
-            np.save("/tmp/lesionwise-bench-ours.npy", whole(found[0], bench))
-    if samples == 1:  # the first draw, which also learns what matters, stands for all
-        each, fixed, work, convolving = list(runs[0]), [0.0, 0.0], float(flops[0]), inside[0]
-    else:
-        each = [(b - a) / (samples - 1) for a, b in zip(runs[0], runs[1], strict=True)]
-        fixed = [a - e for a, e in zip(runs[0], each, strict=True)]
-        work, convolving = (flops[1] - flops[0]) / (samples - 1), (inside[1] - inside[0]) / (samples - 1)
-    voxels = sum(len(v) for v in sets)
+
+    def explained(n: int, some: list[np.ndarray] = sets) -> Any:
+        method = SmoothGrad(n_samples=n, reduce=reduce, max_voxels=None, antithetic=True if n % 2 == 0 else None)
+        return attribute(bench.network, bench.spec, bench.placement, some, method=method, plan=plan)
+
+    if lesions == 1 and reduce == "mean":
+        np.save(map_path(bench.name, "ours"), whole(explained(1)[0], bench))
+        began.lap()
+    # enough calls of every size for each way to have had its turns
+    first = 4 * plan.batch if lesions == 1 and reduce == "mean" else plan.batch
+    explained(first, sets if reduce == "mean" else [sets[0][:12]])
+    finding = began.lap()
+    few, many = plan.batch, plan.batch * (1 + rounds)
+    runs = []
+    for n in (few, many):
+        speeds.append(gflop_per_s())
+        with Counted() as counted:
+            began.lap()
+            explained(n)
+            runs.append((began.lap(), counted))
+    speeds.append(gflop_per_s())
+    each = [(b - a) / (many - few) for a, b in zip(runs[0][0], runs[1][0], strict=True)]
+    fixed = [a - e * few for a, e in zip(runs[0][0], each, strict=True)]
+    layers = runs[1][1].less(runs[0][1], many - few)
     return {
-        "plan": plan.describe(), "strategy": plan.strategy, "lesions": lesions, "voxels": voxels,
-        "plan_cpu_s": planned[0], "fixed_cpu_s": fixed[0], "sample_cpu_s": each[0],
+        "plan": plan.describe(), "strategy": plan.strategy, "lesions": lesions, "voxels": sum(len(v) for v in sets),
+        "batch": plan.batch, "plan_cpu_s": planned[0],
+        "finding_cpu_s": finding[0] if reduce == "max" else max(finding[0] - fixed[0] - first * each[0], 0.0),
+        "fixed_cpu_s": fixed[0], "sample_cpu_s": each[0],
         "plan_wall_s": planned[1], "fixed_wall_s": fixed[1], "sample_wall_s": each[1],
-        "sample_gflop": work / 1e9, "convolution_cpu_s": convolving,
+        "sample_gflop": sum(flop for _, flop in layers.values()) / 1e9,
+        "convolution_cpu_s": sum(s for s, _ in layers.values()),
+        "gflop_per_s": max(speeds), "most_gflop_per_s": most_gflop_per_s(),
+        "layers": {name: [s, flop / 1e9] for name, (s, flop) in sorted(layers.items(), key=lambda kv: -kv[1][0])},
     }  # fmt: skip
 
 
 def floor(bench: Bench) -> dict[str, Any]:
-    """FLOP/s of one large convolution, the best of five."""
-    x, w = torch.randn(1, 64, 48, 48, 48), torch.randn(64, 64, 3, 3, 3)
+    """FLOP/s of one large convolution."""
+    return {"gflop_per_s": gflop_per_s()}
+
+
+def gflop_per_s() -> float:
+    """Of a 64 x 64 x 3^3 convolution on 48^3 voxels, the best of five."""
+    return of_convolution(64, 48)
+
+
+def most_gflop_per_s() -> float:
+    """The best of large convolutions of several sizes, in either memory layout: near what the processor can do at all."""
+    return max(
+        of_convolution(channels, size, layout)
+        for channels, size in ((64, 48), (128, 32), (256, 16))
+        for layout in (torch.contiguous_format, torch.channels_last_3d)
+    )
+
+
+def of_convolution(channels: int, size: int, layout: torch.memory_format = torch.contiguous_format) -> float:
+    """GFLOP/s."""
+    x = torch.randn(1, channels, size, size, size).contiguous(memory_format=layout)
+    w = torch.randn(channels, channels, 3, 3, 3).contiguous(memory_format=layout)
     best = min(timed(lambda: torch.nn.functional.conv3d(x, w, padding=1)) for _ in range(5))
-    return {"gflop_per_s": 2 * 48**3 * 64 * 64 * 27 / best / 1e9}
+    return 2 * size**3 * w.numel() / best / 1e9
 
 
-class Flops(TorchDispatchMode):
-    """Counts the convolutions that are really run, local ones by their own size, and the processor time within them."""
+class Counted:
+    """Counts the local convolutions that are really run, and the processor time within them, by layer."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-        self.seconds = 0.0
+        self.layers: dict[str, tuple[float, float]] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if any(isinstance(x, LocalCotangent) for x in args):
-            with self:  # count what its rule runs instead
-                return LocalCotangent.__torch_dispatch__(func, types, args, kwargs)
-        began = time.process_time()
-        out = func(*args, **(kwargs or {}))
-        if func in (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default):
-            self.seconds += time.process_time() - began
-        if func is torch.ops.aten.convolution.default:
-            self._count(args[0] if args[6] else out, args[1])
-        elif func is torch.ops.aten.convolution_backward.default:  # with respect to the input alone
-            self._count(args[1] if args[7] else args[0], args[2])
-        return out
+    def less(self, other: "Counted", draws: int) -> dict[str, tuple[float, float]]:
+        """Seconds and FLOP per draw, beyond those of another count."""
+        none = (0.0, 0.0)
+        return {
+            name: ((s - other.layers.get(name, none)[0]) / draws, (f - other.layers.get(name, none)[1]) / draws)
+            for name, (s, f) in self.layers.items()
+        }
 
-    def _count(self, coarse: Tensor, weight: Tensor) -> None:
-        """Every weight is used once per voxel of the coarser side: a multiplication and an addition."""
-        self.total += 2 * len(coarse) * coarse.shape[2:].numel() * weight.numel()
+    def __enter__(self) -> "Counted":
+        self._before = Convolutions.scatter, Convolutions.gather
+        Convolutions.scatter = self._timed("scatter", Convolutions.scatter)  # type: ignore[method-assign]
+        Convolutions.gather = self._timed("gather", Convolutions.gather)  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Convolutions.scatter, Convolutions.gather = self._before  # type: ignore[method-assign]
+
+    def _timed(self, name: str, method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(own: Convolutions, x: Tensor, weight: Tensor, *args: Any) -> Tensor:
+            began = time.process_time()
+            out = method(own, x, weight, *args)
+            spent = time.process_time() - began
+            # every weight is used once per voxel of the coarser side: a multiplication and an addition
+            coarse = x if name == "scatter" else out
+            layer = f"{name} {tuple(weight.shape[:2])}"
+            seconds, flop = self.layers.get(layer, (0.0, 0.0))
+            flop += 2 * len(coarse) * coarse.shape[2:].numel() * weight.numel()
+            self.layers[layer] = (seconds + spent, flop)
+            return out
+
+        return run
 
 
 class Clock:
@@ -136,6 +185,11 @@ class Clock:
         found = cpu - self._cpu, wall - self._wall
         self._cpu, self._wall = cpu, wall
         return found
+
+
+def map_path(scan: str, whose: str) -> Path:
+    """Where a case leaves its map of the first draw."""
+    return Path(tempfile.gettempdir()) / f"lesionwise-bench-{scan.replace(' ', '-')}-{whose}.npy"
 
 
 def noisy(bench: Bench) -> Tensor:
@@ -169,9 +223,9 @@ CASES: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "floor": floor,
     "straightforward": straightforward,
     "captum": captum,
-    "ours mean": lambda bench: ours(bench, reduce="mean", lesions=1, samples=6),
-    "ours max": lambda bench: ours(bench, reduce="max", lesions=1, samples=1),
-    "ours patient": lambda bench: ours(bench, reduce="mean", lesions=25, samples=2),
+    "ours mean": lambda bench: ours(bench, reduce="mean", lesions=1, rounds=3),
+    "ours max": lambda bench: ours(bench, reduce="max", lesions=1, rounds=1),
+    "ours patient": lambda bench: ours(bench, reduce="mean", lesions=25, rounds=1),
 }
 
 

@@ -7,9 +7,9 @@ from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
 from torch import nn
 
 from lesionwise.attribution import SmoothGrad, attribute, plan_attribution
-from lesionwise.attribution.footprint import Footprint
+from lesionwise.attribution.footprint import Footprint, Part, Watched
 from lesionwise.attribution.local import LocalCotangent
-from lesionwise.attribution.passes import Cotangent, Runner
+from lesionwise.attribution.passes import Cotangent, Runner, WindowPass
 from lesionwise.volume import Box
 
 from .conftest import place, random_scan, small_spec
@@ -65,13 +65,14 @@ def check(module, size, box):
     x = torch.randn(1, 2, *size, dtype=torch.float64, generator=generator).requires_grad_(True)
     footprint, trace = Footprint(), []
     for attempt in range(2):
-        with torch.enable_grad():
-            runner = Runner(AsLogits(module), "local", 2)
-            made = forward(runner, x, footprint if attempt == 0 else learnt(footprint))
+        runner = Runner(AsLogits(module), "local", 2)
+        made = forward(runner, x, footprint)
         y = made.logits
         box = box.intersection(Box.whole(tuple(y.shape[2:])))
         seeds = torch.randn(2, y.shape[1], *box.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-        (found,) = torch.autograd.grad(y, made.leaf, LocalCotangent(seeds, box, y.shape, made.watched.note))
+        (found,) = torch.autograd.grad(
+            y, made.leaf, LocalCotangent(seeds, box, y.shape, made.watched.note), retain_graph=True
+        )
         plain = x.detach().clone().requires_grad_(True)
         z = module(plain * 1)
         for k in range(2):
@@ -79,7 +80,11 @@ def check(module, size, box):
             dense[(0, slice(None), *box.slices)] = seeds[k]
             (expected,) = torch.autograd.grad(z, plain, dense, retain_graph=True)
             assert (found.dense(k) - expected).abs().max() < 1e-13 * max(1.0, float(expected.abs().max()))
-            assert (y - z)[(..., *box.slices)].abs().max() < 1e-12
+            assert (made.values - z)[(..., *box.slices)].abs().max() < 1e-12
+        if attempt == 0:
+            made.learn([box])
+            assert not footprint.refused
+            assert footprint.input == found.box
         trace.append(found.box)
     assert trace[0] == trace[1]
 
@@ -96,18 +101,14 @@ class AsLogits(nn.Module):
 
 
 def forward(runner, x, footprint):
-    from lesionwise.attribution.footprint import Watched
-    from lesionwise.attribution.passes import WindowPass
-
-    leaf = x.detach().requires_grad_(True)
-    watched = Watched(footprint)
-    with watched:
-        return WindowPass(runner, leaf, runner.network(leaf.clone()), watched)
-
-
-def learnt(footprint):
-    footprint.learnt = True
-    return footprint
+    leaf = x.detach()
+    if footprint.within is not None:
+        leaf = Part(leaf[(..., *footprint.within.slices)], footprint.within, tuple(leaf.shape[2:]))
+    watched = Watched(footprint, runner.convolutions)
+    leaf = leaf if isinstance(leaf, torch.Tensor) else leaf.activation()
+    leaf.requires_grad_(True)
+    with torch.enable_grad(), watched:
+        return WindowPass(runner, leaf, runner.network(leaf.clone()), watched, footprint)
 
 
 def test_a_footprint_is_smaller_than_the_window_and_saves_work():

@@ -97,21 +97,20 @@ def test_a_batched_backward_pass_that_does_not_fit_is_halved(setup, kind, strate
 
 def test_it_may_run_out_in_the_middle_of_the_draws(setup):
     """The draws before were taken with larger batches, and on larger boxes."""
-    method = SmoothGrad(n_samples=2)
     greedy = Greedy(setup.network, RAISES["GPU"])
 
     def later(*_):
         greedy.most = 1
 
-    for strategy in ("loop", "local"):
-        greedy.most = 1000
+    for strategy, draws, batch in (("loop", 2, 24), ("local", 4, 2)):  # locally a batch is draws of one window
+        greedy.most, method = 1000, SmoothGrad(n_samples=draws)
         plan = plan_attribution(setup.network, setup.spec, setup.placement, [OMEGA, ELSEWHERE], method=method)
         found = attribute(
             greedy, setup.spec, setup.placement, [OMEGA, ELSEWHERE], method=method, progress_fn=later,
-            plan=replace(plan, strategy=strategy, batch=24),
+            plan=replace(plan, strategy=strategy, batch=batch),
         )  # fmt: skip
         same(found, maps(setup, setup.network, method))
-    assert greedy.failed == 2 * 4  # 24, 12, 6, 3
+    assert greedy.failed == 4 + 1  # 24, 12, 6, 3; then 2
 
 
 def test_players_are_halved_too(setup):

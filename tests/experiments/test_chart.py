@@ -2,7 +2,8 @@ import json
 
 import numpy as np
 
-from lesionwise.experiments.chart import COLOURS, Bar, Chart, Heat, Line, Panel, Violin, plotly_json, save_chart
+from lesionwise.experiments.chart import COLOURS, Bar, Chart, Heat, Line, Panel, Violin, save_chart
+from lesionwise.experiments.interactive import plotly_json
 
 LESIONS = (("sub-1", 1), ("sub-1", 2), ("sub-2", 1), ("sub-2", 9))
 CHART = Chart(

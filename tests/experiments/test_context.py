@@ -56,3 +56,20 @@ def test_few_patients_give_no_interval():
     finding = context_finding(rows, np.random.default_rng(0))
     assert "from 0 mm" in finding.text
     assert "1 patient," in finding.text
+
+
+def test_a_lesion_costs_far_less_than_a_whole_volume_prediction_per_distance():
+    """Of 125 windows only those that meet the lesion are computed, and of those only the ones that changed."""
+    network = Linear((3.0, 0.0), width=3, bias=3.0)
+    scan = scan_of(network, window=(8, 8, 8))
+    assert len(scan.grid.boxes) == 125
+    computed = []
+    handle = network.register_forward_hook(lambda module, inputs, output: computed.append(len(inputs[0])))
+    distances = tuple(float(d) for d in range(12))
+    one = scan.chosen[0].label
+    rows = context_rows(Scan(scan.model, scan.explained, wanted=(one,)), distances_mm=distances, fills=("zero",))
+    handle.remove()
+    assert len(rows) == len(distances)
+    assert sum(computed) < len(distances) * 125 / 5
+    last = rows[rows["distance_mm"] == 11.0].iloc[0]
+    assert last["probability_mean"] == pytest.approx(last["full_probability"])

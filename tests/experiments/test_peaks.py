@@ -64,8 +64,11 @@ def test_three_patients_give_effect_sizes_without_p():
     finding = peaks_finding(synthetic(patients=3, true_effect=2.0), np.random.default_rng(0))
     assert finding.tables["peaks_patients"]["p"].isna().all()
     assert finding.tables["peaks_patients"]["auc"].notna().all()
-    assert "(Holm)" not in finding.text
+    assert finding.tables["peaks_pooled"][["p", "p_holm", "kruskal_wallis_p"]].isna().all(axis=None)
+    assert finding.tables["peaks_pooled"]["kruskal_wallis_epsilon2"].notna().all()
+    assert "p =" not in finding.text
     assert "AUC" in finding.text
+    assert peaks_finding(synthetic(true_effect=2.0), np.random.default_rng(0)).text.count("p =") > 1
 
 
 def test_real_rows_go_through():

@@ -9,6 +9,7 @@ from lesionwise.experiments.run import run_experiment
 from lesionwise.units import Settings
 
 SMALL = {
+    "controls": {},
     "modality": {"ig_steps": 0},
     "distance": {},
     "peaks": {},
@@ -27,7 +28,7 @@ def run(name, out, *, network=None, cases=None, **options):
         segmenter(network or Linear((3.0, 0.0), bias=3.0)),
         cases or [case(n, subject=f"{n:02d}") for n in range(2)],
         out,
-        settings=Settings(method=Gradient(), lesions="largest:1"),
+        settings=Settings(method=Gradient(), lesions="largest:1", controls=2 if name == "controls" else 0),
         options=options or SMALL[name],
         announce_fn=sentences.append,
     )
@@ -56,6 +57,8 @@ def test_it_resumes_and_only_what_changed_is_done_again(name, tmp_path):
     assert sum("there already" in s and name in s for s in sentences) == 2
     _, sentences = run(name, tmp_path, network=Linear((2.5, 0.0), bias=3.0))
     assert not any("rows of" in s for s in sentences)
+    assert any(s.startswith("1 of 2 scans done, about") for s in sentences)
+    assert "2 of 2 scans done." in sentences
 
 
 def test_lesions_are_chosen_as_everywhere(tmp_path):

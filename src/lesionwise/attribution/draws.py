@@ -1,6 +1,7 @@
 """At which inputs a derivative is taken: the scan itself, with noise, or on the way from a baseline."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +22,18 @@ class AbstractDraws(ABC):
     are_contributions: bool = False
 
     @abstractmethod
+    def part(self, scene: Scene, draw: int, index: int, within: Box) -> Float[Tensor, "channels i j k"]:
+        """The input of window `index` in draw `draw`, on a box of the window."""
+
+    def parts(
+        self, scene: Scene, draws: Sequence[int], index: int, within: Box
+    ) -> Float[Tensor, "draws channels i j k"]:
+        """The same for several draws."""
+        return torch.stack([self.part(scene, draw, index, within) for draw in draws])
+
     def window(self, scene: Scene, draw: int, index: int) -> Float[Tensor, "channels i j k"]:
         """The input of window `index` in draw `draw`."""
+        return self.part(scene, draw, index, Box.whole(scene.grid.window))
 
     def factor(self, scene: Scene, draw: int, box: Box) -> Float[Tensor, "channels i j k"] | None:
         """What the derivative is multiplied with on a box of the volume; None for 1."""
@@ -41,9 +52,9 @@ class AsIs(AbstractDraws):
         """True if the values are contributions in units of the target."""
         return self.times_input
 
-    def window(self, scene: Scene, draw: int, index: int) -> Float[Tensor, "channels i j k"]:
-        """The input of window `index`."""
-        return scene.window(index)
+    def part(self, scene: Scene, draw: int, index: int, within: Box) -> Float[Tensor, "channels i j k"]:
+        """The input of window `index` on a box of it."""
+        return scene.window(index, within)
 
     def factor(self, scene: Scene, draw: int, box: Box) -> Float[Tensor, "channels i j k"] | None:
         """The input."""
@@ -63,30 +74,31 @@ class Noisy(AbstractDraws):
     antithetic: bool = False
     is_random: bool = True
 
-    def window(self, scene: Scene, draw: int, index: int) -> Float[Tensor, "channels i j k"]:
-        """The input of window `index` in draw `draw`."""
-        clean = scene.window(index)
-        if not any(self.sigma):
-            return clean
-        noisy = clean.clone()
-        box = Box.whole(scene.grid.shape)
-        local, own = scene.in_window(index, box)
-        noise = normal(
-            own,
-            scene.grid.shape,
-            channels=len(clean),
-            seed=scene.seed,
-            draw=draw // 2 if self.antithetic else draw,
-            dtype=clean.dtype,
-            device=clean.device,
-        )
-        sign = -1.0 if self.antithetic and draw % 2 else 1.0
-        noise *= torch.tensor([sign * s for s in self.sigma], dtype=clean.dtype, device=clean.device)[
-            :, None, None, None
-        ]
+    def part(self, scene: Scene, draw: int, index: int, within: Box) -> Float[Tensor, "channels i j k"]:
+        """The input of window `index` in draw `draw`, on a box of the window."""
+        return self.parts(scene, [draw], index, within)[0]
+
+    def parts(
+        self, scene: Scene, draws: Sequence[int], index: int, within: Box
+    ) -> Float[Tensor, "draws channels i j k"]:
+        """The same for several draws; the two of a pair share their noise."""
+        clean = scene.window(index, within)
+        noisy = clean.expand(len(draws), -1, -1, -1, -1).clone()
+        local, own = scene.in_window(index, Box.whole(scene.grid.shape), within)
+        if not any(self.sigma) or own.is_empty:
+            return noisy
+        factors = clean.new_tensor(self.sigma)[:, None, None, None]
         if self.head is not None:
-            noise *= self.head[own.slices].to(clean)
-        noisy[(slice(None), *local.slices)] += noise
+            factors = factors * self.head[own.slices].to(clean)
+        by_unit: dict[int, Tensor] = {}
+        for item, draw in zip(noisy, draws, strict=True):
+            unit = draw // 2 if self.antithetic else draw
+            if unit not in by_unit:
+                by_unit[unit] = factors * normal(
+                    own, scene.grid.shape, channels=len(clean), seed=scene.seed, draw=unit, dtype=clean.dtype,
+                    device=clean.device,
+                )  # fmt: skip
+            item[(slice(None), *local.slices)].add_(by_unit[unit], alpha=-1 if self.antithetic and draw % 2 else 1)
         return noisy
 
 
@@ -103,10 +115,10 @@ class Path(AbstractDraws):
     count: int
     are_contributions: bool = True
 
-    def window(self, scene: Scene, draw: int, index: int) -> Float[Tensor, "channels i j k"]:
-        """The input of window `index` at point `draw`."""
-        clean = scene.window(index)
-        start = scene.grid.pad(self.baseline)[(slice(None), *scene.grid.boxes[index].slices)]
+    def part(self, scene: Scene, draw: int, index: int, within: Box) -> Float[Tensor, "channels i j k"]:
+        """The input of window `index` at point `draw`, on a box of the window."""
+        clean = scene.window(index, within)
+        start = scene.grid.pad(self.baseline)[(slice(None), *within.shifted(scene.grid.boxes[index].start).slices)]
         return start + self.positions[draw] * (clean - start)
 
     def factor(self, scene: Scene, draw: int, box: Box) -> Float[Tensor, "channels i j k"] | None:
@@ -129,10 +141,10 @@ class Reference(AbstractDraws):
     is_random: bool = True
     are_contributions: bool = True
 
-    def window(self, scene: Scene, draw: int, index: int) -> Float[Tensor, "channels i j k"]:
-        """The input of window `index` in draw `draw`."""
-        moved = scene.window(index).clone()
-        local, own = scene.in_window(index, Box.whole(scene.grid.shape))
+    def part(self, scene: Scene, draw: int, index: int, within: Box) -> Float[Tensor, "channels i j k"]:
+        """The input of window `index` in draw `draw`, on a box of the window."""
+        moved = scene.window(index, within).clone()
+        local, own = scene.in_window(index, Box.whole(scene.grid.shape), within)
         moved[(slice(None), *local.slices)] -= (1.0 - self.positions[draw]) * self._difference(scene, draw, own)
         return moved
 

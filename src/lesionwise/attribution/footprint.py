@@ -1,8 +1,9 @@
 """Which part of each layer's output a lesion's target depends on, learnt once and then computed alone.
 
-The first backward pass through a window (see `local`) tells, layer by layer, the box of the output that matters. Later
-forward passes over the same window compute the convolutions, normalisations and activations on those boxes only; the
-rest stays 0 and nothing that is asked for reads it. Boxes follow from the layers' geometry, so that this is exact.
+A backward pass through a window tells, layer by layer, the box of the output that matters (see `local`). It needs no
+values: a cotangent of no copies goes through the geometry of the layers. Later forward passes over the same window hold
+activations on those boxes only; the rest is neither computed nor stored. Boxes follow from the layers' geometry, so that
+this is exact.
 """
 
 from collections.abc import Sequence
@@ -13,118 +14,138 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lesionwise.attribution.local import input_box, scatter, window
+from lesionwise.attribution.convolutions import Convolutions
+from lesionwise.attribution.local import LocalActivation, cut, input_box, window
+from lesionwise.types import Shape
 from lesionwise.volume import Box
 
 _aten = torch.ops.aten
-_WORTH = 0.7  # share of a layer's output above which computing all of it is as fast
 
 
 @dataclass(eq=False)
 class Footprint:
-    """Boxes by the number of the call, in the order in which the network runs. `learnt` once they are complete."""
+    """Boxes of one window by the number of the call, in the order in which the network runs, and the box of its input.
+
+    `learnt` once they are complete. `refused` if the network does something that activations held in part cannot follow.
+    """
 
     boxes: dict[int, Box] = field(default_factory=dict)
+    input: Box | None = None
     learnt: bool = False
+    refused: bool = False
+    held_bytes: int = 0
 
     def add(self, call: int, box: Box) -> None:
         """One more cotangent came through this call's output, within `box`."""
         self.boxes[call] = self.boxes[call].union(box) if call in self.boxes else box
 
+    def arrive(self, box: Box) -> None:
+        """One more cotangent has reached the input, within `box`."""
+        self.input = box if self.input is None else self.input.union(box)
+
+    @property
+    def within(self) -> Box | None:
+        """The part of the window's input that is asked for; None as long as all of it has to be given."""
+        usable = self.learnt and not self.refused and self.input is not None and not self.input.is_empty
+        return self.input if usable else None
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """`values` (items, channels, *box) of windows of `size`; beyond `box` nothing is asked for."""
+
+    values: Tensor
+    box: Box
+    size: Shape
+
+    def activation(self) -> LocalActivation:
+        """As a tensor of the window's size, with channels last in memory where processors like it better."""
+        values = self.values
+        if values.device.type == "cpu":
+            values = values.contiguous(memory_format=torch.channels_last_3d)
+        return LocalActivation(values, self.box, self.size)
+
 
 class Watched(TorchDispatchMode):
     """Numbers the calls of a forward pass; computes those with a known box on it alone if the footprint is learnt."""
 
-    def __init__(self, footprint: Footprint) -> None:
+    def __init__(self, footprint: Footprint, convolutions: Convolutions) -> None:
         super().__init__()
-        self._footprint = footprint
+        self._footprint, self._convolutions = footprint, convolutions
         self._calls: dict[tuple[int, int], int] = {}
         self._ambiguous: set[tuple[int, int]] = set()
         self._count = 0
+        self._local = footprint.within is not None
+        self._held_bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        rule = _RULES.get(func)
-        if rule is None or args[0].ndim != 5 or args[0].shape[0] != 1:
+        if func not in _CALLS or args[0].ndim != 5:
             return func(*args, **(kwargs or {}))
         call, self._count = self._count, self._count + 1
+        if self._local:
+            box = self._footprint.boxes.get(call)
+            return func(*args, **(kwargs or {})) if box is None else self._on_box(func, box, args)
         second = args[4] if func is _aten.native_batch_norm.default else args[1]
         if isinstance(second, Tensor):
             key = (args[0].data_ptr(), second.data_ptr())
             if key in self._calls:
                 self._ambiguous.add(key)
             self._calls[key] = call
-        box = self._footprint.boxes.get(call) if self._footprint.learnt else None
-        return func(*args, **(kwargs or {})) if box is None else rule(func, box, *args)
+        return func(*args, **(kwargs or {}))
 
     def note(self, x: Tensor, second: Tensor, box: Box) -> None:
         """A cotangent came through the call with these operands. A call that cannot be told apart is not cropped."""
+        if self._local or self._footprint.learnt:
+            return
         key = (x.data_ptr(), second.data_ptr())
         if key in self._calls and key not in self._ambiguous and not box.is_empty:
             self._footprint.add(self._calls[key], box)
 
+    def _on_box(self, func: Any, box: Box, args: tuple) -> Any:
+        if func is _aten.convolution.default:
+            found = self._convolution(func, box, *args)
+        elif func is _aten.native_batch_norm.default:
+            found = self._batch_norm(func, box, *args)
+        else:
+            x, weight = args
+            found = LocalActivation(func(cut(x, box), weight), box, x.shape[2:])
+        first = found[0] if isinstance(found, tuple) else found
+        if isinstance(first, LocalActivation):
+            self._held_bytes += first.held.nbytes
+            self._footprint.held_bytes = max(self._footprint.held_bytes, self._held_bytes // len(first))
+        return found
 
-def _convolution(
-    func: Any, box: Box, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
-) -> Tensor:  # fmt: skip
-    if weight.ndim != 5:
-        return func(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
-    kernel = weight.shape[2:]
-    shape = _output_shape(x.shape[2:], kernel, stride, padding, dilation, output_padding, transposed=transposed)
-    source = input_box(box, x.shape[2:], kernel, stride, padding, dilation, transposed=transposed)
-    if source.is_empty or _share(box, shape) > _WORTH:
-        return func(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
-    if transposed:
-        part = scatter(x[(..., *source.slices)], weight, stride, dilation, groups)
-        origin = [source.start[a] * stride[a] - padding[a] for a in range(3)]
-        part = window(part, origin, box.start, box.stop)
-        if bias is not None:
-            part = part + bias.reshape(1, -1, 1, 1, 1)
-    else:
-        first = [box.start[a] * stride[a] - padding[a] for a in range(3)]
-        last = [(box.stop[a] - 1) * stride[a] - padding[a] + dilation[a] * (kernel[a] - 1) + 1 for a in range(3)]
-        part = torch.nn.functional.conv3d(window(x, (0, 0, 0), first, last), weight, bias, stride, 0, dilation, groups)
-    return _placed(part, box, shape)
+    def _convolution(
+        self, func: Any, box: Box, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
+        padding: Sequence[int], dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
+    ) -> Tensor:  # fmt: skip
+        kernel = weight.shape[2:]
+        size = _output_size(x.shape[2:], kernel, stride, padding, dilation, output_padding, transposed=transposed)
+        source = input_box(box, x.shape[2:], kernel, stride, padding, dilation, transposed=transposed)
+        if weight.ndim != 5 or source.is_empty:
+            return func(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+        if transposed:
+            part = self._convolutions.scatter(cut(x, source), weight, stride, dilation, groups)
+            origin = [source.start[a] * stride[a] - padding[a] for a in range(3)]
+            part = window(part, origin, box.start, box.stop)
+        else:
+            first = [box.start[a] * stride[a] - padding[a] for a in range(3)]
+            last = [(box.stop[a] - 1) * stride[a] - padding[a] + dilation[a] * (kernel[a] - 1) + 1 for a in range(3)]
+            read = window(cut(x, source), source.start, first, last)
+            part = self._convolutions.gather(read, weight, stride, dilation, groups)
+        return LocalActivation(part if bias is None else part + bias.reshape(1, -1, 1, 1, 1), box, size)
 
-
-def _batch_norm(
-    func: Any,
-    box: Box,
-    x: Tensor,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    var: Any,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> Any:
-    if training or _share(box, x.shape[2:]) > _WORTH:
-        return func(x, weight, bias, mean, var, training, momentum, eps)
-    part, *saved = func(x[(..., *box.slices)], weight, bias, mean, var, training, momentum, eps)
-    return (_placed(part, box, x.shape[2:]), *saved)
-
-
-def _prelu(func: Any, box: Box, x: Tensor, weight: Tensor) -> Tensor:
-    if _share(box, x.shape[2:]) > _WORTH:
-        return func(x, weight)
-    return _placed(func(x[(..., *box.slices)], weight), box, x.shape[2:])
+    def _batch_norm(
+        self, func: Any, box: Box, x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, training: bool,
+        momentum: float, eps: float,
+    ) -> Any:  # fmt: skip
+        if training:
+            return func(x, weight, bias, mean, var, training, momentum, eps)
+        part, *saved = func(cut(x, box), weight, bias, mean, var, training, momentum, eps)
+        return (LocalActivation(part, box, x.shape[2:]), *saved)
 
 
-def _placed(part: Tensor, box: Box, shape: Sequence[int]) -> Tensor:
-    out = part.new_zeros((*part.shape[:2], *shape))
-    out[(..., *box.slices)] = part
-    return out
-
-
-def _share(box: Box, shape: Sequence[int]) -> float:
-    share = 1.0
-    for own, whole in zip(box.shape, shape, strict=True):
-        share *= own / whole
-    return share
-
-
-def _output_shape(
+def _output_size(
     size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
     output_padding: Sequence[int], *, transposed: bool,
 ) -> list[int]:  # fmt: skip
@@ -137,9 +158,5 @@ def _output_shape(
     return out
 
 
-_RULES: dict[Any, Any] = {
-    _aten.convolution.default: _convolution,
-    _aten.native_batch_norm.default: _batch_norm,
-    _aten._prelu_kernel.default: _prelu,
-}
+_CALLS = (_aten.convolution.default, _aten.native_batch_norm.default, _aten._prelu_kernel.default)
 """Calls that are computed on a box alone."""

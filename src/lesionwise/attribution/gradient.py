@@ -15,7 +15,7 @@ from lesionwise.attribution.method import AbstractMethod
 from lesionwise.attribution.moments import Moments
 from lesionwise.attribution.noise import random_subset, spread
 from lesionwise.attribution.result import Attribution, trimmed
-from lesionwise.attribution.sampling import Sampled, accumulate
+from lesionwise.attribution.sampling import Sampled, accumulate, learn
 from lesionwise.attribution.scene import Scene
 from lesionwise.attribution.site import Site
 from lesionwise.attribution.target import AbstractTarget
@@ -193,7 +193,7 @@ def sampled_maps(
         while taken < draws.count:
             began = time.perf_counter()
             checked = draws.count if tolerance is None else taken - taken % _CHECK_EVERY + _CHECK_EVERY
-            numbers = range(taken, min(taken + _at_once(active, work), checked, draws.count))
+            numbers = range(taken, min(taken + _at_once(scene, active, work), checked, draws.count))
             accumulate(scene, active, draws, draw_numbers=numbers, reduce=reduce, workload=work.workload)
             each = (time.perf_counter() - began) / max(len(active), 1)
             for state in active:
@@ -270,11 +270,13 @@ def _nothing_reached(scene: Scene, state: Sampled, draws: AbstractDraws, facts: 
 
 
 def _values(scene: Scene, group: Sequence[Site], work: Work) -> list[torch.Tensor]:
-    return scene.values(group, batch=work.workload.batch)
+    return [scene.target.value(logits, scene.spec) for logits in learn(scene, group, work.workload)]
 
 
-def _at_once(states: Sequence[Sampled], work: Work) -> int:
+def _at_once(scene: Scene, states: Sequence[Sampled], work: Work) -> int:
     """Draws that fill one batch of windows."""
+    if scene.runner.strategy == "local":
+        return work.workload.batch
     windows = {w for state in states for w in state.site.windows}
     return max(1, work.workload.batch // max(len(windows), 1))
 

@@ -3,26 +3,28 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lesionwise.attribution.footprint import Footprint
+from lesionwise.attribution.footprint import Footprint, Part
 from lesionwise.attribution.method import AbstractMethod
 from lesionwise.attribution.passes import Cotangent, Runner, Strategy
 from lesionwise.attribution.scene import Scene
 from lesionwise.attribution.site import Site, VoxelSet, centred, locate
 from lesionwise.attribution.target import AbstractTarget
-from lesionwise.attribution.workload import Workload
+from lesionwise.attribution.workload import Workload, is_out_of_memory
 from lesionwise.errors import OutOfMemoryError
 from lesionwise.segmenter import Placement, Spec
 from lesionwise.volume import Box
 
 _MAPS_PER_LESION = 6  # mean and squares of both halves, the draw, and what a reduction copies
 _DEFAULT_MEMORY = 4 << 30
+_MOST_DRAWS = 4  # that go through a window together locally
+_ATTEMPTS = 10  # of a local pass, whose convolutions try out their ways in the first ones
 _HOPE = 2.0  # batches are tried where one window at a time is at most this much slower than the best way known
 
 
@@ -61,7 +63,8 @@ class Plan:
 class Cost:
     """Measured on one window: seconds of a forward and of a backward pass, bytes that its graph holds.
 
-    `batch` windows go through the network together.
+    `batch` windows go through the network together; locally they are draws of one window, and a pass of one holds
+    `pass_bytes`.
     """
 
     forward_s: float
@@ -70,11 +73,16 @@ class Cost:
     strategy: Strategy
     together: int
     batch: int = 1
+    pass_bytes: int = 0
 
     @property
     def seconds(self) -> float:
         """One forward and one backward pass."""
         return self.forward_s + self.backward_s
+
+    def peak_bytes(self, passes: int) -> int:
+        """With so many passes at a time; locally one whole graph comes before them."""
+        return max(self.graph_bytes, passes * self.pass_bytes) if self.pass_bytes else passes * self.graph_bytes
 
 
 def plan_attribution(
@@ -121,7 +129,7 @@ def plan_sites(scene: Scene, sites: Sequence[Site], method: AbstractMethod, *, m
             f"One window needs {cost.graph_bytes / 2**30:.1f} GiB, more than the {budget / 2**30:.1f} GiB allowed; "
             "expected a smaller window or more memory."
         )
-    groups = grouped(sites, scene, budget=budget - cost.graph_bytes * cost.batch, shared=method.shares_draws)
+    groups = grouped(sites, scene, budget=budget - cost.peak_bytes(cost.batch), shared=method.shares_draws)
     by_number = {site.number: site for site in sites}
     draws = method.draws_per_lesion
     linear = scene.target.is_linear(scene.spec)
@@ -132,7 +140,8 @@ def plan_sites(scene: Scene, sites: Sequence[Site], method: AbstractMethod, *, m
         forwards += met * (draws + 1)
         backwards += draws * sum(len(site.windows) * _seeds(method, site) for site in members)
     state = max((sum(_bytes(scene, by_number[n]) for n in group) for group in groups), default=0)
-    kept = max(1, min(8, (budget - state) // max(cost.graph_bytes, 1)))
+    each = cost.pass_bytes or cost.graph_bytes
+    kept = max(1, min(8 * (cost.batch if cost.pass_bytes else 1), (budget - state) // max(each, 1)))
     if not linear and kept < 2 * cost.batch:
         forwards *= 2
     return Plan(
@@ -147,7 +156,7 @@ def plan_sites(scene: Scene, sites: Sequence[Site], method: AbstractMethod, *, m
         together=cost.together,
         kept_windows=int(kept),
         seconds=forwards * cost.forward_s + backwards * cost.backward_s,
-        memory_bytes=int(state + cost.graph_bytes * (cost.batch if linear and method.seeds_per_lesion == 1 else kept)),
+        memory_bytes=int(state + cost.peak_bytes(cost.batch if linear and method.seeds_per_lesion == 1 else kept)),
         device=str(scene.padded.device),
     )
 
@@ -202,52 +211,81 @@ def measure(
         for part in graph.derivatives([probes]):
             expected = part.values[0]
         forward_s, backward_s = min(forward_s, middle - began), min(backward_s, _now(scene) - middle)
+    patience_s = 2 * (forward_s + backward_s)
     best = dense = Cost(forward_s, backward_s, sum(held.values()), "loop", 1)
     if expected is None or not thorough:
         return best
     for strategy, together in (("local", 1), *((("local", 4), ("batched", 4)) if voxelwise else ())):
         runner = Runner(scene.runner.network, strategy, together, scene.runner.autocast)
-        found = _try(scene, runner, window, probes * together, expected)
-        if found is not None and sum(found) < 0.95 * (best.forward_s * (not voxelwise) + best.backward_s):
-            best = Cost(found[0] if not voxelwise else forward_s, found[1], best.graph_bytes, strategy, together)
+        found = _try(scene, runner, window, probes * together, expected, patience_s)
+        if found is not None and sum(found[:2]) < 0.95 * (best.forward_s * (not voxelwise) + best.backward_s):
+            best = Cost(found[0], found[1], best.graph_bytes, strategy, together, pass_bytes=found[2])
+    if (
+        best.strategy == "local"
+    ):  # draws of one window go together, and read every weight once; too brief to be measured
+        for batch in (_MOST_DRAWS, _MOST_DRAWS // 2):
+            if batch * best.pass_bytes > budget or not thorough:
+                continue
+            runner = Runner(scene.runner.network, "local", best.together, scene.runner.autocast)
+            found = _try(scene, runner, window, probes * best.together, expected, patience_s, batch=batch)
+            if found is not None:
+                return replace(best, forward_s=found[0], backward_s=found[1], batch=batch)
+        return best
     if voxelwise:
         return best
     while dense.seconds < _HOPE * best.seconds and 2 * dense.batch * dense.graph_bytes <= budget:
         batch = 2 * dense.batch
-        found = _try(scene, plain, window, probes, expected, batch=batch)
-        if found is None or sum(found) > 0.95 * dense.seconds:
+        found = _try(scene, plain, window, probes, expected, patience_s, batch=batch)
+        if found is None or sum(found[:2]) > 0.95 * dense.seconds:
             break
-        dense = Cost(*found, dense.graph_bytes, "loop", 1, batch)
+        dense = Cost(found[0], found[1], dense.graph_bytes, "loop", 1, batch)
         best = dense if dense.seconds < 0.95 * best.seconds else best
     return best
 
 
 def _try(
-    scene: Scene, runner: Runner, window: int, probes: list[Cotangent], expected: Tensor, *, batch: int = 1
-) -> tuple[float, float] | None:
-    """Seconds of a forward pass and of a backward pass per window and cotangent; None if this way does not work."""
-    windows = scene.window(window)[None].expand(batch, -1, -1, -1, -1)
+    scene: Scene,
+    runner: Runner,
+    window: int,
+    probes: list[Cotangent],
+    expected: Tensor,
+    patience_s: float,
+    *,
+    batch: int = 1,
+) -> tuple[float, float, int] | None:
+    """Seconds of a forward pass and of a backward pass per window and cotangent, and bytes that a local pass holds.
+
+    None if this way does not work. It is tried until `patience_s` are over, but at least twice.
+    """
     footprint = Footprint()
     forward_s = backward_s = math.inf
-    for attempt in range(3):
-        try:
+    try:
+        if runner.strategy == "local":
+            runner.forward(scene.window(window)[None], footprint).learn([probe.box for probe in probes])
+        within, whole = footprint.within, scene.grid.window
+        inputs = scene.window(window, within)[None].expand(batch, -1, -1, -1, -1)
+        started = _now(scene)
+        for attempt in range(2 if within is None else _ATTEMPTS):
             began = _now(scene)
-            graph = runner.forward(windows, footprint)
+            if attempt > 1 and began - started > patience_s:
+                break
+            graph = runner.forward(inputs if within is None else Part(inputs, within, whole), footprint)
             middle = _now(scene)
             parts = list(graph.derivatives([probes] * batch))
             ended = _now(scene)
-        except (NotImplementedError, RuntimeError, TypeError, IndexError):
-            return None
-        footprint.learnt = True
-        whole = torch.zeros_like(expected)
-        whole[(slice(None), *parts[0].box.slices)] = parts[0].values[0]
-        tolerance = 1e-10 if expected.dtype == torch.float64 else 2e-3
-        if not float((whole - expected).abs().max()) <= tolerance * float(expected.abs().max()):
-            return None
-        if attempt:
-            forward_s = min(forward_s, (middle - began) / batch)
-            backward_s = min(backward_s, (ended - middle) / len(probes) / batch)
-    return forward_s, backward_s
+            found = torch.zeros_like(expected)
+            found[(slice(None), *parts[0].box.slices)] = parts[0].values[0]
+            tolerance = 1e-10 if expected.dtype == torch.float64 else 2e-3
+            if not float((found - expected).abs().max()) <= tolerance * float(expected.abs().max()):
+                return None
+            if attempt:
+                forward_s = min(forward_s, (middle - began) / batch)
+                backward_s = min(backward_s, (ended - middle) / len(probes) / batch)
+    except (NotImplementedError, RuntimeError, TypeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        return None
+    return forward_s, backward_s, 2 * footprint.held_bytes
 
 
 def _probe(scene: Scene, site: Site, window: int, logits: Tensor, *, voxelwise: bool) -> Cotangent:

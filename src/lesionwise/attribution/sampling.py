@@ -5,56 +5,26 @@ dy/dz * a_w / sum_w a_w (METHOD section 2); only complete sums enter the statist
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lesionwise.attribution.draws import AbstractDraws
-from lesionwise.attribution.footprint import Footprint
+from lesionwise.attribution.footprint import Footprint, Part
 from lesionwise.attribution.moments import Moments, placed
-from lesionwise.attribution.passes import Cotangent, WindowPass
+from lesionwise.attribution.passes import Cotangent, Derivatives, WindowPass, Windows
+from lesionwise.attribution.patch import Patch
 from lesionwise.attribution.scene import Scene
 from lesionwise.attribution.site import Readout, Site
-from lesionwise.attribution.workload import Workload
+from lesionwise.attribution.workload import Workload, is_out_of_memory
 from lesionwise.types import Reduction
 from lesionwise.volume import Box
 
-
-@dataclass(eq=False)
-class Patch:
-    """Values on a box of a grid that grows as parts are laid down."""
-
-    box: Box | None = None
-    data: Tensor | None = None
-
-    def reserve(self, box: Box, like: Tensor) -> Tensor:
-        """The values, on a box that holds `box` too; new places are 0."""
-        if self.box is None or self.data is None:
-            self.box, self.data = box, like.new_zeros((like.shape[0], *box.shape))
-        union = self.box.union(box)
-        if union != self.box:
-            self.box, self.data = union, placed(self.data, self.box, union)
-        return self.data[(slice(None), *box.relative_to(self.box).slices)]
-
-    def add(self, box: Box, values: Float[Tensor, "channels i j k"]) -> None:
-        """Adds values on a box; may keep `values` itself."""
-        if self.data is None:
-            self.box, self.data = box, values
-        else:
-            self.reserve(box, values).add_(values)
-
-    def keep_extreme(self, box: Box, stack: Float[Tensor, "count channels i j k"]) -> None:
-        """Per place keeps the signed value of largest magnitude, of those there and those in the stack."""
-        own = self.reserve(box, stack[0])
-        if len(stack) == 1:
-            best = stack[0]
-        else:
-            high, low = stack.amax(dim=0), stack.amin(dim=0)
-            best = torch.where(high >= -low, high, low)
-        own.copy_(torch.where(best.abs() > own.abs(), best, own))
+Found = TypeVar("Found")
 
 
 @dataclass(eq=False)
@@ -93,8 +63,6 @@ def accumulate(
     """Takes the draws with these numbers, in this order, for all states; after an out-of-memory error with less at once."""
     block = _mean_block if reduce == "mean" else _max_block
     patches = workload.run(lambda: block(scene, states, draws, draw_numbers, workload), scene.grid.window)
-    for footprint in workload.footprints.values():
-        footprint.learnt = True
     for position, state in enumerate(states):
         for n in draw_numbers:
             _take(scene, state, draws, n, patches.pop((position, n)), reduce)
@@ -121,6 +89,74 @@ def _take(scene: Scene, state: Sampled, draws: AbstractDraws, n: int, patch: Pat
     state.moments.add(data)
 
 
+def learn(scene: Scene, sites: Sequence[Site], workload: Workload) -> list[Float[Tensor, "outputs _"]]:
+    """Logits of the scan as it is at every voxel of Omega; on the way, what those voxels depend on in every window.
+
+    One forward pass per window that meets any of the sites.
+    """
+    if scene.runner.strategy != "local":
+        return scene.fused(sites, batch=workload.batch)
+    found: dict[int, Tensor] = {}
+    for w in sorted({w for site in sites for w in site.windows}):
+        graph = scene.runner.forward(scene.window(w)[None], workload.footprint(w))
+        logits, boxes = graph.values[0], []
+        for site in sites:
+            if w in site.windows:
+                if site.number not in found:
+                    found[site.number] = logits.new_zeros((len(logits), *site.readout.source.shape))
+                scene.fuse(found[site.number], site.readout.source, w, logits)
+                boxes.append(scene.in_window(w, site.readout.source)[0])
+        graph.learn(boxes)
+        del graph
+    return [
+        site.readout.read(found[site.number])
+        if site.number in found
+        else scene.padded.new_zeros((_outputs(scene), len(site.voxels)))
+        for site in sites
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Passes:
+    """Forward passes of windows in some draws, restricted to what is asked for once that is known."""
+
+    scene: Scene
+    draws: AbstractDraws
+    workload: Workload
+
+    def forward(self, numbers: Sequence[int], windows: Sequence[int]) -> WindowPass:
+        """The graph of (draw, window) pairs; a local one is of one window in several draws."""
+        runner, footprint = self.scene.runner, self._footprint(windows)
+        return self._restricted(lambda inputs: runner.forward(inputs, footprint), numbers, windows, footprint)
+
+    def logits(self, numbers: Sequence[int], windows: Sequence[int]) -> Float[Tensor, "batch outputs i j k"]:
+        """The same without a graph."""
+        runner, footprint = self.scene.runner, self._footprint(windows)
+        return self._restricted(lambda inputs: runner.logits(inputs, footprint), numbers, windows, footprint)
+
+    def _footprint(self, windows: Sequence[int]) -> Footprint | None:
+        return self.workload.footprint(windows[0]) if self.scene.runner.strategy == "local" else None
+
+    def _restricted(
+        self,
+        run_fn: Callable[[Windows], Found],
+        numbers: Sequence[int],
+        windows: Sequence[int],
+        footprint: Footprint | None,
+    ) -> Found:
+        whole = self.scene.grid.window
+        if footprint is not None and footprint.within is not None:
+            within = footprint.within
+            inputs = self.draws.parts(self.scene, numbers, windows[0], within)
+            try:
+                return run_fn(Part(inputs, within, whole))
+            except (NotImplementedError, RuntimeError, TypeError) as error:
+                if is_out_of_memory(error):
+                    raise
+            footprint.refused = True  # the network does something that only whole tensors can follow
+        return run_fn(torch.stack([self.draws.window(self.scene, n, w) for n, w in zip(numbers, windows, strict=True)]))
+
+
 def _mean_block(
     scene: Scene,
     states: Sequence[Sampled],
@@ -129,26 +165,19 @@ def _mean_block(
     workload: Workload,
 ) -> dict[tuple[int, int], Patch]:
     windows = sorted({w for state in states for w in state.site.windows})
-    items = [(n, w) for n in numbers for w in windows]
-    chunks = [items[start : start + workload.batch] for start in range(0, len(items), workload.batch)]
+    chunks = _chunks(numbers, windows, workload.batch, by_window=scene.runner.strategy == "local")
     patches = {(position, n): Patch() for position in range(len(states)) for n in numbers}
     meeting = {w: [p for p, state in enumerate(states) if w in state.site.windows] for w in windows}
-
-    def stack(chunk: list[tuple[int, int]]) -> Tensor:
-        return torch.stack([draws.window(scene, n, w) for n, w in chunk])
-
-    def footprint(chunk: list[tuple[int, int]]) -> Footprint | None:
-        return workload.footprint(chunk[0][1]) if len(chunk) == 1 else None
-
+    passes = _Passes(scene, draws, workload)
     kept: list[WindowPass | None] = []
     seeds: dict[tuple[int, int], Tensor] = {}
     if not scene.target.is_linear(scene.spec):
         fused: dict[tuple[int, int], Tensor] = {}
         for chunk in chunks:
             keep = (len(kept) + 1) * workload.batch <= workload.kept_windows
-            graph = scene.runner.forward(stack(chunk), footprint(chunk)) if keep else None
+            graph = passes.forward(*zip(*chunk, strict=True)) if keep else None
             kept.append(graph)
-            logits = graph.logits.detach() if graph is not None else scene.runner.logits(stack(chunk), footprint(chunk))
+            logits = graph.values if graph is not None else passes.logits(*zip(*chunk, strict=True))
             for (n, w), own in zip(chunk, logits, strict=True):
                 for p in meeting[w]:
                     source = states[p].site.readout.source
@@ -162,11 +191,12 @@ def _mean_block(
     for position, chunk in enumerate(chunks):
         graph = kept[position] if position < len(kept) else None
         if graph is None:
-            graph = scene.runner.forward(stack(chunk), footprint(chunk))
+            graph = passes.forward(*zip(*chunk, strict=True))
         elif position < len(kept):
             kept[position] = None
+        outputs = graph.logits.shape[1]
         cotangents = [
-            [mean_cotangent(scene, states[p], w, seeds.get((p, n)), graph.logits) for p in meeting[w]] for n, w in chunk
+            [mean_cotangent(scene, states[p], w, seeds.get((p, n)), outputs) for p in meeting[w]] for n, w in chunk
         ]
         for part in graph.derivatives(cotangents):
             n, w = chunk[part.item]
@@ -177,14 +207,31 @@ def _mean_block(
     return patches
 
 
-def mean_cotangent(scene: Scene, state: Sampled, window: int, seed: Tensor | None, logits: Tensor) -> Cotangent:
+def _chunks(
+    numbers: Sequence[int], windows: Sequence[int], batch: int, *, by_window: bool
+) -> list[list[tuple[int, int]]]:
+    """(draw, window) pairs that go through the network together; `by_window` keeps to one window."""
+    if by_window:
+        return [[(n, w) for n in some] for w in windows for some in _runs(numbers, batch)]
+    return _runs([(n, w) for n in numbers for w in windows], batch)
+
+
+def _runs(items: Sequence, size: int) -> list:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _outputs(scene: Scene) -> int:
+    return scene.spec.classes * scene.spec.members
+
+
+def mean_cotangent(scene: Scene, state: Sampled, window: int, seed: Tensor | None, outputs: int) -> Cotangent:
     """dY/dz of one window for Y = mean of y over Omega; constant, and kept, for linear targets."""
     if seed is None and window in state.cotangents:
         return state.cotangents[window]
     readout = state.site.readout
     spread = seed
     if spread is None:
-        flat = logits.new_zeros((logits.shape[1], len(readout.voxels)))
+        flat = scene.padded.new_zeros((outputs, len(readout.voxels)))
         spread = readout.spread(scene.target.seeds(flat, scene.spec) / len(readout.voxels))
     local, own = scene.in_window(window, readout.source)
     cotangent = Cotangent(local, spread[(slice(None), *own.slices)] * scene.share(window, local))
@@ -202,20 +249,20 @@ def _max_block(
 ) -> dict[tuple[int, int], Patch]:
     """Voxel by voxel: the sum over a voxel's windows is complete before its magnitude is compared."""
     patches = {(position, n): Patch() for position in range(len(states)) for n in numbers}
-    for n in numbers:
-        graphs = _Graphs(scene, draws, n, workload)
+    at_once = workload.batch if scene.runner.strategy == "local" else 1
+    for some_numbers in _runs(numbers, at_once):
+        graphs = _Graphs(_Passes(scene, draws, workload), some_numbers)
         seeds = _voxel_seeds(scene, states, graphs)
         for windows, voxels in _by_windows(scene, states).items():
-            for start in range(0, len(voxels), workload.together):
-                some = voxels[start : start + workload.together]
-                total = _summed(scene, [(r, seeds[p][:, list(r.indices)]) for p, r in some], windows, graphs)
-                for p in sorted({position for position, _ in some}):
-                    members = [k for k, (position, _) in enumerate(some) if position == p]
-                    box, stack = total
-                    stack = stack if len(members) == len(stack) else stack[members]
-                    if not states[p].site.moves_only:
-                        stack, box = states[p].site.pull_back(stack, box)
-                    patches[p, n].keep_extreme(box, stack)
+            for some in _runs(voxels, workload.together):
+                readings = [(r, [own[p][:, list(r.indices)] for own in seeds]) for p, r in some]
+                for n, (box, stack) in zip(some_numbers, _summed(scene, readings, windows, graphs), strict=True):
+                    for p in sorted({position for position, _ in some}):
+                        members = [k for k, (position, _) in enumerate(some) if position == p]
+                        values, place = stack if len(members) == len(stack) else stack[members], box
+                        if not states[p].site.moves_only:
+                            values, place = states[p].site.pull_back(values, box)
+                        patches[p, n].keep_extreme(place, values)
     return patches
 
 
@@ -235,73 +282,73 @@ def _by_windows(scene: Scene, states: Sequence[Sampled]) -> dict[tuple[int, ...]
     return dict(sorted(groups.items()))
 
 
-def _voxel_seeds(scene: Scene, states: Sequence[Sampled], graphs: "_Graphs") -> list[Tensor]:
-    outputs = scene.spec.classes * scene.spec.members
-    fused = [scene.padded.new_zeros((outputs, *state.site.readout.source.shape)) for state in states]
+def _voxel_seeds(scene: Scene, states: Sequence[Sampled], graphs: "_Graphs") -> list[list[Tensor]]:
+    """By draw and instance: dy[v]/dz[v] at the voxels of Omega."""
+    fused = [
+        [scene.padded.new_zeros((_outputs(scene), *state.site.readout.source.shape)) for state in states]
+        for _ in graphs.numbers
+    ]
     if not scene.target.is_linear(scene.spec):
         for w in sorted({w for state in states for w in state.site.windows}):
-            logits = graphs.logits(w)
-            for own, state in zip(fused, states, strict=True):
-                if w in state.site.windows:
-                    scene.fuse(own, state.site.readout.source, w, logits)
+            for of_draw, logits in zip(fused, graphs.logits(w), strict=True):
+                for own, state in zip(of_draw, states, strict=True):
+                    if w in state.site.windows:
+                        scene.fuse(own, state.site.readout.source, w, logits)
     return [
-        scene.target.seeds(state.site.readout.read(own), scene.spec) for own, state in zip(fused, states, strict=True)
+        [scene.target.seeds(s.site.readout.read(own), scene.spec) for own, s in zip(of_draw, states, strict=True)]
+        for of_draw in fused
     ]
 
 
 def _summed(
-    scene: Scene, voxels: Sequence[tuple[Reading, Tensor]], windows: tuple[int, ...], graphs: "_Graphs"
-) -> tuple[Box, Float[Tensor, "count channels i j k"]]:
-    """D^v of a few voxels that lie in the same windows: box of the volume and values."""
-    total: Tensor | None = None
-    total_box: Box | None = None
+    scene: Scene, voxels: Sequence[tuple[Reading, list[Tensor]]], windows: tuple[int, ...], graphs: "_Graphs"
+) -> list[tuple[Box, Float[Tensor, "count channels i j k"]]]:
+    """D^v of a few voxels that lie in the same windows, by draw: box of the volume and values."""
+    totals = [Patch() for _ in graphs.numbers]
     for w in windows:
-        cotangents = []
-        for reading, seed in voxels:
+        cotangents: list[list[Cotangent]] = [[] for _ in totals]
+        for reading, seeds in voxels:
             local, own = scene.in_window(w, reading.readout.source)
-            spread = reading.readout.spread(seed)[(slice(None), *own.slices)]
-            cotangents.append(Cotangent(local, spread * scene.share(w, local)))
+            share = scene.share(w, local)
+            for of_draw, seed in zip(cotangents, seeds, strict=True):
+                spread = reading.readout.spread(seed)[(slice(None), *own.slices)]
+                of_draw.append(Cotangent(local, spread * share))
         for part in graphs.derivatives(w, cotangents):
             box, values = scene.in_volume(w, part.box, part.values)
-            if total is None and len(part.members) == len(voxels):
-                total_box, total = box, values if len(windows) == 1 else values.clone()
+            total = totals[part.item]
+            if len(part.members) == len(voxels):
+                total.add(box, values)
                 continue
-            union = box if total_box is None else box.union(total_box)
-            if total is None or union != total_box:
-                grown = values.new_zeros((len(voxels), values.shape[1], *union.shape))
-                if total is not None and total_box is not None:
-                    grown[(slice(None), slice(None), *total_box.relative_to(union).slices)] = total
-                total_box, total = union, grown
-            first, last = part.members[0], part.members[-1] + 1
-            total[(slice(first, last), slice(None), *box.relative_to(union).slices)] += values
-    if total is None or total_box is None:
+            own_place = total.reserve(box, values.new_empty((len(voxels), *values.shape[1:])))
+            own_place[part.members[0] : part.members[-1] + 1] += values
+    found = [(total.box, total.data) for total in totals if total.box is not None and total.data is not None]
+    if len(found) != len(totals):
         raise RuntimeError("A voxel that no window reads has no derivative.")
-    return total_box, total
+    return found
 
 
 class _Graphs:
-    """The windows' graphs of one draw: as many as memory allows are kept, the rest are made again when needed."""
+    """The windows' graphs of some draws: as many as memory allows are kept, the rest are made again when needed."""
 
-    def __init__(self, scene: Scene, draws: AbstractDraws, draw: int, workload: Workload) -> None:
-        self._scene, self._draws, self._draw, self._workload = scene, draws, draw, workload
+    def __init__(self, passes: _Passes, numbers: Sequence[int]) -> None:
+        self.numbers = numbers
+        self._passes, self._most = passes, max(passes.workload.kept_windows // len(numbers), 1)
         self._kept: OrderedDict[int, WindowPass] = OrderedDict()
 
-    def logits(self, window: int) -> Tensor:
-        if window in self._kept or len(self._kept) < self._workload.kept_windows:
-            return self._graph(window).logits.detach()[0]
-        return self._scene.runner.logits(self._input(window), self._workload.footprint(window))[0]
+    def logits(self, window: int) -> Float[Tensor, "draws outputs i j k"]:
+        """The logits of one window."""
+        if window in self._kept or len(self._kept) < self._most:
+            return self._graph(window).values
+        return self._passes.logits(self.numbers, [window] * len(self.numbers))
 
-    def derivatives(self, window: int, cotangents: Sequence[Cotangent]) -> Iterator:
-        return self._graph(window).derivatives([cotangents], last=False)
+    def derivatives(self, window: int, cotangents: Sequence[Sequence[Cotangent]]) -> Iterator[Derivatives]:
+        """Of one window, for the cotangents of each draw."""
+        return self._graph(window).derivatives(cotangents, last=False)
 
     def _graph(self, window: int) -> WindowPass:
         if window not in self._kept:
-            while len(self._kept) >= self._workload.kept_windows:
+            while len(self._kept) >= self._most:
                 self._kept.popitem(last=False)
-            footprint = self._workload.footprint(window)
-            self._kept[window] = self._scene.runner.forward(self._input(window), footprint)
+            self._kept[window] = self._passes.forward(self.numbers, [window] * len(self.numbers))
         self._kept.move_to_end(window)
         return self._kept[window]
-
-    def _input(self, window: int) -> Tensor:
-        return self._draws.window(self._scene, self._draw, window)[None]

@@ -77,9 +77,10 @@ class Scene:
         """The same scene with other windows over the same padded volume."""
         return replace(self, grid=grid)
 
-    def window(self, index: int) -> Float[Tensor, "channels i j k"]:
-        """The input of one window, as it is."""
-        return self.padded[(slice(None), *self.grid.boxes[index].slices)]
+    def window(self, index: int, within: Box | None = None) -> Float[Tensor, "channels i j k"]:
+        """The input of one window, as it is; `within` (window coordinates) asks for a part of it."""
+        box = self.grid.boxes[index] if within is None else within.shifted(self.grid.boxes[index].start)
+        return self.padded[(slice(None), *box.slices)]
 
     def windows_of(self, image: Float[Tensor, "channels i j k"], windows: Sequence[int]) -> dict[int, Tensor]:
         """Some windows of another image on the network's grid."""
@@ -90,11 +91,15 @@ class Scene:
         """a_w[v] / sum_w a_w[v] on a box of window `index` (window coordinates)."""
         return self.grid.share(index, local).to(self.padded)
 
-    def in_window(self, index: int, box: Box) -> tuple[Box, Box]:
-        """What a box of the volume shares with a window: in window coordinates, and in the box's own."""
+    def in_window(self, index: int, box: Box, within: Box | None = None) -> tuple[Box, Box]:
+        """What a box of the volume shares with a window: in window coordinates, and in the box's own.
+
+        With `within` (window coordinates) what it shares with that part of the window, in the part's coordinates.
+        """
+        seen = self.grid.boxes[index] if within is None else within.shifted(self.grid.boxes[index].start)
         padded = box.shifted(self.grid.offset)
-        shared = padded.intersection(self.grid.boxes[index])
-        return shared.relative_to(self.grid.boxes[index]), shared.relative_to(padded)
+        shared = padded.intersection(seen)
+        return shared.relative_to(seen), shared.relative_to(padded)
 
     def in_volume(
         self, index: int, local: Box, values: Float[Tensor, "*lead i j k"]

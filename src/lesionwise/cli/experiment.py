@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,11 +10,12 @@ from lesionwise.api import resolve_device
 from lesionwise.cli import options as o
 from lesionwise.cli.console import reporting
 from lesionwise.errors import InputError
+from lesionwise.experiments.networks import run_networks
 from lesionwise.experiments.registry import EXPERIMENTS
 from lesionwise.experiments.run import FOLDER, run_experiment
 from lesionwise.io.bids import BidsScan, find_scans
 from lesionwise.io.cases import read_case
-from lesionwise.models.zoo import load_model
+from lesionwise.models.zoo import load_models
 from lesionwise.volume import Case
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -33,7 +34,12 @@ def experiment(
         list[str] | None, typer.Option("--option", help="NAME=VALUE of the experiment; see docs/experiments.md.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Keep the rows of finished scans.")] = True,
-    model: o.Model = "builtin",
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="A model (builtin); give it again to hold several side by side.")
+    ] = None,
+    name_of: Annotated[
+        list[str] | None, typer.Option("--name", help="What to call each model, in the same order.")
+    ] = None,
     trust: o.Trust = False,
     method: o.Method = "smoothgrad",
     reduce: o.Reduce = "mean",
@@ -55,36 +61,39 @@ def experiment(
 ) -> None:
     """Run one of the published experiments on a data set: rows, figures, and a finding in plain words.
 
+    With several models each has its own folder in OUT, and OUT/experiments/NAME holds them side by side.
     Exit code 3: some scans were left out.
     """
     if name not in EXPERIMENTS:
         raise InputError(f"Expected an experiment ({', '.join(EXPERIMENTS)}), found {name!r}.")
-    segmenter = load_model(model, trust=trust, device=resolve_device(device))
-    settings = o.settings_of(
-        segmenter,
-        method=method,
-        reduce=reduce,
-        max_voxels=max_voxels,
-        target=target,
-        samples=samples,
-        noise=noise,
-        preset=preset,
-        lesions=lesions,
-        controls=controls,
-        threshold=threshold,
-        connectivity=connectivity,
-        min_size=min_size,
-        rule=rule,
-        one_to_one=one_to_one,
-        tolerance=None,  # a cohort is compared at one fixed number of samples (METHOD section 3)
-        antithetic=antithetic,
-        device=device,
-        seed=seed,
-        snr=False,
-    )
-    found = find_scans(
-        bids_dir, channels=segmenter.spec.channels, participants=participant_label, reference_from=reference_from
-    )
+    models = load_models(model or ["builtin"], names=name_of, trust=trust, device=resolve_device(device))
+    settings = {
+        key: o.settings_of(
+            segmenter,
+            method=method,
+            reduce=reduce,
+            max_voxels=max_voxels,
+            target=target,
+            samples=samples,
+            noise=noise,
+            preset=preset,
+            lesions=lesions,
+            controls=controls,
+            threshold=threshold,
+            connectivity=connectivity,
+            min_size=min_size,
+            rule=rule,
+            one_to_one=one_to_one,
+            tolerance=None,  # a cohort is compared at one fixed number of samples (METHOD section 3)
+            antithetic=antithetic,
+            device=device,
+            seed=seed,
+            snr=False,
+        )
+        for key, segmenter in models.items()
+    }
+    channels = list(dict.fromkeys(channel for segmenter in models.values() for channel in segmenter.spec.channels))
+    found = find_scans(bids_dir, channels=channels, participants=participant_label, reference_from=reference_from)
     usable = [scan for scan in found.scans if scan.reference is not None]
     left_out = [f"{one.name.stem}: {one.reason}" for one in found.left_out]
     left_out += [f"{scan.name.stem}: no reference mask" for scan in found.scans if scan.reference is None]
@@ -93,16 +102,13 @@ def experiment(
     with reporting() as reporter:
         for line in left_out:
             reporter.say(f"Left out - {line}")
-        finding = run_experiment(
-            name,
-            segmenter,
-            [partial(_read, scan) for scan in usable],
-            out,
-            settings=settings,
-            options=_values(option or []),
-            resume=resume,
-            announce_fn=reporter.say,
-        )
+        cases = [partial(_read, scan) for scan in usable]
+        values: dict[str, Any] = {"options": _values(option or []), "resume": resume, "announce_fn": reporter.say}
+        if len(models) == 1:
+            ((key, segmenter),) = models.items()
+            finding = run_experiment(name, segmenter, cases, out, settings=settings[key], **values)
+        else:
+            finding = run_networks(name, models, cases, out, settings=settings, **values)
     typer.echo(finding.text)
     typer.echo(f"Tables and figures: {out / FOLDER / name}")
     if left_out:

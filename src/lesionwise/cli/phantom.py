@@ -17,6 +17,9 @@ def phantom(
     subjects: Annotated[int, typer.Option("--subjects", min=1, help="Patients to draw.")] = 20,
     seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal patients.")] = 0,
     size: Annotated[str, typer.Option("--size", help="full, or small for a 64 mm block.")] = "full",
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Contrasts wider than in practice, to train networks on.")
+    ] = False,
 ) -> None:
     """Write synthetic patients (FLAIR, T1w, lesion masks, tissue labels) as a BIDS data set."""
     with reporting() as reporter:
@@ -25,6 +28,7 @@ def phantom(
             subjects=subjects,
             seed=seed,
             size=size,
+            wide=wide,
             progress_fn=lambda done, total: reporter.step("patients", done, total),
         )
     typer.echo(f"{subjects} synthetic patients: {bids_dir}")

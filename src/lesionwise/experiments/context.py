@@ -26,6 +26,8 @@ PUBLISHED_MM = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 10.0, 14.0)
 PUBLISHED_SCORE = (0.03, 0.19, 0.45, 0.63, 0.74, 0.83, 0.88, 0.955, 0.955)
 """Mean probability of the published U-Net for lesions of 91-119 voxels; read off a figure, approximate; steps of one
 18-neighbour dilation, zero fill."""
+PUBLISHED_DETECTED = tuple(count / 191 for count in (51, 115, 162, 177, 184, 189, 190))
+"""Detected lesions of the same at 1..7 steps, of the 191 on its plateau; read off the same figure."""
 
 
 def context_rows(
@@ -102,7 +104,7 @@ def context_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
     suffices: list[Violin] = []
     table = []
     for (fill, frozen), part in detected.groupby(["fill", "frozen"], sort=False):
-        label = f"{fill}{', statistics frozen' if frozen else ''}"
+        label = f"{fill}{' (frozen)' if frozen else ''}"
         for column, marks in (("probability_mean", lines), ("detected", detections)):
             x, profile = _profile(part, column, rng)
             low, high = ([getattr(one, side) for one in profile] for side in ("low", "high"))
@@ -113,21 +115,32 @@ def context_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         )
         missed = int(chosen["enough_mm"].isna().sum())
         suffices.append(
-            Violin(label, chosen["enough_mm"].to_numpy(dtype=float), COLOURS[len(suffices)], lesions_of(chosen))
+            Violin(
+                label,
+                chosen["enough_mm"].to_numpy(dtype=float),
+                COLOURS[len(suffices)],
+                lesions_of(chosen),
+                len(chosen),
+            )
         )
         table.append({"fill": fill, "frozen": frozen, "mm": interval, "never": missed, "lesions": len(chosen)})
     if "zero" in set(detected["fill"]):
         lines.append(Line("published U-Net (digitised)", PUBLISHED_MM, PUBLISHED_SCORE, reference=True))
+        steps = PUBLISHED_MM[: len(PUBLISHED_DETECTED)]
+        detections.append(Line("published U-Net (digitised)", steps, PUBLISHED_DETECTED, reference=True))
     chart = Chart(
         "context",
-        "Score against the context left around the lesion",
+        "How much of the surroundings must the network see to find a lesion?",
         (
-            Panel("mean probability", "distance kept (mm)", "mean probability over the lesion", lines),
-            Panel("detection", "distance kept (mm)", "lesions detected (share)", detections),
-            Panel("enough", "", f"distance that keeps {FULL:.0%} of the score (mm)", suffices),
+            Panel("how sure it is", "tissue left around the lesion (mm)", "mean probability over the lesion", lines),
+            Panel("whether it finds it", "tissue left around the lesion (mm)", "lesions detected (share)", detections),
+            Panel(f"what keeps {FULL:.0%} of the probability", "", "distance needed (mm)", suffices),
         ),
-        "Bands: 95 % over patients; points: lesions that reached it. The published curve was read off a figure: lesions "
+        "Everything farther away is replaced (zero, healthy tissue, blur); frozen: with the whole scan's normalisation "
+        "statistics. Bands: 95 % over patients; right: n of the lesions "
+        "reached it within the distances tried. The published curve was read off a figure: lesions "
         "of 91-119 voxels, zero fill, distance in 18-neighbour dilation steps (up to 1.41 mm each).",
+        sample=patients_note(detected),
     )
     sentences, tried = [f"{patients_note(detected)}."], float(detected["distance_mm"].max())
     for row in table:

@@ -13,6 +13,8 @@ from lesionwise.stats import Interval, mean_over_patients, profile_over_patients
 
 EDGES_MM = tuple(float(d) for d in range(-6, 41))
 REACH = 0.95
+VISIBLE = 0.002
+"""Share of the largest value below which a profile is not worth the paper."""
 
 
 def distance_rows(scan: Scan, *, edges_mm: Sequence[float] = EDGES_MM) -> pd.DataFrame:
@@ -76,7 +78,7 @@ def distance_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         return Finding("No lesion has a map: there is no profile.")
     reduce = ", ".join(sorted(set(rows["reduce"])))
     sentences = [f"{patients_note(rows)}; maps reduced by {reduce}."]
-    panels, table = [], []
+    panels, closer, table = [], [], []
     for channel in dict.fromkeys(rows["channel"]):
         lines = []
         for outcome in present(rows):
@@ -108,13 +110,41 @@ def distance_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
                 }
             )
             sentences.append(_sentence(table[-1], change, reach))
-        panels.append(
-            Panel(str(channel), "signed distance to the border (mm)", "mean of the map", lines, zero_line=True)
-        )
+        panels.append(_panel(str(channel), lines))
+        closer.append(_panel(f"{channel}, enlarged around the lesion", lines, outside=True))
     sentences.append("Published: positive inside, negative in the neighbourhood.")
-    caption = f"Maps reduced by {reduce}. Bands: 95 % over patients, pointwise. Other lesions are left out."
-    chart = Chart("distance", "The map against the distance to the lesion's border", panels, caption)
+    caption = (
+        f"Maps reduced by {reduce}; values are target units per standard deviation of the channel. Above 0: brighter here "
+        "speaks for the lesion, below 0: against it. Bands: 95 % over patients, pointwise (six patients or more). Other lesions "
+        "are left out."
+    )
+    chart = Chart(
+        "distance",
+        "Is the map positive inside a lesion and negative around it?",
+        [*panels, *closer],
+        caption,
+        columns=len(panels),
+        sample=f"{patients_note(rows)}; maps by {reduce}",
+    )
     return Finding(" ".join(sentences), (chart,), {"distance": pd.DataFrame(table)})
+
+
+def _panel(title: str, lines: list[Line], *, outside: bool = False) -> Panel:
+    """The profiles as far as they are visible; `outside` enlarges what lies more than 1 mm outside the border."""
+    x, y = (np.concatenate([np.asarray(getattr(line, axis), dtype=float) for line in lines]) for axis in ("x", "y"))
+    largest = np.nanmax(np.abs(y)) if np.isfinite(y).any() else 0.0
+    seen = x[np.abs(y) > VISIBLE * largest]
+    right = min(float(x.max()), max(6.0, float(seen.max()) + 2.0) if len(seen) else 6.0)
+    limits: tuple[float, float] | None = None
+    if outside:
+        beyond = y[(x > 1.0) & np.isfinite(y)]
+        if len(beyond) and np.ptp(beyond) > 0:
+            room = 0.25 * float(np.ptp(beyond))
+            limits = (min(0.0, float(beyond.min())) - room, max(0.0, float(beyond.max())) + room)
+    return Panel(
+        title, "distance to the lesion's border (mm)", "mean of the map (target per SD)", lines, zero_line=True,
+        x_limits=(float(x.min()) - 0.5, right), y_limits=limits, spans=[(float(x.min()) - 0.5, 0.0, "lesion")],
+    )  # fmt: skip
 
 
 def _sentence(row: dict[str, Any], change: Interval, reach: Interval) -> str:

@@ -9,26 +9,44 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import ndimage
-from torch import Tensor
 
 from lesionwise.attribution import METHODS, AbstractMethod
 from lesionwise.attribution.result import Attribution
 from lesionwise.errors import InputError, UnsupportedModelError
 from lesionwise.experiments.chart import Bar, Chart, Panel
+from lesionwise.experiments.deletion import AROUND_MM, Stage, curves
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, patients_note
-from lesionwise.experiments.scan import Probe, Scan
+from lesionwise.experiments.scan import Scan
 from lesionwise.instances.instance import Instance
 from lesionwise.stats import Interval, holm, mean_over_patients, paired_difference
+from lesionwise.volume import Box
 
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
-AROUND_MM = 10.0
 BASELINES = ("random", "intensity", "distance")
 LEAST_EVIDENCE = 0.1
 """Share of the median lesion's evidence below which curves, which are divided by it, are left out."""
+DECIDING = ("deletion", "insertion", "specificity", "infidelity")
+"""Measures that the figure shows."""
+NAMES: Mapping[str, str] = {
+    "smoothgrad": "SmoothGrad, mean",
+    "smoothgradmax": "SmoothGrad, max",
+    "gradient": "gradient",
+    "inputxgradient": "input x gradient",
+    "ig": "Integrated Gradients",
+    "eg": "Expected Gradients",
+    "gradcampp": "Grad-CAM++",
+    "hirescam": "HiResCAM",
+    "seggradcam": "Seg-Grad-CAM",
+    "occlusion": "occlusion",
+    "shapley": "Shapley",
+}
+"""Methods as people call them."""
 MEASURES: Mapping[str, str] = {
     "deletion": "lower is better",
     "insertion": "higher is better",
     "specificity": "higher is better",
+    "deletion_other": "nearer 0 is better",
+    "insertion_other": "nearer 0 is better",
     "pointing": "higher is better",
     "leakage": "lower is better",
     "sensitivity": "lower is better",
@@ -65,6 +83,7 @@ def faithfulness_rows(
     n_samples: int = 8,
     fractions: Sequence[float] = FRACTIONS,
     perturbations: int = 8,
+    shakes: int = 2,
 ) -> pd.DataFrame:
     """One row per lesion and method (and per baseline ordering: random, intensity, distance).
 
@@ -75,9 +94,12 @@ def faithfulness_rows(
       first voxels matter. `insertion`: the same while they are put back: high.
     - `specificity`: fall of y when the map's first 10 % are deleted minus the fall of the nearest other lesion's y at
       the same deletion, in target units: a map of all lesions alike has none. Missing for a single lesion.
+    - `deletion_other`, `insertion_other`: the control: how far the nearest other lesion's y falls under the same deletions
+      and insertions, mean over fractions, as a share of this lesion's evidence. 0: only this lesion was touched.
     - `pointing`: 1 if the largest positive voxel lies in Omega (or touches it); 0 elsewhere, another lesion included
       (`pointed_at_other`). `leakage`: sum of |M| in other lesions / in Omega.
-    - `sensitivity`: largest |M(x + e) - M(x)| / |M(x)| over small noise e (2 % of a head SD; Yeh2019), in Euclidean norm.
+    - `sensitivity`: largest |M(x + e) - M(x)| / |M(x)| over `shakes` draws of small noise e (2 % of a head SD;
+      Yeh2019), in Euclidean norm: a lower bound of the largest possible.
     - `infidelity`: 1 - r^2 between I.M and y(x) - y(x - I) over random perturbations I in the region, the best scale of M
       allowed (Yeh2019): 0 is perfect, 1 is worthless.
     `methods` are names of the registry separated by commas, or methods by name; None takes all. Methods that a network
@@ -87,17 +109,17 @@ def faithfulness_rows(
     if methods is None or isinstance(methods, str):
         methods = chosen_methods(methods, n_samples=n_samples)
     rows: list[dict[str, Any]] = []
-    stages = {one.label: _Stage.of(scan, one) for one in chosen}
+    stages = {one.label: Stage.of(scan, one) for one in chosen}
     for name, method in methods.items():
         try:
             found = scan.attribute(chosen, method)
-            shaken = scan.attribute(chosen, method, placement=_shaken(scan))
+            shaken = [scan.attribute(chosen, method, placement=_shaken(scan, number)) for number in range(shakes)]
         except (InputError, UnsupportedModelError, RuntimeError) as error:
             rows += [
                 {"lesion": one.label, "outcome": one.outcome, "method": name, "note": str(error)} for one in chosen
             ]
             continue
-        for one, m, again in zip(chosen, found, shaken, strict=True):
+        for number, (one, m) in enumerate(zip(chosen, found, strict=True)):
             stage = stages[one.label]
             row = {
                 "lesion": one.label,
@@ -106,9 +128,9 @@ def faithfulness_rows(
                 "method": name,
                 "note": "",
             }
-            row |= _curves(stage, stage.on_network(m), fractions)
+            row |= curves(stage, stage.on_network(m), fractions)
             row |= _place(scan, one, m)
-            row["sensitivity"] = _change(scan, m, again)
+            row["sensitivity"] = max((_change(scan, m, again[number]) for again in shaken), default=np.nan)
             row["infidelity"] = _infidelity(stage, m, count=perturbations, rng=scan.rng(one.label, 11))
             rows.append(row)
     for one in chosen:
@@ -121,7 +143,7 @@ def faithfulness_rows(
                 "method": name,
                 "note": "",
             }
-            rows.append(row | _curves(stage, order, fractions))
+            rows.append(row | curves(stage, order, fractions))
     return keyed(scan, rows)
 
 
@@ -167,32 +189,38 @@ def faithfulness_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Findin
     unsupported = summary.loc[summary["note"] != "", "method"].tolist()
     if unsupported:
         sentences.append(f"Not applicable to this network: {', '.join(unsupported)} (see the table's notes).")
-    bars = [
-        [
-            Bar(
-                str(r.method),
-                getattr(r, m),
-                getattr(r, f"{m}_low"),
-                getattr(r, f"{m}_high"),
-                "#999999" if r.baseline else "#0072B2",
-            )
-            for r in summary.itertuples()
-            if np.isfinite(getattr(r, m))
-        ]
-        for m in ("deletion", "insertion")
-    ]
-    panels = [
-        Panel(f"{m} ({MEASURES[m]})", "", m, b) for m, b in zip(("deletion", "insertion"), bars, strict=True) if b
-    ]
+    panels = _panels(summary)
     chart = Chart(
         "faithfulness",
-        "How faithful each map is",
+        "Which map is most faithful to the network?",
         panels,
-        "Grey: orderings that know nothing of the network. 95 % over patients.",
+        "Deletion: how much of the evidence is left while the map's voxels are taken away, most important first (low is good); "
+        "insertion: the same while they are put back (high is good). Grey, in brackets: orderings that know nothing of the "
+        "network. Lines: 95 % over patients.",
+        columns=2,
+        sample=patients_note(rows),
     )
     return Finding(
         " ".join(sentences), (chart,) if panels else (), {"faithfulness": summary, "faithfulness_tests": tests}
     )
+
+
+def _panels(summary: pd.DataFrame) -> list[Panel]:
+    """Bars for the measures that decide, methods in the table's order, in words."""
+    panels = []
+    for measure in DECIDING:
+        if measure not in summary or not summary[measure].notna().any():
+            continue
+        bars = [
+            Bar(
+                f"({row['method']})" if row["baseline"] else NAMES.get(str(row["method"]), str(row["method"])),
+                row[measure], row[f"{measure}_low"], row[f"{measure}_high"], "#999999" if row["baseline"] else "#0072B2",
+            )
+            for row in summary.to_dict("records")
+            if np.isfinite(row[measure])
+        ]  # fmt: skip
+        panels.append(Panel(f"{measure} ({MEASURES[measure]})", "", "", bars, horizontal=True))
+    return panels
 
 
 def _without_faint(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -204,75 +232,6 @@ def _without_faint(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     curves = [name for name in ("deletion", "insertion") if name in rows]
     left = rows.assign(**{name: rows[name].mask(faint) for name in curves})
     return left, len(rows.loc[faint, ["scan", "lesion"]].drop_duplicates())
-
-
-class _Stage:
-    """One lesion's region, what its voxels are replaced by, and its nearest neighbour as the control."""
-
-    def __init__(self, scan: Scan, one: Instance, probe: Probe, region: np.ndarray, tissue: Tensor) -> None:
-        self.scan, self.one, self.probe, self.region, self.tissue = scan, one, probe, region, tissue
-        self.cells = np.flatnonzero(region)
-
-    @classmethod
-    def of(cls, scan: Scan, one: Instance) -> "_Stage":
-        others = [other for other in scan.instances if other.label != one.label]
-        near = sorted(others, key=lambda other: np.linalg.norm(np.subtract(other.centroid_mm, one.centroid_mm)))[:1]
-        probe = scan.probe(one, *near)
-        distance = probe.field(scan.distance_mm(one), outside=np.inf)
-        region = (distance <= AROUND_MM) & probe.head
-        tissue = probe.tissue_everywhere(rng=scan.rng(one.label, 10))
-        return cls(scan, one, probe, region, tissue)
-
-    def on_network(self, found: Attribution) -> np.ndarray:
-        """Ranks of the box's voxels by the map's evidence for the lesion: the sum over channels of the positive values.
-
-        Voxels without any, which a map that is negative all over has only, follow by their signed sum.
-        """
-        summed = []
-        for data in (np.maximum(found.data, 0.0), found.data):
-            whole = np.zeros(self.scan.case.image.shape)
-            whole[found.box.slices] = data.sum(axis=0)
-            summed.append(self.probe.field(whole).ravel())
-        _, ranks = np.unique(np.stack(summed, axis=1), axis=0, return_inverse=True)
-        return ranks.reshape(self.region.shape).astype(float)
-
-    def baselines(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Orderings that know nothing of the network: at random, by brightness of the first channel, by distance."""
-        distance = self.probe.field(self.scan.distance_mm(self.one), outside=np.inf)
-        first = self.probe.base[0].cpu().numpy().astype(float)
-        return {"random": rng.random(self.region.shape), "intensity": first, "distance": -distance}
-
-    def without(self, cells: np.ndarray) -> Tensor:
-        """The input with healthy tissue at these cells of the box."""
-        mask = np.zeros(self.region.size, dtype=bool)
-        mask[cells] = True
-        return torch.where(torch.from_numpy(mask.reshape(self.region.shape)), self.tissue, self.probe.base)
-
-
-def _curves(stage: _Stage, score: np.ndarray, fractions: Sequence[float]) -> dict[str, float]:
-    """Deletion, insertion and specificity of one ordering; ties are broken by a fixed shuffle."""
-    cells = np.random.default_rng(0).permutation(stage.cells)
-    ordered = cells[np.argsort(-score.ravel()[cells], kind="stable")]
-    counts = [round(f * len(ordered)) for f in fractions]
-    inputs = [stage.without(ordered[:n]) for n in counts] + [stage.without(ordered[n:]) for n in counts]
-    tenth = stage.without(ordered[: round(0.1 * len(ordered))])
-    readings = stage.probe.read([*inputs, tenth])
-    y = np.array([reading[0].target_mean for reading in readings])
-    top, bottom = y[0], y[len(counts) - 1]
-    span = top - bottom
-    if not abs(span) > 1e-9:
-        return {"deletion": np.nan, "insertion": np.nan}
-    removed = (y[: len(counts)] - bottom) / span
-    restored = (y[len(counts) : 2 * len(counts)] - bottom) / span
-    out = {
-        "deletion": float(np.trapezoid(removed, fractions)),
-        "insertion": float(np.trapezoid(restored, fractions)),
-        "evidence": float(span),
-    }
-    if len(stage.probe.sites) > 1:
-        other = [readings[0][1].target_mean, readings[-1][1].target_mean]
-        out["specificity"] = float((top - y[-1]) - (other[0] - other[1]))
-    return out
 
 
 def _place(scan: Scan, one: Instance, found: Attribution) -> dict[str, float]:
@@ -303,19 +262,23 @@ def _change(scan: Scan, first: Attribution, second: Attribution) -> float:
     return float(np.linalg.norm(maps[1] - maps[0])) / size if size > 0 else float("nan")
 
 
-def _infidelity(stage: _Stage, found: Attribution, *, count: int, rng: np.random.Generator) -> float:
+def _infidelity(stage: Stage, found: Attribution, *, count: int, rng: np.random.Generator) -> float:
     """1 - r^2 (through the origin) between what the map predicts for perturbations and what happens."""
     probe, scan = stage.probe, stage.scan
     whole = np.zeros((len(scan.channels), *scan.case.image.shape))
     whole[(slice(None), *found.box.slices)] = found.data
     m = np.stack([probe.field(part) for part in whole])
+    # Blobs of a few millimetres: single voxels would average out before the network saw them. They fill the region's box.
+    box = Box.around(np.argwhere(stage.region))
+    part, region = (slice(None), *box.slices), stage.region[box.slices]
     inputs, predicted = [], []
     for _ in range(count):
-        # Blobs of a few millimetres: single voxels would average out before the network saw them.
-        blob = ndimage.gaussian_filter(rng.standard_normal(m.shape), (0, 1.5, 1.5, 1.5)) * stage.region
-        change = 0.5 * blob / (blob[:, stage.region].std() or 1.0)
+        noise = rng.standard_normal((len(m), *box.shape))
+        blob = ndimage.gaussian_filter(noise, (0, 1.5, 1.5, 1.5)) * region
+        change = np.zeros_like(m)
+        change[part] = 0.5 * blob / (blob[:, region].std() or 1.0)
         inputs.append(probe.base - torch.from_numpy(change).to(probe.base) * probe.scale)
-        predicted.append(float((change * m).sum()))
+        predicted.append(float((change[part] * m[part]).sum()))
     happened = probe.unchanged[0].target_mean - np.array([r[0].target_mean for r in probe.read(inputs)])
     guess = np.array(predicted)
     if not (guess @ guess > 0 and happened @ happened > 0):
@@ -323,10 +286,10 @@ def _infidelity(stage: _Stage, found: Attribution, *, count: int, rng: np.random
     return float(1.0 - (guess @ happened) ** 2 / ((guess @ guess) * (happened @ happened)))
 
 
-def _shaken(scan: Scan) -> Any:
+def _shaken(scan: Scan, number: int) -> Any:
     """The placement with noise of 2 % of a head SD inside the head."""
     placement = scan.placement
-    noise = torch.from_numpy(scan.rng(13).standard_normal(placement.input.shape)).to(placement.input)
+    noise = torch.from_numpy(scan.rng(13, number).standard_normal(placement.input.shape)).to(placement.input)
     shaken = placement.input + 0.02 * noise * placement.scale.reshape(1, -1, 1, 1, 1) * placement.head
     return replace(placement, input=shaken)
 
@@ -368,5 +331,5 @@ EXPERIMENT = Experiment(
     question="Which map is most faithful to the network?",
     rows_fn=faithfulness_rows,
     group_fn=faithfulness_finding,
-    defaults={"methods": None, "n_samples": 8, "fractions": FRACTIONS, "perturbations": 8},
+    defaults={"methods": None, "n_samples": 8, "fractions": FRACTIONS, "perturbations": 8, "shakes": 2},
 )

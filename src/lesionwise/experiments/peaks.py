@@ -1,5 +1,6 @@
 """Peaks of the map by outcome, and what is left of them after size, probability and entropy (METHOD section 5.3)."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from lesionwise.experiments.experiment import (
 )
 from lesionwise.experiments.scan import Scan
 from lesionwise.stats import (
+    MIN_PATIENTS,
+    TOO_FEW,
+    TestResult,
     kruskal_wallis,
     mann_whitney_pairs,
     patient_pairs,
@@ -86,26 +90,55 @@ def peaks_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         marks = [
             Violin(name, groups[name], OUTCOME_COLOURS.get(name), lesions_of(rows)) for name, rows in measured.items()
         ]
-        panels.append(Panel(f"{model}, {channel}", "", "peak of the map", marks))
+        several = known["model"].nunique() > 1
+        panels.append(
+            Panel(f"{model}, {channel}" if several else str(channel), "", "peak of the map (target per SD)", marks)
+        )
         where = {"model": model, "channel": channel}
-        pooled = kruskal_wallis(groups)
-        tables["peaks_pooled"].append(mann_whitney_pairs(groups).assign(**where, kruskal_wallis_p=pooled.p))
+        pooled, pairs = _pooled(groups, patients=part["subject"].nunique())
+        tables["peaks_pooled"].append(pairs.assign(**where))
         units = patient_pairs(part, value="peak", group="outcome", patient="subject", order=OUTCOMES, rng=rng)
         tables["peaks_patients"].append(units.assign(**where))
         tables["peaks_mixed"].append(_mixed(part, names).assign(**where))
         left = _left(part, rng)
         tables["peaks_left"].append(left.assign(**where))
-        sentences.append(_sentence(str(channel), groups, units, left))
+        sentences.append(_sentence(str(channel), groups, pooled, units, left))
     sentences.append("Published: TP > FP > FN > TN, all p < .001, lesions pooled as if they were independent.")
-    caption = "Each point is a lesion; the bar is the median. Tests with the patient as unit are in peaks_patients."
-    chart = Chart("peaks", "Peak of the map by outcome", panels, caption)
+    caption = (
+        "Each point is a lesion; the bar is the median. Peaks are in target units per standard deviation of the channel; by "
+        "mean they shrink as lesions grow. Tests with the patient as unit are in peaks_patients."
+    )
+    reduce = ", ".join(sorted(set(known["reduce"])))
+    chart = Chart(
+        "peaks",
+        "Do peaks of the map tell true lesions from false ones?",
+        panels,
+        caption,
+        columns=known["channel"].nunique(),
+        sample=f"{patients_note(known)}; maps by {reduce}",
+    )
     joined = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items() if parts}
     return Finding(" ".join(sentences), (chart,), joined)
 
 
-def _sentence(channel: str, groups: dict[str, np.ndarray], units: pd.DataFrame, left: pd.DataFrame) -> str:
+def _pooled(groups: dict[str, np.ndarray], *, patients: int) -> tuple[TestResult, pd.DataFrame]:
+    """The published tests on pooled lesions. With fewer than six patients their p-values are left out like all others."""
+    pooled, pairs = kruskal_wallis(groups), mann_whitney_pairs(groups)
+    if patients < MIN_PATIENTS:
+        pooled = replace(pooled, p=np.nan, note=TOO_FEW)
+        pairs = pairs.assign(**{name: np.nan for name in ("p", "p_holm") if name in pairs})
+    facts = {"kruskal_wallis_epsilon2": pooled.effect, "kruskal_wallis_p": pooled.p, "note": pooled.note}
+    return pooled, pairs.assign(**facts)
+
+
+def _sentence(
+    channel: str, groups: dict[str, np.ndarray], pooled: TestResult, units: pd.DataFrame, left: pd.DataFrame
+) -> str:
     medians = sorted(((float(np.median(v)), name) for name, v in groups.items() if len(v)), reverse=True)
     text = f"{channel}: median peaks fall from {' > '.join(f'{name} ({value:.3g})' for value, name in medians)}"
+    if np.isfinite(pooled.effect):
+        p = "" if np.isnan(pooled.p) else f", p = {pooled.p:.2g} if lesions were independent"
+        text += f"; Kruskal-Wallis epsilon squared {pooled.effect:.2f}{p}"
     for row in units.itertuples():
         interval = "" if np.isnan(row.auc_low) else f" [{row.auc_low:.2f}, {row.auc_high:.2f}]"
         p = "" if np.isnan(row.p_holm) else f", p = {row.p_holm:.2g} over {row.patients} patients (Holm)"

@@ -4,6 +4,7 @@ from lesionwise.errors import InputError
 from lesionwise.experiments import (
     architecture,
     context,
+    controls,
     distance,
     faithfulness,
     modality,
@@ -15,7 +16,7 @@ from lesionwise.experiments.experiment import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
     module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (modality, distance, peaks, context, architecture, synthetic, sanity, faithfulness)
+    for module in (controls, modality, distance, peaks, context, architecture, synthetic, sanity, faithfulness)
 }
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,18 +45,40 @@ def run_experiment(
 
     Raises InputError for an unknown experiment or option.
     """
+    settings = settings or Settings()
+    rows = collect_rows(
+        name, model, cases, out, settings=settings, options=options, resume=resume, announce_fn=announce_fn
+    )
+    return save_finding(experiment_named(name), rows, Path(out) / FOLDER / name, seed=settings.seed)
+
+
+def collect_rows(
+    name: str,
+    model: AbstractSegmenter,
+    cases: Iterable[Case | Callable[[], Case]],
+    out: Path | str,
+    *,
+    settings: Settings,
+    options: Mapping[str, Any] | None = None,
+    resume: bool = True,
+    announce_fn: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """The rows of all cases, kept scan by scan as `run_experiment` says; empty if no scan gave any."""
     experiment = experiment_named(name)
     chosen = _options(experiment, options or {})
-    settings = settings or Settings()
     folder = Path(out) / FOLDER / name
     say = announce_fn or (lambda sentence: None)
-    frames = []
-    for entry in cases:
+    frames, known, spent = [], list(cases), []
+    for number, entry in enumerate(known, start=1):
+        began = time.perf_counter()
         case = entry if isinstance(entry, Case) else entry()
-        frames.append(_rows(experiment, model, case, settings, folder, Path(out), chosen, resume=resume, say=say))
+        rows, computed = _rows(experiment, model, case, settings, folder, Path(out), chosen, resume=resume, say=say)
+        frames.append(rows)
+        if computed:
+            spent.append(time.perf_counter() - began)
+            say(_progress(number, len(known), spent))
     filled = [frame for frame in frames if len(frame)]
-    rows = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
-    return save_finding(experiment, rows, folder, seed=settings.seed)
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
 
 def save_finding(experiment: Experiment, rows: pd.DataFrame, folder: Path, *, seed: int = 0) -> Finding:
@@ -69,7 +92,7 @@ def save_finding(experiment: Experiment, rows: pd.DataFrame, folder: Path, *, se
         write_table(folder / f"{name}.tsv", table)
     for chart in finding.charts:
         save_chart(chart, folder)
-    captions = "".join(f"\n![{chart.title}]({chart.name}.png)\n{chart.caption}\n" for chart in finding.charts)
+    captions = "".join(f"\n![{chart.title}]({chart.name}.png)\n{chart.legend}\n" for chart in finding.charts)
     write_text(folder / "finding.md", f"# {experiment.question}\n\n{finding.text}\n{captions}")
     return finding
 
@@ -109,7 +132,8 @@ def _rows(
     *,
     resume: bool,
     say: Callable[[str], None],
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, bool]:
+    """A scan's rows, and whether they were computed now."""
     if experiment.needs_maps:
         explained, wanted = explain_case(model, case, settings, out=out, announce_fn=say), None
     else:
@@ -120,13 +144,20 @@ def _rows(
     path, note = folder / "rows" / f"{case.name.stem}.parquet", folder / "rows" / f"{case.name.stem}.json"
     if resume and path.is_file() and _stored_key(note) == key:
         say(f"{case.name.stem}: rows of {experiment.name} are there already.")
-        return pd.read_parquet(path)
+        return pd.read_parquet(path), False
     say(f"{case.name.stem}: {experiment.name} ...")
     rows = experiment.rows_fn(Scan(model, explained, settings.device, wanted), **options)
     with write_whole(path) as temporary:
         rows.to_parquet(temporary)
     write_text(note, json.dumps({"Key": key}))
-    return rows
+    return rows, True
+
+
+def _progress(done: int, of: int, spent: list[float]) -> str:
+    """How far the run is, and how long the rest takes at the pace of the scans computed so far."""
+    left = (of - done) * sum(spent) / len(spent)
+    pace = f"{left / 3600:.1f} h" if left >= 5400 else f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
+    return f"{done} of {of} scans done" + (f", about {pace} left." if done < of else ".")
 
 
 def _options(experiment: Experiment, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,28 +1,32 @@
 """Is the map about this network, this scan and this lesion at all? (METHOD section 5, point 6)"""
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import ndimage
 from scipy.stats import spearmanr
-from torch import nn
 
 from lesionwise.attribution import AbstractMethod
 from lesionwise.attribution.result import Attribution
 from lesionwise.experiments.chart import Chart, Line, Panel, Violin
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, patients_note
+from lesionwise.experiments.randomisation import Mode, randomised
 from lesionwise.experiments.scan import Scan
 from lesionwise.instances.instance import Instance
 from lesionwise.stats import Interval, icc_agreement, mean_over_patients
 from lesionwise.volume import Box
 
-Mode = Literal["cascading", "independent"]
 _AROUND_MM = 12.0
+SIMILARITIES = {
+    "spearman": "signed values (Spearman)",
+    "spearman_magnitude": "magnitudes (Spearman)",
+    "ssim": "structure (SSIM)",
+}
+CHANCE = {"shuffled": "A shuffled map", "other lesion": "The map of another lesion, moved here,"}
 
 
 def sanity_rows(
@@ -36,8 +40,8 @@ def sanity_rows(
     """One row per lesion, test and channel.
 
     - `test="cascading"` / `"independent"`: weights are drawn anew, from the output towards the input (Adebayo2018),
-      together or one stage at a time; Omega stays. `stage` 1 is next to the output, `fraction` the share of weighted
-      layers drawn anew. A map that does not change is not about the network.
+      together or one stage at a time (`stages=0`: not at all); Omega stays. `stage` 1 is next to the output, `fraction` the
+      share of weighted layers drawn anew. A map that does not change is not about the network.
     - `"shuffled"`: the map with its voxels shuffled; `"other lesion"`: another lesion's map moved onto this one. What a
       map must beat.
     - `"beyond reach"`: the largest |M| beyond the network's finite receptive field; it must be exactly 0.
@@ -52,7 +56,7 @@ def sanity_rows(
     boxes = [_around(scan, one) for one in chosen]
     views = [_cut(found, box, len(scan.channels)) for found, box in zip(original, boxes, strict=True)]
     rows: list[dict[str, Any]] = []
-    for mode in modes:
+    for mode in modes if stages > 0 else ():
         for stage, fraction, network in randomised(scan.model.network, stages=stages, mode=mode, rng=scan.rng(8)):
             changed = scan.attribute(chosen, method, network=network)
             for one, view, box, found in zip(chosen, views, boxes, changed, strict=True):
@@ -73,30 +77,6 @@ def sanity_rows(
         for one, found in zip(chosen, scan.attribute(chosen, method, seed=1000 + seed), strict=True):
             rows += _peaks(scan, one, found, {"test": "seed", "stage": seed})
     return keyed(scan, rows)
-
-
-def randomised(
-    network: nn.Module, *, stages: int, mode: Mode, rng: np.random.Generator
-) -> Iterator[tuple[int, float, nn.Module]]:
-    """Yields (stage, fraction of weighted layers drawn anew, copy of the network), from the output inwards.
-
-    Layers that know how to are reset as they were before training; others get their own weights in random order.
-    """
-    names = [name for name, module in network.named_modules() if _owns_weights(module)]
-    groups = [list(part) for part in np.array_split(np.array(names[::-1], dtype=object), min(stages, len(names)))]
-    torch_seed = int(rng.integers(2**31))
-    current = copy.deepcopy(network)
-    done = 0
-    for stage, group in enumerate(groups, start=1):
-        if mode == "independent":
-            current = copy.deepcopy(network)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seed + stage)
-            for name in group:
-                _draw_anew(current.get_submodule(str(name)))
-        done += len(group)
-        share = done if mode == "cascading" else len(group)
-        yield stage, share / len(names), copy.deepcopy(current).eval()
 
 
 def ssim(a: np.ndarray, b: np.ndarray, *, width: int = 7) -> float:
@@ -121,42 +101,37 @@ def sanity_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         return Finding("No lesion was found: there is no map to check.")
     sentences = [f"{patients_note(rows)}."]
     charts, panels, tables = [], [], {}
-    lines: dict[str, list[Line]] = {"spearman_magnitude": [], "ssim": []}
+    chance = {test: rows[rows["test"] == test] for test in CHANCE if (rows["test"] == test).any()}
+    lines: dict[str, list[Line]] = {measure: [] for measure in SIMILARITIES}
     for mode in ("cascading", "independent"):
         part = rows[rows["test"] == mode]
         if not len(part):
             continue
         for measure, marks in lines.items():
-            points = [(float(f), _mean(group, measure, rng)) for f, group in part.groupby("fraction")]
-            if mode == "cascading":
-                x = [0.0, *(f for f, _ in points)]
-                y, low, high = ([1.0, *(getattr(o, side) for _, o in points)] for side in ("estimate", "low", "high"))
-                marks.append(Line(mode, x, y, low, high, markers=True))
-        last = part[part["stage"] == part["stage"].max()]
-        if mode == "cascading":
-            sentences.append(
-                f"With all weights drawn anew the maps' magnitudes correlate with the originals by "
-                f"{_mean(last, 'spearman_magnitude', rng)} (Spearman) and SSIM is {_mean(last, 'ssim', rng)}."
-            )
+            marks.append(_curve(part, measure, mode, rng))
+        sentences.append(_randomised_sentence(part, mode, rng))
         keys = ["stage", "fraction"]
-        tables[f"sanity_{mode}"] = part.groupby(keys)[["spearman", "spearman_magnitude", "ssim"]].mean().reset_index()
-    for test in ("shuffled", "other lesion"):
-        part = rows[rows["test"] == test]
-        if len(part):
-            one = _mean(part, "spearman_magnitude", rng)
-            sentences.append(
-                f"A {test.replace('other lesion', 'map of another lesion')}{' map' if test == 'shuffled' else ''} reaches {one}."
-            )
-            for marks in lines.values():
-                if marks:
-                    level = _mean(part, "spearman_magnitude" if marks is lines["spearman_magnitude"] else "ssim", rng)
-                    marks.append(Line(test, [0.0, 1.0], [level.estimate] * 2))
-    for measure, label in (("spearman_magnitude", "Spearman of magnitudes"), ("ssim", "SSIM")):
+        tables[f"sanity_{mode}"] = part.groupby(keys)[list(SIMILARITIES)].mean().reset_index()
+    for test, part in chance.items():
+        signed, magnitude, structure = (_mean(part, measure, rng) for measure in SIMILARITIES)
+        sentences.append(f"{CHANCE[test]} reaches {signed} (signed), {magnitude} (magnitudes), {structure} (SSIM).")
+        for measure, marks in lines.items():
+            if marks:
+                marks.append(Line(f"{test} map", [0.0, 1.0], [_mean(part, measure, rng).estimate] * 2))
+    for measure, label in SIMILARITIES.items():
         if lines[measure]:
-            panels.append(Panel(label, "share of layers drawn anew", label, lines[measure]))
+            panels.append(Panel(label, "", "likeness to the original map", lines[measure], zero_line=True))
     if panels:
         charts.append(
-            Chart("sanity_randomisation", "Maps of networks with weights drawn anew", panels, "95 % over patients.")
+            Chart(
+                "sanity_randomisation",
+                "Does the map depend on what the network learned?",
+                [replace(panel, x_label="weights drawn anew (share of layers)") for panel in panels],
+                "1 = the same map, 0 = nothing in common. Cascading: from the output inwards, added up; "
+                "independent: one group of layers at a time, placed at how far inwards it lies. Horizontal: what a shuffled map "
+                "and another lesion's map reach. Bands: 95 % over patients.",
+                sample=patients_note(rows),
+            )
         )
     beyond = rows[rows["test"] == "beyond reach"]
     if len(beyond):
@@ -172,11 +147,38 @@ def sanity_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
     if repeat is not None and chart is not None:
         tables["sanity_repeat"] = repeat
         charts.append(chart)
+        pairs = len(repeat.drop_duplicates(["scan", "lesion"]))
         sentences.append(
-            f"{len(repeat)} lesion peaks were measured in two or more scans of a patient: the median relative difference "
-            f"was {repeat['relative_difference'].median():.0%}."
+            f"{pairs} times a lesion was found again in the patient's next scan: its peak differed by {_differences(repeat)} "
+            "(median)."
         )
     return Finding(" ".join(sentences), tuple(charts), tables)
+
+
+def _curve(part: pd.DataFrame, measure: str, mode: str, rng: np.random.Generator) -> Line:
+    """Likeness against the share of layers: drawn anew so far (cascading), or reached from the output (independent)."""
+    stages = list(part.groupby("stage"))
+    x = [float(group["fraction"].iloc[0]) for _, group in stages]
+    if mode == "independent":
+        x = list(np.cumsum(x))
+    points = [_mean(group, measure, rng) for _, group in stages]
+    y, low, high = ([getattr(one, side) for one in points] for side in ("estimate", "low", "high"))
+    if mode == "cascading":
+        x, y, low, high = [0.0, *x], [1.0, *y], [1.0, *low], [1.0, *high]
+    return Line(mode, x, y, low, high, markers=True)
+
+
+def _randomised_sentence(part: pd.DataFrame, mode: str, rng: np.random.Generator) -> str:
+    if mode == "cascading":
+        last, when = part[part["stage"] == part["stage"].max()], "With all weights drawn anew"
+    else:
+        groups = part["stage"].nunique()
+        last, when = part, f"With one of {groups} group{'s' if groups != 1 else ''} of layers drawn anew (mean of them)"
+    magnitude, signed = _mean(last, "spearman_magnitude", rng), _mean(last, "spearman", rng)
+    return (
+        f"{when} the maps' magnitudes correlate with the originals by {magnitude} (Spearman), signed values by {signed}, and "
+        f"SSIM is {_mean(last, 'ssim', rng)}."
+    )
 
 
 def _stability(rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list[str]:
@@ -214,11 +216,23 @@ def _repeats(rows: pd.DataFrame, *, within_mm: float = 4.0) -> tuple[pd.DataFram
         return None, None
     table = pd.DataFrame(pairs)
     marks = [
-        Violin(str(name), group["relative_difference"].to_numpy(dtype=float), lesions=lesions_of(group))
+        Violin(str(name), 100.0 * group["relative_difference"].to_numpy(dtype=float), lesions=lesions_of(group))
         for name, group in table.groupby("channel", sort=False)
     ]
-    panel = Panel("repeated scans", "", "relative difference of the peak", marks)
-    return table, Chart("sanity_repeat", "The same lesion, scanned again", (panel,), "Each point is a lesion.")
+    panel = Panel("", "", "difference of the peak (%)", marks)
+    note = f"{table['subject'].nunique()} patient{'s' if table['subject'].nunique() != 1 else ''} scanned again"
+    return table, Chart(
+        "sanity_repeat",
+        "Does a lesion keep its peak when the patient is scanned again?",
+        (panel,),
+        "Each point is a lesion in two consecutive scans of one patient (centres within 4 mm), as a percentage of the mean peak.",
+        sample=f"{note}, {len(table.drop_duplicates(['scan', 'lesion']))} pairs",
+    )
+
+
+def _differences(repeat: pd.DataFrame) -> str:
+    medians = repeat.groupby("channel", sort=False)["relative_difference"].median()
+    return ", ".join(f"{value:.0%} in {channel}" for channel, value in medians.items())
 
 
 def _compared(
@@ -297,20 +311,6 @@ def _cut(found: Attribution, box: Box, channels: int, *, shift: np.ndarray | Non
 
 def _centre(one: Instance) -> np.ndarray:
     return np.round(one.voxels.mean(axis=0)).astype(int)
-
-
-def _owns_weights(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters(recurse=False))
-
-
-def _draw_anew(module: nn.Module) -> None:
-    reset = getattr(module, "reset_parameters", None)
-    if callable(reset):
-        reset()
-        return
-    with torch.no_grad():
-        for parameter in module.parameters(recurse=False):
-            parameter.copy_(parameter.flatten()[torch.randperm(parameter.numel())].reshape(parameter.shape))
 
 
 def _mean(part: pd.DataFrame, column: str, rng: np.random.Generator) -> Interval:

@@ -80,12 +80,20 @@ def synthetic_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
     if len(inserted):
         panels = []
         for shown, part in inserted.groupby("shown", sort=False):
-            surface = part.pivot_table(index="radius_mm", columns="dose", values="detected", aggfunc="mean")
+            own = part.groupby(["subject", "radius_mm", "dose"])["detected"].mean().reset_index()
+            surface = own.pivot_table(index="radius_mm", columns="dose", values="detected", aggfunc="mean")
             x, y = ([f"{v:g}" for v in axis] for axis in (surface.columns, surface.index))
             heat = Heat(x, y, surface.to_numpy(dtype=float), "detected (share)", (0.0, 1.0))
             panels.append(Panel(f"shown in {shown}", "dose (x typical contrast)", "radius (mm)", [heat]))
         charts.append(
-            Chart("synthetic_dose", "Inserted lesions that were detected", panels, "Mean over scans and places.")
+            Chart(
+                "synthetic_dose",
+                "What must a lesion look like to be found?",
+                panels,
+                "Share of lesions put into healthy white matter that the network detects. Dose 1 is the scan's own typical "
+                "lesion contrast. Mean over patients' means.",
+                sample=f"{patients_note(inserted.drop(columns='lesion'))}, {_per_cell(inserted)} in each cell",
+            )
         )
         full = inserted[(inserted["dose"] >= 1) & (inserted["radius_mm"] == inserted["radius_mm"].max())]
         words = []
@@ -113,10 +121,18 @@ def synthetic_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         bars, words = [], []
         for to, part in moved.groupby("to", sort=False):
             one = _mean(part, "detected", rng)
-            bars.append(Bar(str(to), one.estimate, one.low, one.high, "#0072B2"))
+            bars.append(Bar(f"{to} (n = {len(part)})", one.estimate, one.low, one.high, "#0072B2"))
             words.append(f"{one} in {to}")
-        panel = Panel("moved lesions", "", "detected (share)", bars)
-        charts.append(Chart("synthetic_moved", "Where a real lesion is still found", (panel,), "95 % over patients."))
+        panel = Panel("", "lesions detected (share)", "", bars, horizontal=True, x_limits=(0.0, 1.0))
+        charts.append(
+            Chart(
+                "synthetic_moved",
+                "Where is a real lesion still found?",
+                (panel,),
+                "A lesion's difference from healthy tissue, added elsewhere. Lines: 95 % over patients.",
+                sample=patients_note(moved),
+            )
+        )
         sentences.append(f"Real lesions moved elsewhere were detected: {', '.join(words)}.")
         tables["synthetic_moved"] = moved.groupby("to")[["detected", "probability_mean", "fit"]].mean().reset_index()
     sentences.append(
@@ -124,6 +140,13 @@ def synthetic_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         "is not known."
     )
     return Finding(" ".join(sentences), tuple(charts), tables)
+
+
+def _per_cell(inserted: pd.DataFrame) -> str:
+    """How many lesions each cell of the dose surface stands for."""
+    counts = inserted.groupby(["shown", "dose", "radius_mm"]).size()
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low} insertion{'s' if high != 1 else ''}" if low == high else f"{low} to {high} insertions"
 
 
 def _inserted(

@@ -81,20 +81,21 @@ def read_figure(path: Path) -> Figure:
     found = json.loads(path.read_text(encoding="utf-8"))
     layout = dict(found["layout"])
     title = layout.pop("title", {}).get("text", path.name.removesuffix(".plotly.json"))
-    caption = layout.pop("meta", {}).get("caption", "")
+    meta = layout.pop("meta", {})
+    caption, rows = meta.get("caption", ""), max(1, int(meta.get("rows", 1)))
     for key in ("template", "images", "width", "height"):
         layout.pop(key, None)
     data = [coloured(escaped(trace)) for trace in found["data"] if trace.get("type") in DRAWN]
     for annotation in layout.get("annotations", []):
         annotation.pop("font", None)
     layout |= {
-        "height": 430,
+        "height": 120 + 310 * rows,
         "margin": {"l": 70, "r": 12, "t": 34, "b": 40},
         "font": {"size": 13},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "legend": {"orientation": "h", "y": -0.18},
-        "showlegend": any(trace["type"] == "scatter" for trace in data),
+        "legend": {"orientation": "h", "y": -0.18 / rows},
+        "showlegend": any(trace["type"] == "scatter" or trace.get("offsetgroup") for trace in data),
     }
     figure = {"data": data, "layout": escaped(layout)}
     return Figure(str(title), str(caption), figure, any("customdata" in trace for trace in data))

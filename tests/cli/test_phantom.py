@@ -1,0 +1,31 @@
+"""`lesionwise phantom`: a data set that the other commands take, and its options."""
+
+import numpy as np
+
+from lesionwise.cli.main import main
+from lesionwise.io.bids import find_scans
+from lesionwise.io.nifti import read_image
+
+
+def test_writes_a_data_set_with_references(tmp_path, capsys):
+    assert main(["phantom", str(tmp_path), "--subjects", "2", "--size", "small"]) == 0
+    assert "2 synthetic patients" in capsys.readouterr().out
+    scans = find_scans(tmp_path, channels=("FLAIR", "T1w")).scans
+    assert [scan.name.subject for scan in scans] == ["phantom001", "phantom002"]
+    assert all(scan.reference is not None for scan in scans)
+
+
+def test_wide_contrasts_are_other_images_of_the_same_anatomy(tmp_path):
+    for folder, *more in (("usual",), ("wide", "--wide")):
+        assert main(["phantom", str(tmp_path / folder), "--subjects", "1", "--size", "small", *more]) == 0
+    usual, wide = (find_scans(tmp_path / f, channels=("FLAIR", "T1w")).scans[0] for f in ("usual", "wide"))
+    images = [read_image(scan.images["FLAIR"])[0] for scan in (usual, wide)]
+    masks = [read_image(scan.reference)[0] for scan in (usual, wide)]
+    assert np.abs(images[0] - images[1]).max() > 0
+    assert np.array_equal(masks[0], masks[1])
+
+
+def test_a_folder_of_other_people_is_refused(tmp_path, capsys):
+    (tmp_path / "sub-someone").mkdir()
+    assert main(["phantom", str(tmp_path), "--subjects", "1", "--size", "small"]) == 2
+    assert "sub-someone" in capsys.readouterr().err

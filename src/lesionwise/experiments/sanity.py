@@ -184,7 +184,7 @@ def _randomised_sentence(part: pd.DataFrame, mode: str, rng: np.random.Generator
 def _stability(rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list[str]:
     seeds = rows[rows["test"] == "seed"]
     if not len(seeds):
-        return ["The method draws nothing at random: seeds do not matter."]
+        return ["Seeds were not compared (none asked for, or the method draws nothing at random)."]
     out, table = [], []
     for channel, part in seeds.groupby("channel", sort=False):
         wide = part.pivot_table(index=["scan", "lesion"], columns="stage", values="value").dropna()

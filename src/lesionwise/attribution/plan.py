@@ -118,10 +118,13 @@ def seen(scene: Scene, voxel_sets: Sequence[VoxelSet], *, lesion_window: bool) -
 def plan_sites(scene: Scene, sites: Sequence[Site], method: AbstractMethod, *, memory_bytes: int | None = None) -> Plan:
     """The plan for sites that are already located."""
     budget = memory_bytes or _DEFAULT_MEMORY
-    first = next((site for site in sites if site.windows), None)
+    reached = [site for site in sites if site.windows]
     cost = (
-        Workload().run(partial(_measured, scene, first, method, budget), scene.grid.window)
-        if first is not None
+        Workload().run(
+            partial(_measured, scene, reached[usual([len(site.voxels) for site in reached])], method, budget),
+            scene.grid.window,
+        )
+        if reached
         else Cost(0.0, 0.0, 0, "loop", 1)
     )
     if cost.graph_bytes > budget:
@@ -175,6 +178,12 @@ def grouped(sites: Sequence[Site], scene: Scene, *, budget: int, shared: bool = 
         groups[-1].append(site.number)
         used += size
     return tuple(tuple(group) for group in groups)
+
+
+def usual(sizes: Sequence[int]) -> int:
+    """Which of some lesions is of median size (the smaller of two in the middle): one that fills its window says nothing
+    of the others."""
+    return sorted(range(len(sizes)), key=lambda place: sizes[place])[(len(sizes) - 1) // 2]
 
 
 def _measured(scene: Scene, site: Site, method: AbstractMethod, budget: int) -> Cost:

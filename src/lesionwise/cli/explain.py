@@ -116,7 +116,8 @@ def judge(
     model = load_triage(triage)
     triaged = triage_scan(explained, model, segmenter=segmenter)
     write_triage(triaged, out, model=model)
-    say(f"Triage: {triaged.n_false} of {len(explained.maps)} explained lesions are probably false.")
+    judged = int(triaged.lesions["triage_verdict"].notna().sum())
+    say(f"Triage: {triaged.n_false} of {judged} judged lesions are probably false.")
 
 
 def summary(result: Result, out: Path) -> str:

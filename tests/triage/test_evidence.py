@@ -46,6 +46,8 @@ def test_metrics_by_hand():
     found = dict(zip(METRICS, judged.metrics(np.arange(9)), strict=True))
     assert found["false_removed"] == 0.75
     assert found["true_lost"] == 0.25
+    assert found["true_lost_per_patient"] == 0.25
+    assert found["patients_losing_more"] == 1
     assert found["false_removed_at_loss"] == 0.25
     assert found["ppv_before"] == pytest.approx(4 / 12)
     assert found["ppv_after"] == pytest.approx(3 / 5)
@@ -53,6 +55,26 @@ def test_metrics_by_hand():
     assert found["recall_after"] == pytest.approx(3 / 6)
     assert found["f1_before"] == pytest.approx(8 / (8 + 8 + 2))
     assert found["f1_after"] == pytest.approx(6 / (6 + 2 + 3))
+
+
+def test_what_a_patient_loses_counts_every_patient_alike():
+    """One patient loses none of eight true lesions, one half of two; drawn twice, the second counts twice."""
+    judged = Judged(
+        p=np.zeros(10),
+        false=np.zeros(10, dtype=np.int64),
+        called=np.array([False] * 9 + [True]),
+        called_at_loss=np.zeros(10, dtype=bool),
+        weight=np.ones(10),
+        missed=np.zeros(10),
+        patients=np.array(["a"] * 8 + ["b"] * 2),
+    )
+    found = dict(zip(METRICS, judged.metrics(np.arange(10)), strict=True))
+    assert found["true_lost"] == pytest.approx(0.1)
+    assert found["true_lost_per_patient"] == pytest.approx(0.25)
+    assert found["patients_losing_more"] == pytest.approx(0.5)
+    twice = dict(zip(METRICS, judged.metrics(np.array([*range(10), 8, 9])), strict=True))
+    assert twice["true_lost_per_patient"] == pytest.approx(1 / 3)
+    assert twice["patients_losing_more"] == pytest.approx(2 / 3)
 
 
 def test_evidence_of_what_helps_and_what_does_not(lesions, held_out, counts):

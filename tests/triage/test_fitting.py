@@ -9,7 +9,14 @@ import pytest
 from lesionwise.errors import InputError
 from lesionwise.stats.bootstrap import cluster_bootstrap
 from lesionwise.triage.evidence import weighted_auc
-from lesionwise.triage.fitting import Cohort, fit, nested_probabilities, operating_point, patient_folds
+from lesionwise.triage.fitting import (
+    Cohort,
+    fit,
+    nested_probabilities,
+    operating_point,
+    patient_folds,
+    patient_shares,
+)
 
 NAMES = ["probability_max", "push_in_FLAIR", "volume_log", "elongation", "share_T1w", "entropy_mean"]
 
@@ -87,7 +94,8 @@ def test_judged_patients_do_not_touch_the_preparation(cohort):
 def test_the_operating_point_loses_at_most_what_was_allowed(cohort, max_loss):
     fitted = fit(cohort, max_loss=max_loss)
     called = fitted.out_of_fold >= fitted.threshold
-    assert called[cohort.false == 0].mean() <= max_loss
+    share = patient_shares(cohort.weights, cohort.false, cohort.patients)
+    assert share[called].sum() / share.sum() <= max_loss + 1e-12
     assert max_loss == 0 or called[cohort.false == 1].mean() > max_loss
 
 
@@ -114,6 +122,32 @@ def test_the_operating_point_by_hand():
     heavy = np.where(p == 0.5, 10.0, 1.0)
     assert operating_point(p, false, weights=heavy, max_loss=0.25) == 0.6
     assert operating_point(p, 1 - false, weights=one, max_loss=0.0) > 0.7
+
+
+def test_a_patient_with_few_lesions_counts_as_much_as_one_with_many():
+    """Shares add up to 1 per patient, and to 0 where a patient has no true lesion."""
+    false = np.array([0, 0, 0, 1, 0, 1])
+    patients = np.array(["a", "a", "a", "a", "b", "c"])
+    shares = patient_shares(np.array([2.0, 1.0, 1.0, 1.0, 5.0, 1.0]), false, patients)
+    np.testing.assert_allclose(shares, [0.5, 0.25, 0.25, 0.0, 1.0, 0.0])
+
+
+def test_the_promise_holds_for_patients_not_for_lesions():
+    """A patient with 300 sure lesions must not pay for nine with ten doubtful ones each."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for patient, count in enumerate([300] * 3 + [10] * 27):
+        false = (rng.uniform(size=count) < 0.3).astype(np.int64)
+        doubt = 0.0 if count > 100 else 1.0
+        x = rng.normal(size=count) + 3.0 * false + 1.5 * doubt * (1 - false)
+        parts.append((x, false, np.repeat(f"{patient:02d}", count)))
+    x, false, patients = (np.concatenate(part) for part in zip(*parts, strict=True))
+    fitted = fit(Cohort(x[:, None], ("x",), false, patients, np.ones(len(x))), max_loss=0.1)
+    lost = fitted.out_of_fold >= fitted.threshold
+    share = patient_shares(np.ones(len(x)), false, patients)
+    assert share[lost].sum() / share.sum() <= 0.1
+    pooled = operating_point(fitted.out_of_fold, false, weights=np.ones(len(x)), max_loss=0.1)
+    assert share[fitted.out_of_fold >= pooled].sum() / share.sum() > 0.1
 
 
 def test_probabilities_are_calibrated(cohort):

@@ -118,6 +118,8 @@ def judge(
     write_triage(triaged, out, model=model)
     judged = int(triaged.lesions["triage_verdict"].notna().sum())
     say(f"Triage: {triaged.n_false} of {judged} judged lesions are probably false.")
+    for note in triaged.notes:
+        say(f"Triage: {note}")
 
 
 def summary(result: Result, out: Path) -> str:

@@ -166,8 +166,8 @@ def _judge(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> pd.D
 def _notes(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> list[str]:
     """Where this scan differs from what the model was fitted on."""
     notes = []
-    told = [("fingerprint", "network"), ("method", "method"), ("target", "target"), ("samples", "samples")]
-    for fact, what in told if model.needs_maps else told[:1]:
+    must = [("fingerprint", "network"), ("method", "method"), ("target", "target"), ("samples", "samples")]
+    for fact, what in must if model.needs_maps else must[:1]:
         fitted, here = model.facts.get(fact), scan.facts.get(fact)
         if fitted is not None and here is not None and fitted != here and scan.maps:
             notes.append(
@@ -178,6 +178,15 @@ def _notes(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> list
     ]
     if unknown:
         notes.append(f"Not known here, so taken as typical: {', '.join(unknown)}.")
+    table = model.table(measured)
+    if model.likeness is not None and model.likeness.distance(table) > model.likeness.limit:
+        told = [f"{model.features[n].words} {here:.2g}" for n, here in model.likeness.farthest(table)]
+        usual = [model.likeness.centre[n] for n, _ in model.likeness.farthest(table)]
+        listed = ", ".join(f"{words} where {u:.2g} is usual" for words, u in zip(told, usual, strict=True))
+        notes.append(
+            f"The lesions of this scan are unlike those of the {model.facts['patients']} patients the triage model was "
+            f"fitted on (median lesion: {listed}): do not rely on its verdicts, fit a model on patients like this one."
+        )
     left = len(scan.judged()) - len(measured)
     if left > 0:
         notes.append(f"{left} predicted lesions were not explained and are kept without a verdict.")

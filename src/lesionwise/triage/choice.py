@@ -11,12 +11,12 @@ from lesionwise.errors import InputError
 from lesionwise.stats.bootstrap import Interval, interval_from_draws
 from lesionwise.triage.evidence import measured_sets, weighted_auc
 from lesionwise.triage.features import catalogue, of_families
-from lesionwise.triage.fitting import Cohort, nested_probabilities
+from lesionwise.triage.fitting import Cohort, nested_probabilities, patient_shares
 from lesionwise.triage.scorer import KINDS
 
 RULE = (
-    "Of all sets and kinds that keep the promise in nested cross-validation (at most the allowed share of true lesions "
-    "lost; if none does, those that lose least), the one with the largest AUC is found; then the cheapest is taken whose "
+    "Of all sets and kinds that keep the promise in nested cross-validation (at most the allowed share of a patient's true "
+    "lesions lost, in the mean over patients; if none does, those that lose least), the one with the largest AUC is found; then the cheapest is taken whose "
     "AUC is within one standard error (of the difference, over patients) of it. Cheapest is first in the list of sets, "
     "and the linear model before trees."
 )
@@ -26,8 +26,8 @@ RULE = (
 class Option:
     """One set of features with one kind of model, as nested cross-validation over the fitting patients sees it.
 
-    `behind` is the AUC of the best option that keeps the promise minus its own, `behind_se` the standard error of that
-    over patients.
+    `true_lost` is the mean over patients. `behind` is the AUC of the best option that keeps the promise minus its own,
+    `behind_se` the standard error of that over patients.
     """
 
     features: str
@@ -59,7 +59,7 @@ class Choice:
 
     def markdown(self) -> str:
         """The table as it stands in docs/triage.md."""
-        lines = ["| features | model | AUC | FP removed | TP lost | |", "|---|---|---|---|---|---|"]
+        lines = ["| features | model | AUC | FP removed | of a patient's TP lost | |", "|---|---|---|---|---|---|"]
         for number, o in enumerate(self.options):
             mark = "taken" if number == self.taken else ""
             lines.append(
@@ -108,7 +108,8 @@ def _by_rule(
     drawn = [np.concatenate([rows[n] for n in pick]) for pick in picks]
     whole = np.array([weighted_auc(p, w_true, w_false) for *_, p, _ in tried])
     draws = np.array([[weighted_auc(p[d], w_true[d], w_false[d]) for d in drawn] for *_, p, _ in tried])
-    lost = np.array([float(w_true[called].sum() / w_true.sum()) for *_, called in tried])
+    share = patient_shares(cohort.weights, cohort.false, cohort.patients)
+    lost = np.array([float(share[called].sum() / share.sum()) for *_, called in tried])
     keeping = lost <= max(max_loss, float(lost.min())) + 1e-9
     best = int(np.argmax(np.where(keeping, whole, -np.inf)))
     behind, behind_se = whole[best] - whole, np.nanstd(draws[best] - draws, axis=1)

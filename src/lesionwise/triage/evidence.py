@@ -6,6 +6,7 @@ differences are paired. Lesions drawn by outcome are weighted back to all predic
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from lesionwise.stats.bootstrap import Interval, interval_from_draws
 from lesionwise.triage.features import BASELINES
-from lesionwise.triage.fitting import operating_point
+from lesionwise.triage.fitting import operating_point, patient_shares
 from lesionwise.triage.model import TriageModel, fit_model
 
 SETS: Mapping[str, tuple[str, ...]] = {
@@ -39,12 +40,17 @@ SETS: Mapping[str, tuple[str, ...]] = {
 REFERENCES = ("baselines", "baselines + image")
 """Sets that the others are set against."""
 
+MUCH = 0.1
+"""Share of a patient's true lesions whose loss counts as much (`patients_losing_more`)."""
+
 METRICS = (
     "auc",
     "average_precision",
     "brier",
     "false_removed",
     "true_lost",
+    "true_lost_per_patient",
+    "patients_losing_more",
     "false_removed_at_loss",
     "ppv_before",
     "ppv_after",
@@ -83,6 +89,7 @@ class Judged:
         reached = np.where([model.knows(volume) for volume in rows["volume_mm3"]], p, -1.0)
         at_loss = operating_point(reached, false, weights=weight, max_loss=max_loss)
         scans, none = len(counts), np.zeros(len(counts))
+        subjects = rows["subject"].to_numpy().astype(str)
         return cls(
             p=np.concatenate([p, none]),
             false=np.concatenate([false, none.astype(np.int64)]),
@@ -90,10 +97,19 @@ class Judged:
             called_at_loss=np.concatenate([reached >= at_loss, none > 0]),
             weight=np.concatenate([weight, none]),
             missed=np.concatenate([np.zeros(len(rows)), counts["FN"].to_numpy(dtype=float)]),
-            patients=np.concatenate([rows["subject"].to_numpy().astype(str), counts["subject"].to_numpy().astype(str)])
-            if scans
-            else rows["subject"].to_numpy().astype(str),
+            patients=np.concatenate([subjects, counts["subject"].to_numpy().astype(str)]) if scans else subjects,
         )
+
+    @cached_property
+    def share(self) -> Float[np.ndarray, " rows"]:
+        """What a true lesion is of its patient's."""
+        return patient_shares(self.weight, self.false, self.patients)
+
+    @cached_property
+    def loses(self) -> Float[np.ndarray, " rows"]:
+        """The share of true lesions that the row's patient loses."""
+        _, member = np.unique(self.patients, return_inverse=True)
+        return np.bincount(member, weights=self.share * self.called)[member]
 
     def metrics(self, picked: Int[np.ndarray, " picked"]) -> Float[np.ndarray, " metrics"]:
         """All of `METRICS` on some rows; nan where undefined."""
@@ -102,7 +118,7 @@ class Judged:
         true, wrong, missed = float(w_true.sum()), float(w_false.sum()), float(self.missed[picked].sum())
         called, at_loss = self.called[picked], self.called_at_loss[picked]
         lost, removed = float(w_true[called].sum()), float(w_false[called].sum())
-        p = self.p[picked]
+        p, share, loses = self.p[picked], self.share[picked], self.loses[picked]
         return np.array(
             [
                 weighted_auc(p, w_true, w_false),
@@ -110,6 +126,8 @@ class Judged:
                 _ratio(float((weight * (p - false) ** 2).sum()), true + wrong),
                 _ratio(removed, wrong),
                 _ratio(lost, true),
+                _ratio(float((share * called).sum()), float(share.sum())),
+                _ratio(float(share[loses > MUCH].sum()), float(share.sum())),
                 _ratio(float(w_false[at_loss].sum()), wrong),
                 _ratio(true, true + wrong),
                 _ratio(true - lost, true - lost + wrong - removed),
@@ -145,6 +163,8 @@ class Evidence:
             "average precision",
             "FP removed",
             "TP lost",
+            "of a patient's TP",
+            f"patients losing over {MUCH:.0%}",
             "FP removed at fixed loss",
             "PPV",
             "F1",
@@ -152,7 +172,8 @@ class Evidence:
         lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         for name, of in self.metrics.items():
             cells = [name, *(str(of[m]) for m in ("auc", "average_precision"))]
-            cells += [_percent(of[m]) for m in ("false_removed", "true_lost", "false_removed_at_loss")]
+            shares = ("false_removed", "true_lost", "true_lost_per_patient", "patients_losing_more", "false_removed_at_loss")
+            cells += [_percent(of[m]) for m in shares]
             cells += [f"{of[f'{m}_before'].estimate:.3f} → {_three(of[f'{m}_after'])}" for m in ("ppv", "f1")]
             lines.append("| " + " | ".join(cells) + " |")
         lines += ["", "| paired difference of AUC | to baselines | to baselines + image |", "|---|---|---|"]

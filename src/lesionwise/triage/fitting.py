@@ -123,7 +123,7 @@ def fit(cohort: Cohort, *, kind: str = "l1_logistic", max_loss: float = 0.05, se
     """The final scorer: strength by patient-grouped cross-validation, calibration and threshold from unseen patients.
 
     Calibration and operating point come from the out-of-fold scores of the chosen strength. `max_loss` is the share of
-    true lesions that may be lost. Raises InputError for an unknown kind or a share outside 0 to 1.
+    a patient's true lesions that may be lost, in the mean over patients. Raises InputError for an unknown kind or a share outside 0 to 1.
     """
     if kind not in KINDS:
         raise InputError(f"Expected the kind of model to be one of {', '.join(KINDS)}, found {kind!r}.")
@@ -141,15 +141,29 @@ def fit(cohort: Cohort, *, kind: str = "l1_logistic", max_loss: float = 0.05, se
     return Fitted(scorer, calibration, threshold, strengths[best], out_of_fold, judged)
 
 
+def patient_shares(weights: Scores, false: Int[np.ndarray, " lesions"], patients: np.ndarray) -> Scores:
+    """What each true lesion is of its patient's, so that every patient's add up to 1; 0 for false lesions.
+
+    A sum over lesions of this, divided by its total, is a mean over patients: one with two hundred lesions counts as
+    much as one with ten.
+    """
+    _, member = np.unique(patients, return_inverse=True)
+    true = np.where(false == 0, weights, 0.0)
+    total = np.bincount(member, weights=true)[member]
+    return np.divide(true, total, out=np.zeros_like(true), where=total > 0)
+
+
 def _safe_point(cohort: Cohort, p: Scores, *, max_loss: float, seed: int) -> float:
-    """The operating point that 90 % of the resamples of patients would allow: a few patients must not set it too low."""
+    """The operating point at which a patient loses at most `max_loss` of the true lesions, in the mean over patients,
+    in 90 % of the resamples of patients: an upper confidence bound of the risk (Bates et al. 2021, by bootstrap)."""
     rng = np.random.default_rng(seed)
     patients, member = np.unique(cohort.patients, return_inverse=True)
     rows = [np.flatnonzero(member == number) for number in range(len(patients))]
-    points = [operating_point(p, cohort.false, weights=cohort.weights, max_loss=max_loss)]
+    shares = patient_shares(cohort.weights, cohort.false, cohort.patients)
+    points = [operating_point(p, cohort.false, weights=shares, max_loss=max_loss)]
     for pick in rng.integers(0, len(patients), size=(SAFE_RESAMPLES, len(patients))):
         drawn = np.concatenate([rows[n] for n in pick])
-        points.append(operating_point(p[drawn], cohort.false[drawn], weights=cohort.weights[drawn], max_loss=max_loss))
+        points.append(operating_point(p[drawn], cohort.false[drawn], weights=shares[drawn], max_loss=max_loss))
     return max(points[0], float(np.quantile(points, SAFE_LEVEL, method="higher")))
 
 

@@ -17,6 +17,7 @@ from lesionwise.io.files import write_text, write_whole
 from lesionwise.triage.candidates import CandidateModel
 from lesionwise.triage.features import BASELINES, Feature, catalogue, of_families
 from lesionwise.triage.fitting import Cohort, Fitted, fit
+from lesionwise.triage.likeness import Likeness
 from lesionwise.triage.scorer import AbstractScorer, BoostedScorer, Calibration, LinearScorer
 
 FORMAT = "lesionwise-triage"
@@ -34,8 +35,8 @@ class TriageModel:
 
     `true_typical` and `false_typical` are the medians of the true and false lesions it was fitted on, beside which
     reasons are given. `threshold` is on the calibrated probability of being false. `facts` say what it was fitted on:
-    segmenter, method, target, samples, cohort, rule, validation, importance. `fingerprint` is the hash of the files it
-    was read from, empty before it was saved.
+    segmenter, method, target, samples, cohort, rule, validation, importance. `likeness` knows the fitted patients, None
+    where there were too few. `fingerprint` is the hash of the files it was read from, empty before it was saved.
     """
 
     features: tuple[Feature, ...]
@@ -46,6 +47,7 @@ class TriageModel:
     false_typical: Float[np.ndarray, " features"]
     facts: Mapping[str, Any] = field(default_factory=dict)
     candidates: CandidateModel | None = None
+    likeness: Likeness | None = None
     fingerprint: str = ""
 
     def check_channels(self, channels: Sequence[str]) -> None:
@@ -122,8 +124,8 @@ def fit_model(
         "kind": kind,
         "families": list(families),
         "strength": fitted.strength,
-        "rule": f"called false so that at most {100 * max_loss:g} % of the true lesions are lost, out of fold, "
-        "in 90 % of the resamples of patients",
+        "rule": f"called false so that a patient loses at most {100 * max_loss:g} % of the true lesions, in the mean over "
+        "patients, out of fold, in 90 % of the resamples of patients",
         "max_loss": max_loss,
         "patients": len(np.unique(cohort.patients)),
         "true_lesions": int((cohort.false == 0).sum()),
@@ -141,6 +143,7 @@ def fit_model(
         false_typical=medians[1],
         facts=content,
         candidates=candidates,
+        likeness=Likeness.learn(cohort.table[:, kept], cohort.patients),
     )
     return model, fitted
 
@@ -161,6 +164,7 @@ def save_model(model: TriageModel, path: Path) -> list[Path]:
         ],
         "facts": dict(model.facts),
         "candidates": None if model.candidates is None else model.candidates.as_dict(),
+        "likeness": None if model.likeness is None else model.likeness.as_dict(),
     }
     written = [path]
     if isinstance(model.scorer, LinearScorer):
@@ -209,7 +213,7 @@ def _read(content: Mapping[str, Any], path: Path) -> TriageModel:
         scorer = BoostedScorer(_load_skops(path.with_name(Path(content["scorer"]["file"]).name)))
     else:
         scorer = LinearScorer.from_dict(content["scorer"], names)
-    candidates = content.get("candidates")
+    candidates, likeness = content.get("candidates"), content.get("likeness")
     return TriageModel(
         features=features,
         scorer=scorer,
@@ -219,6 +223,7 @@ def _read(content: Mapping[str, Any], path: Path) -> TriageModel:
         false_typical=np.array([_number(row["false_typical"]) for row in rows], dtype=float),
         facts=content["facts"],
         candidates=None if candidates is None else CandidateModel.from_dict(candidates),
+        likeness=None if likeness is None else Likeness.from_dict(likeness),
     )
 
 

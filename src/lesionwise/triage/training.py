@@ -12,9 +12,9 @@ from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.stats.bootstrap import cluster_bootstrap
 from lesionwise.triage.candidates import LOWER, MIN_VOXELS, find_candidates, fit_candidates
 from lesionwise.triage.cohort import FOLDER, PLAIN, Extras, measure_cohort, store_table, stored_table, table_key
-from lesionwise.triage.evidence import permutation_importance, weighted_auc
+from lesionwise.triage.evidence import MUCH, permutation_importance, weighted_auc
 from lesionwise.triage.features import GROUPS, catalogue, of_families
-from lesionwise.triage.fitting import Cohort, nested_probabilities
+from lesionwise.triage.fitting import Cohort, nested_probabilities, patient_shares
 from lesionwise.triage.model import FULL, MAPPED, TriageModel, fit_model
 from lesionwise.triage.scan import TriageScan
 from lesionwise.triage.scorer import LinearScorer
@@ -77,6 +77,9 @@ def validate(cohort: Cohort, *, kind: str, max_loss: float, seed: int) -> dict[s
         rng=np.random.default_rng(seed),
         n_resamples=1000,
     )
+    share = patient_shares(cohort.weights, cohort.false, cohort.patients)
+    _, member = np.unique(cohort.patients, return_inverse=True)
+    loses, whole = (np.bincount(member, weights=w) for w in (share * called, share))
     return {
         "scheme": "5 x 4 nested cross-validation by patient",
         "auc": auc.estimate,
@@ -84,6 +87,9 @@ def validate(cohort: Cohort, *, kind: str, max_loss: float, seed: int) -> dict[s
         "auc_high": None if np.isnan(auc.high) else auc.high,
         "false_removed": float(w_false[called].sum() / w_false.sum()),
         "true_lost": float(w_true[called].sum() / w_true.sum()),
+        "true_lost_per_patient": float(loses[whole > 0].mean()),
+        "patients_losing_more": float((loses[whole > 0] > MUCH).mean()),
+        "much": MUCH,
     }
 
 
@@ -114,7 +120,9 @@ def summary(model: TriageModel, validation: dict[str, object]) -> str:
         f"Fitted on {facts['true_lesions']} true and {facts['false_lesions']} false lesions of {facts['patients']} patients.",
         f"Unseen patients (nested cross-validation): AUC {validation['auc']:.3f}{interval}; "
         f"{100 * float(str(validation['false_removed'])):.0f} % of the false lesions removed, "
-        f"{100 * float(str(validation['true_lost'])):.1f} % of the true ones lost.",
+        f"{100 * float(str(validation['true_lost'])):.1f} % of the true ones lost, "
+        f"{100 * float(str(validation['true_lost_per_patient'])):.1f} % of a patient's on average; "
+        f"{100 * float(str(validation['patients_losing_more'])):.0f} % of the patients lose over {MUCH:.0%}.",
     ]
     if isinstance(model.scorer, LinearScorer):
         order = np.argsort(-np.abs(model.scorer.coefficients))[:8]

@@ -29,3 +29,10 @@ def test_a_folder_of_other_people_is_refused(tmp_path, capsys):
     (tmp_path / "sub-someone").mkdir()
     assert main(["phantom", str(tmp_path), "--subjects", "1", "--size", "small"]) == 2
     assert "sub-someone" in capsys.readouterr().err
+
+
+def test_another_size_is_refused_and_nothing_is_written(tmp_path, capsys):
+    for command in ("phantom", "demo"):
+        assert main([command, str(tmp_path / "new"), "--size", "huge"]) == 2
+        assert "full or small, found 'huge'" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -15,6 +15,7 @@ from lesionwise.experiments.registry import EXPERIMENTS
 from lesionwise.experiments.run import FOLDER, run_experiment
 from lesionwise.io.bids import BidsScan, find_scans
 from lesionwise.io.cases import read_case
+from lesionwise.io.files import check_output
 from lesionwise.models.zoo import load_models
 from lesionwise.volume import Case
 
@@ -52,6 +53,7 @@ def experiment(
     """
     if name not in EXPERIMENTS:
         raise InputError(f"Expected an experiment ({', '.join(EXPERIMENTS)}), found {name!r}.")
+    check_output(out)
     models = load_models(model or ["builtin"], names=name_of, trust=trust, device=resolve_device(choices.device))
     settings = {key: o.settings_of(segmenter, choices) for key, segmenter in models.items()}
     channels = list(dict.fromkeys(channel for segmenter in models.values() for channel in segmenter.spec.channels))

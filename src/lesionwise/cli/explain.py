@@ -12,8 +12,10 @@ from lesionwise.cli import options as o
 from lesionwise.cli.console import reporting
 from lesionwise.config import write_config
 from lesionwise.io.cases import read_case
+from lesionwise.io.files import check_output
 from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import AbstractSegmenter
+from lesionwise.triage.model import TriageModel, load_triage
 from lesionwise.units import Explained, explain_case
 from lesionwise.volume import ScanName
 
@@ -41,9 +43,13 @@ def explain(
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
 ) -> None:
     """Explain the lesions of one scan: probability, instances, a signed map per lesion, a table and a report."""
+    check_output(out)
+    judge = None if triage is None else load_triage(triage)
     segmenter = load_model(model, trust=trust, device=resolve_device(choices.device))
     settings = o.settings_of(segmenter, choices)
-    name = None if subject is None else ScanName(subject.removeprefix("sub-"))
+    if judge is not None:
+        judge.check_channels(segmenter.spec.channels)
+    name = None if subject is None else ScanName(o.subject_of(subject))
     case = read_case(o.images_of(image), reference=reference, brain_mask=brain_mask, resample=resample, name=name)
     with reporting() as reporter:
         explained = explain_case(
@@ -56,8 +62,8 @@ def explain(
             version=__version__,
         )
         write_config(out, settings, explained.model, version=__version__)
-        if triage is not None:
-            judge(explained, triage, out, segmenter=segmenter, say=reporter.say)
+        if judge is not None:
+            judge_scan(explained, judge, out, segmenter=segmenter, say=reporter.say)
         if report:
             from lesionwise.report.page import write_scan_report
 
@@ -65,14 +71,12 @@ def explain(
     typer.echo(summary(Result(explained), out))
 
 
-def judge(
-    explained: Explained, triage: str, out: Path, *, segmenter: AbstractSegmenter, say: Callable[[str], None]
+def judge_scan(
+    explained: Explained, model: TriageModel, out: Path, *, segmenter: AbstractSegmenter, say: Callable[[str], None]
 ) -> None:
     """Applies a triage model to an explained scan and writes its verdicts beside the table."""
     from lesionwise.triage.apply import triage_scan, write_triage
-    from lesionwise.triage.model import load_triage
 
-    model = load_triage(triage)
     triaged = triage_scan(explained, model, segmenter=segmenter)
     write_triage(triaged, out, model=model)
     judged = int(triaged.lesions["triage_verdict"].notna().sum())

@@ -150,6 +150,14 @@ def images_of(pairs: Sequence[str]) -> dict[str, Path]:
     return images
 
 
+def subject_of(text: str) -> str:
+    """A subject's label without `sub-`. Raises InputError for one that BIDS file names cannot hold."""
+    label = text.removeprefix("sub-")
+    if not (label.isascii() and label.isalnum()):
+        raise InputError(f"Expected --subject to be letters and digits, such as 01, found {text!r}.")
+    return label
+
+
 def settings_of(segmenter: AbstractSegmenter, choices: Choices) -> Settings:
     """Settings from the command line; a preset comes first, --threshold and --samples change it.
 

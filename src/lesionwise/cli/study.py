@@ -132,6 +132,7 @@ def study(
     # heavy imports wait until they are needed: the group level runs without torch
     from lesionwise.config import write_config
     from lesionwise.io.bids import read_filters
+    from lesionwise.io.files import check_output
     from lesionwise.models.zoo import load_model
     from lesionwise.study.participant import make_tasks, run_participant
     from lesionwise.study.plan import Shard, plan_study
@@ -140,6 +141,7 @@ def study(
     from lesionwise.triage.model import load_triage
     from lesionwise.units import model_facts
 
+    check_output(out)
     share = Shard.parse(shard)
     where = _device(choices.device, workers=workers, scheduler=scheduler)
     segmenter = load_model(model, trust=trust, device=where if dry_run else "cpu")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lesionwise.attribution.local import ACTIVATION_RULES, LocalActivation, cut
+from lesionwise.attribution.unchanged import rules_that_keep_values
 from lesionwise.volume import Box
 
 _aten = torch.ops.aten
@@ -81,22 +82,11 @@ def _copied(func: Any, x: LocalActivation, *args: Any, **kwargs: Any) -> Any:
     return LocalActivation(x.held.clone() if dtype is None else x.held.to(dtype, copy=True), x.box, x.shape[2:])
 
 
-def _reshaped(func: Any, x: LocalActivation, shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
-    return _same(func, x) if tuple(shape) == tuple(x.shape) else NotImplemented
-
-
 ACTIVATION_RULES |= {
     _aten.cat.default: _cat,
     _aten.slice.Tensor: _slice,
     _aten.add_.Tensor: _add_in_place,
-    _aten.detach.default: _same,
-    _aten.alias.default: _same,
-    _aten.clone.default: _copied,
-    _aten._to_copy.default: _copied,
-    _aten.view.default: _reshaped,
-    _aten._unsafe_view.default: _reshaped,
-    _aten.expand.default: _reshaped,
-    _aten.is_same_size.default: lambda func, a, b: tuple(a.shape) == tuple(b.shape),
+    **rules_that_keep_values(_same, _copied),
     **dict.fromkeys(
         (
             _aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor, _aten.add.Scalar, _aten.sub.Scalar,

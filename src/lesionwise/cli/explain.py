@@ -21,69 +21,28 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
+@o.with_choices()
 def explain(
+    *,
     image: Annotated[
         list[str], typer.Option("-i", "--image", help="CHANNEL=FILE, once per channel: -i FLAIR=flair.nii.gz")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Output folder.")],
     reference: Annotated[Path | None, typer.Option("--reference", help="Reference lesion mask.")] = None,
     brain_mask: Annotated[Path | None, typer.Option("--brain-mask", help="Brain mask, for heads with skull.")] = None,
-    resample: Annotated[
-        bool, typer.Option("--resample", help="Interpolate channels onto the first one's grid.")
-    ] = False,
+    resample: o.Resample = False,
     subject: Annotated[
         str | None, typer.Option("--subject", help="Subject label (else from the file name, else 01).")
     ] = None,
     model: o.Model = "builtin",
     trust: o.Trust = False,
-    method: o.Method = "smoothgrad",
-    reduce: o.Reduce = "mean",
-    max_voxels: o.MaxVoxels = "64",
-    target: o.Target = "log_odds",
-    samples: o.Samples = None,
-    noise: o.Noise = None,
-    preset: o.Preset = None,
-    lesions: o.Lesions = "all",
-    controls: o.Controls = 0,
-    threshold: o.Threshold = None,
-    connectivity: o.Connectivity = 18,
-    min_size: o.MinSize = None,
-    rule: o.Rule = "overlap",
-    one_to_one: o.OneToOne = False,
-    tolerance: o.Tolerance = None,
-    antithetic: o.Antithetic = None,
-    approximate: o.Approximate = None,
-    device: o.Device = "auto",
-    seed: o.Seed = 0,
-    snr: o.Snr = False,
+    choices: o.Choices,
     triage: o.Triage = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
 ) -> None:
     """Explain the lesions of one scan: probability, instances, a signed map per lesion, a table and a report."""
-    segmenter = load_model(model, trust=trust, device=resolve_device(device))
-    settings = o.settings_of(
-        segmenter,
-        method=method,
-        reduce=reduce,
-        max_voxels=max_voxels,
-        target=target,
-        samples=samples,
-        noise=noise,
-        preset=preset,
-        lesions=lesions,
-        controls=controls,
-        threshold=threshold,
-        connectivity=connectivity,
-        min_size=min_size,
-        rule=rule,
-        one_to_one=one_to_one,
-        tolerance=tolerance,
-        antithetic=antithetic,
-        device=device,
-        seed=seed,
-        snr=snr,
-        approximate=approximate,
-    )
+    segmenter = load_model(model, trust=trust, device=resolve_device(choices.device))
+    settings = o.settings_of(segmenter, choices)
     name = None if subject is None else ScanName(subject.removeprefix("sub-"))
     case = read_case(o.images_of(image), reference=reference, brain_mask=brain_mask, resample=resample, name=name)
     with reporting() as reporter:

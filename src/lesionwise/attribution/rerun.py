@@ -31,8 +31,15 @@ from lesionwise.volume import Box
 _aten = torch.ops.aten
 _NOWHERE = Box((0, 0, 0), (0, 0, 0))
 
-_KEEP = frozenset({_aten.detach.default, _aten.alias.default})
-_POINTWISE = frozenset(func for func, rule in ACTIVATION_RULES.items() if rule in (pointwise, in_place))
+_SAME = frozenset({_aten.detach.default, _aten.alias.default})
+_POINTWISE = frozenset(
+    (
+        *(func for func, rule in ACTIVATION_RULES.items() if rule in (pointwise, in_place)),
+        _aten.add_.Tensor,
+        _aten.clone.default,
+    )
+)
+
 
 class Changed(LocalTensor):
     """A tensor (items, channels, i, j, k) that differs from `before` in `box` at most, where it is `held`."""
@@ -70,8 +77,7 @@ class Rerun:
     """Logits of a network on changed versions of one window, exact on the box that is `wanted`.
 
     `reference` is (channels, i, j, k) and its logits are `before` (outputs, i, j, k). `learn` also finds out which part
-    of every layer the wanted logits depend on, at the price of one more pass: worth it if there are many versions.
-    `multiplied` counts what convolutions multiplied and added since the start, the reference included.
+    of every layer the wanted logits depend on, at the price of two more passes: worth it if there are many versions.
     """
 
     def __init__(
@@ -81,7 +87,6 @@ class Rerun:
         self._convolutions = Convolutions.of(network)
         self._footprint = self._learnt() if learn else Footprint()
         self._tape = _Tape()
-        self.multiplied = 0
         self.refused = False
         window = reference[None]
         with torch.no_grad(), self._tape:
@@ -124,15 +129,19 @@ class _Tape(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.called: list[Any] = []
         self.kept: list[Any] = []
         self._lying: dict[int, list[tuple[int, int | None]]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func in _SAME:
+            return func(*args, **(kwargs or {}))
         if func._schema.is_mutable:
             for x in tree_leaves((args, kwargs or {})):
                 if isinstance(x, Tensor):
                     self._save(x)
         found = func(*args, **(kwargs or {}))
+        self.called.append(func)
         self.kept.append(tuple(_spatial(x) for x in found) if isinstance(found, (tuple, list)) else _spatial(found))
         number = len(self.kept) - 1
         if isinstance(found, (tuple, list)):
@@ -165,6 +174,10 @@ class _Replay(TorchDispatchMode):
         self._number = self._call = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func in _SAME:
+            return args[0] if isinstance(args[0], Changed) else func(*args, **(kwargs or {}))
+        if self._tape.called[self._number] is not func:
+            raise NotImplementedError("The network does something else than for the reference.")
         before, self._number = self._tape.kept[self._number], self._number + 1
         limit = None
         if func in CALLS and args[0].ndim == 5:
@@ -180,17 +193,18 @@ class _Replay(TorchDispatchMode):
         self, func: Any, args: tuple, kwargs: dict, before: Any, changed: list[Changed], limit: Box | None
     ) -> Any:
         """The operation on the box that the change reaches; None if it has no rule for that."""
-        if func in _KEEP:
-            return changed[0]
         if func is _aten.convolution.default:
             return self._convolution(args, before, limit)
         box = _limited(_hull([x.box for x in changed]), limit)
         size = changed[0].shape[2:]
         if func is _aten.native_batch_norm.default and not args[5]:
-            return (Changed(before[0], func(args[0].cut(box), *args[1:])[0], box), *func(args[0].cut(_NOWHERE), *args[1:])[1:])
+            if box.is_empty:
+                return (_unchanged(before[0]), *before[1:])
+            held, *saved = func(args[0].cut(box), *args[1:])
+            return (Changed(before[0], held, box), *saved)
         if func is _aten._prelu_kernel.default:
             return Changed(before, func(args[0].cut(box), args[1]), box)
-        if func in _POINTWISE or func is _aten.clone.default:
+        if func in _POINTWISE:
             cropped: list[Any] = []
             for x in args:
                 if isinstance(x, Changed):
@@ -222,7 +236,7 @@ class _Replay(TorchDispatchMode):
             _reached(x.box, before.shape[2:], weight.shape[2:], stride, padding, dilation, transposed=transposed), limit
         )
         if box.is_empty:
-            return Changed(before, before[(..., *_NOWHERE.slices)], _NOWHERE)
+            return _unchanged(before)
         geometry = (stride, padding, dilation, transposed, groups)
         part = convolved(self._convolutions, x.cut, box, x.shape[2:], weight, bias, geometry)
         return None if part is None else Changed(before, part, box)
@@ -236,6 +250,10 @@ class _Replay(TorchDispatchMode):
         if isinstance(found, (tuple, list)):
             return type(found)(_compared(x, b) for x, b in zip(found, before, strict=True))
         return _compared(found, before)
+
+
+def _unchanged(before: Tensor) -> Changed:
+    return Changed(before, before[(..., *_NOWHERE.slices)], _NOWHERE)
 
 
 def _spatial(x: Any) -> Tensor | None:

@@ -23,7 +23,7 @@ def _known(tensors: Sequence[Any]) -> Box:
     return reduce(Box.intersection, boxes)
 
 
-def _pointwise(func: Any, *args: Any, **kwargs: Any) -> Any:
+def pointwise(func: Any, *args: Any, **kwargs: Any) -> Any:
     """Voxel by voxel, of one or more activations of one size, numbers, and tensors of one voxel."""
     local = [x for x in args if isinstance(x, LocalActivation)]
     box, size = _known(local), local[0].shape[2:]
@@ -40,7 +40,7 @@ def _pointwise(func: Any, *args: Any, **kwargs: Any) -> Any:
     return LocalActivation(func(*cropped, **kwargs), box, size)
 
 
-def _in_place(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+def in_place(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """The same, written into the first operand."""
     if not isinstance(x, LocalActivation) or any(isinstance(y, Tensor) and y.ndim for y in args):
         return NotImplemented
@@ -95,7 +95,7 @@ ACTIVATION_RULES |= {
             _aten.sigmoid.default, _aten.hardtanh.default, _aten.hardswish.default, _aten.hardsigmoid.default,
             _aten.mish.default, _aten.threshold.default,
         ),
-        _pointwise,
+        pointwise,
     ),
     **dict.fromkeys(
         (
@@ -103,7 +103,7 @@ ACTIVATION_RULES |= {
             _aten.hardtanh_.default, _aten.tanh_.default, _aten.sigmoid_.default, _aten.hardswish_.default,
             _aten.threshold_.default, _aten.mul_.Tensor, _aten.mul_.Scalar,
         ),
-        _in_place,
+        in_place,
     ),
 }  # fmt: skip
 """Operations with a rule of their own. Any other gets ordinary tensors."""

@@ -127,8 +127,8 @@ class AbstractSegmenter(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Segmenter(AbstractSegmenter):
-    """Any `torch.nn.Module` with a `Spec`: orientation, spacing and z-score are applied as the spec says."""
+class AbstractModuleSegmenter(AbstractSegmenter):
+    """A `torch.nn.Module` beside what is known about it; what is done before it is left to say."""
 
     module: nn.Module
     description: Spec
@@ -142,6 +142,11 @@ class Segmenter(AbstractSegmenter):
     def network(self) -> nn.Module:
         """The differentiable network, without activation."""
         return self.module
+
+
+@dataclass(frozen=True, eq=False)
+class Segmenter(AbstractModuleSegmenter):
+    """Any `torch.nn.Module` with a `Spec`: orientation, spacing and z-score are applied as the spec says."""
 
     def place(self, case: Case) -> Placement:
         """Selects channels by name, z-scores them in the head, lays them on the network's grid."""

@@ -85,6 +85,36 @@ def test_mistakes_get_one_sentence_and_leave_nothing(run, tmp_path, extra, repla
     assert not list(out.rglob("*_lesions.json"))
 
 
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (["--lesions", "largest:few"], "'largest:5'"),
+        (["--triage", "nowhere.json"], "no file nowhere.json"),
+        (["--subject", "a/b"], "--subject"),
+        (["--subject", "sub-a_b"], "--subject"),
+        (["-o", "FILE"], "found the file"),
+        (["-o", "FILE/below"], "found the file"),
+        (["-o", "LOCKED/below"], "may not be written to"),
+    ],
+)
+def test_what_can_be_known_before_is_said_before_predicting(run, tmp_path, monkeypatch, extra, sentence):
+    import os
+
+    from lesionwise.units import work
+
+    locked, file = tmp_path / "locked", tmp_path / "file"
+    locked.mkdir()
+    file.write_text("x")
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(locked) and allowed(path, mode))
+    monkeypatch.setattr(work, "predict_case", lambda *args, **kwargs: pytest.fail("predicted"))
+    extra = [part.replace("FILE", str(file)).replace("LOCKED", str(locked)) for part in extra]
+    code, _, err = run("-o", str(tmp_path / "o"), *extra)
+    assert code == 2
+    assert sentence in err
+    assert not (tmp_path / "o").exists()
+
+
 def test_images_on_different_grids_name_resample(run, files, tmp_path):
     data, affine = read_image(files["T1w"])
     moved = tmp_path / "t1.nii.gz"

@@ -1,6 +1,7 @@
 """`lesionwise phantom`: a data set that the other commands take, and its options."""
 
 import numpy as np
+import pytest
 
 from lesionwise.cli.main import main
 from lesionwise.io.bids import find_scans
@@ -29,3 +30,29 @@ def test_a_folder_of_other_people_is_refused(tmp_path, capsys):
     (tmp_path / "sub-someone").mkdir()
     assert main(["phantom", str(tmp_path), "--subjects", "1", "--size", "small"]) == 2
     assert "sub-someone" in capsys.readouterr().err
+
+
+def test_another_size_is_refused_and_nothing_is_written(tmp_path, capsys):
+    for command in ("phantom", "demo"):
+        assert main([command, str(tmp_path / "new"), "--size", "huge"]) == 2
+        assert "full or small, found 'huge'" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("demo", "OUT"),
+        ("phantom", "OUT"),
+        ("study", "BIDS", "OUT", "participant"),
+        ("experiment", "peaks", "BIDS", "OUT"),
+        ("evaluate", "BIDS", "-o", "OUT"),
+        ("train", "BIDS", "-o", "OUT"),
+    ],
+)
+def test_every_long_command_says_at_once_that_its_output_folder_is_a_file(tmp_path, capsys, command):
+    file = tmp_path / "file"
+    file.write_text("x")
+    places = {"OUT": str(file), "BIDS": str(tmp_path)}
+    assert main([places.get(part, part) for part in command]) == 2
+    assert f"Expected a folder for the results, found the file {file}" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from blobs import head_with_balls
 
 import lesionwise as lw
 from lesionwise.attribution import METHODS
@@ -24,12 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 def a_patient(seed, shape=(24, 30, 26), affine=None):
     """Skull-stripped ellipsoid with bright (FLAIR) and dark (T1) blobs."""
     rng = np.random.default_rng(seed)
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
-    head = (grid**2).sum(axis=0) < 0.85
-    lesions = np.zeros(shape, dtype=bool)
-    for _ in range(6):
-        centre = rng.uniform(-0.45, 0.45, 3)
-        lesions |= ((grid - centre[:, None, None, None]) ** 2).sum(axis=0) < rng.uniform(0.01, 0.04)
+    head, lesions = head_with_balls(rng, shape, count=6, reach=0.45, head=0.85)
     texture = rng.normal(size=(2, *shape)) * 8
     flair, t1 = 100 + 70 * lesions + texture[0], 150 - 60 * lesions + texture[1]
     data = np.stack([flair, t1]).astype(np.float32) * head

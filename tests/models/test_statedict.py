@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from monai.networks.nets import UNet
+from tiny_network import ARGUMENTS, tiny_unet
 
 from lesionwise.errors import ModelFileError
 from lesionwise.models import zoo
@@ -12,21 +12,12 @@ from lesionwise.models.description import describe
 from lesionwise.models.statedict import save_model
 from lesionwise.segmenter import Spec
 
-ARGUMENTS = {
-    "spatial_dims": 3,
-    "in_channels": 2,
-    "out_channels": 2,
-    "channels": [4, 8],
-    "strides": [2],
-    "norm": "batch",
-}
 SPEC = Spec("tiny", ("FLAIR", "T1w"), (16, 16, 16), spacing_mm=None, threshold=0.3, card={"summary": "a test net"})
 
 
 @pytest.fixture
 def network():
-    torch.manual_seed(0)
-    return UNet(**ARGUMENTS).eval()
+    return tiny_unet()
 
 
 @pytest.fixture

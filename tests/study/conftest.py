@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
+from tiny_network import ARGUMENTS, tiny_unet
 
 SIDE = 28
 
@@ -52,28 +52,12 @@ def cohort(tmp_path_factory):
 @pytest.fixture(scope="session")
 def network(tmp_path_factory):
     """A small random U-Net as files. It finds nothing, so that the lesions explained are those of the reference."""
-    from monai.networks.nets import UNet
-
     from lesionwise.models.statedict import save_model
     from lesionwise.segmenter import Spec
 
-    arguments = {
-        "spatial_dims": 3,
-        "in_channels": 2,
-        "out_channels": 2,
-        "channels": [4, 8],
-        "strides": [2],
-        "norm": "batch",
-    }
-    torch.manual_seed(0)
     spec = Spec("tiny", ("FLAIR", "T1w"), (16, 16, 16), spacing_mm=None, threshold=0.999, min_size_vox=1)
-    return save_model(
-        tmp_path_factory.mktemp("model") / "net",
-        UNet(**arguments).eval(),
-        spec,
-        class_name="monai.networks.nets.UNet",
-        arguments=arguments,
-    )
+    folder = tmp_path_factory.mktemp("model") / "net"
+    return save_model(folder, tiny_unet(), spec, class_name="monai.networks.nets.UNet", arguments=ARGUMENTS)
 
 
 @pytest.fixture(scope="session")

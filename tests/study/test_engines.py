@@ -2,13 +2,12 @@
 
 import itertools
 import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from dask_cluster import dask_cluster
 
 from lesionwise.errors import InputError
 from lesionwise.study.engines import DaskCluster, InProcess, LocalProcesses, UnitFault, usable_cores, usable_threads
@@ -77,33 +76,14 @@ def work(work_folder, monkeypatch):
 def cluster(work_folder, tmp_path_factory):
     """A real scheduler and three single-threaded workers under nannies, two of them with a GPU to offer."""
     pytest.importorskip("distributed")
-    folder = tmp_path_factory.mktemp("cluster")
-    file = folder / "scheduler.json"
     environment = {
-        **os.environ,
         "PYTHONPATH": os.pathsep.join([str(work_folder), *sys.path]),
         "SLURM_CPUS_PER_TASK": str(usable_cores()),
     }
-    common = {
-        "env": environment,
-        "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.DEVNULL,
-        "cwd": folder,
-        "start_new_session": True,
-    }
-    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-    worker = ["worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard", "--memory-limit", "0"]
-    commands = [scheduler, [*worker, "--nworkers", "2", "--resources", "GPU=1"], worker]
-    processes = [subprocess.Popen([sys.executable, "-m", "dask", *command], **common) for command in commands]
-    try:
-        deadline = time.time() + 60
-        while not file.exists() and time.time() < deadline:
-            time.sleep(0.1)
+    no_limit = ["--memory-limit", "0"]
+    with_gpu = [*no_limit, "--nworkers", "2", "--resources", "GPU=1"]
+    with dask_cluster(tmp_path_factory.mktemp("cluster"), with_gpu, no_limit, environment=environment) as file:
         yield file
-    finally:
-        for process in processes:  # with the workers that a nanny has started
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def _results(engine, tasks, unit_fn):

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -13,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from dask_cluster import dask_cluster
 from study_runs import die_at_rename, run
 
 from lesionwise.study.engines import DaskCluster, LocalProcesses
@@ -120,33 +120,18 @@ def test_on_a_cluster_with_a_worker_killed_in_the_middle_of_a_scan(
     make_run, undisturbed, assert_equal_outputs, tmp_path
 ):
     pytest.importorskip("distributed")
-    file, out = tmp_path / "scheduler.json", tmp_path / "out"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    common = {
-        "env": environment,
-        "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.DEVNULL,
-        "cwd": tmp_path,
-        "start_new_session": True,
-    }
-    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-    worker = ["worker", "--scheduler-file", str(file), "--nworkers", "2", "--nthreads", "1", "--no-dashboard"]
-    processes = [subprocess.Popen([sys.executable, "-m", "dask", *c], **common) for c in (scheduler, worker)]
+    out = tmp_path / "out"
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     over, killed = threading.Event(), []
     watcher = threading.Thread(target=_kill_first_owner, args=(out / ".lesionwise" / "claims", over, killed))
-    try:
-        deadline = time.time() + 60
-        while not file.exists() and time.time() < deadline:
-            time.sleep(0.1)
+    with dask_cluster(tmp_path, ["--nworkers", "2"], environment=paths) as file:
         plan, tasks = make_run(out)
         watcher.start()
-        result = run_participant(plan, tasks, engine=DaskCluster(str(file)), unit_fn=explain_scan)
-    finally:
-        over.set()
-        watcher.join()
-        for process in processes:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        try:
+            result = run_participant(plan, tasks, engine=DaskCluster(str(file)), unit_fn=explain_scan)
+        finally:
+            over.set()
+            watcher.join()
     assert len(killed) == 1
     assert killed[0] != os.getpid()
     assert result.count("done") + result.count("kept") == 4

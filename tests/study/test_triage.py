@@ -4,13 +4,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pandas as pd
 import pytest
+from dask_cluster import dask_cluster
 from triage_models import by_volume
 
 from lesionwise.errors import InputError
@@ -106,27 +105,10 @@ def test_in_shards_and_processes_as_in_one(make_run, triage, judged, tmp_path, a
 @pytest.mark.slow
 def test_on_a_cluster_as_in_one(make_run, triage, judged, tmp_path, assert_equal_outputs):
     pytest.importorskip("distributed")
-    file, out = tmp_path / "scheduler.json", tmp_path / "out"
-    common = {
-        "env": {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.DEVNULL,
-        "cwd": tmp_path,
-        "start_new_session": True,
-    }
-    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-    worker = ["worker", "--scheduler-file", str(file), "--nworkers", "2", "--nthreads", "1", "--no-dashboard"]
-    processes = [subprocess.Popen([sys.executable, "-m", "dask", *c], **common) for c in (scheduler, worker)]
-    try:
-        deadline = time.time() + 60
-        while not file.exists() and time.time() < deadline:
-            time.sleep(0.1)
+    out, paths = tmp_path / "out", {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    with dask_cluster(tmp_path, ["--nworkers", "2"], environment=paths) as file:
         plan, tasks = make_run(out, triage=triage[0], **FINDS)
         result = run_participant(plan, tasks, engine=DaskCluster(str(file)), unit_fn=explain_scan)
-    finally:
-        for process in processes:
-            os.killpg(process.pid, 9)
-            process.wait()
     assert result.count("done") == 4
     assert_equal_outputs(out, judged)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from blobs import head_with_balls
 
 from lesionwise.io.bids import write_bids_description
 from lesionwise.io.nifti import write_image
@@ -11,12 +12,7 @@ SHAPE = (36, 36, 34)
 
 def write_patient(root, name, seed, *, session=None, channels=("FLAIR", "T1w"), mask=True):
     rng = np.random.default_rng(seed)
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij"))
-    head = (grid**2).sum(axis=0) < 0.9
-    lesions = np.zeros(SHAPE, dtype=bool)
-    for _ in range(5):
-        centre = rng.uniform(-0.5, 0.5, 3)
-        lesions |= ((grid - centre[:, None, None, None]) ** 2).sum(axis=0) < rng.uniform(0.01, 0.04)
+    head, lesions = head_with_balls(rng, SHAPE, count=5, reach=0.5, head=0.9)
     folder = root / f"sub-{name}" / (f"ses-{session}" if session else "") / "anat"
     stem = f"sub-{name}" + (f"_ses-{session}" if session else "")
     affine = np.diag([1.0, 1.0, 1.0, 1.0])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lesionwise.attribution.local import ACTIVATION_RULES, LocalActivation, cut
+from lesionwise.attribution.unchanged import rules_that_keep_values
 from lesionwise.volume import Box
 
 _aten = torch.ops.aten
@@ -22,7 +23,7 @@ def _known(tensors: Sequence[Any]) -> Box:
     return reduce(Box.intersection, boxes)
 
 
-def _pointwise(func: Any, *args: Any, **kwargs: Any) -> Any:
+def pointwise(func: Any, *args: Any, **kwargs: Any) -> Any:
     """Voxel by voxel, of one or more activations of one size, numbers, and tensors of one voxel."""
     local = [x for x in args if isinstance(x, LocalActivation)]
     box, size = _known(local), local[0].shape[2:]
@@ -39,7 +40,7 @@ def _pointwise(func: Any, *args: Any, **kwargs: Any) -> Any:
     return LocalActivation(func(*cropped, **kwargs), box, size)
 
 
-def _in_place(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+def in_place(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """The same, written into the first operand."""
     if not isinstance(x, LocalActivation) or any(isinstance(y, Tensor) and y.ndim for y in args):
         return NotImplemented
@@ -81,22 +82,11 @@ def _copied(func: Any, x: LocalActivation, *args: Any, **kwargs: Any) -> Any:
     return LocalActivation(x.held.clone() if dtype is None else x.held.to(dtype, copy=True), x.box, x.shape[2:])
 
 
-def _reshaped(func: Any, x: LocalActivation, shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
-    return _same(func, x) if tuple(shape) == tuple(x.shape) else NotImplemented
-
-
 ACTIVATION_RULES |= {
     _aten.cat.default: _cat,
     _aten.slice.Tensor: _slice,
     _aten.add_.Tensor: _add_in_place,
-    _aten.detach.default: _same,
-    _aten.alias.default: _same,
-    _aten.clone.default: _copied,
-    _aten._to_copy.default: _copied,
-    _aten.view.default: _reshaped,
-    _aten._unsafe_view.default: _reshaped,
-    _aten.expand.default: _reshaped,
-    _aten.is_same_size.default: lambda func, a, b: tuple(a.shape) == tuple(b.shape),
+    **rules_that_keep_values(_same, _copied),
     **dict.fromkeys(
         (
             _aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor, _aten.add.Scalar, _aten.sub.Scalar,
@@ -105,7 +95,7 @@ ACTIVATION_RULES |= {
             _aten.sigmoid.default, _aten.hardtanh.default, _aten.hardswish.default, _aten.hardsigmoid.default,
             _aten.mish.default, _aten.threshold.default,
         ),
-        _pointwise,
+        pointwise,
     ),
     **dict.fromkeys(
         (
@@ -113,7 +103,7 @@ ACTIVATION_RULES |= {
             _aten.hardtanh_.default, _aten.tanh_.default, _aten.sigmoid_.default, _aten.hardswish_.default,
             _aten.threshold_.default, _aten.mul_.Tensor, _aten.mul_.Scalar,
         ),
-        _in_place,
+        in_place,
     ),
 }  # fmt: skip
 """Operations with a rule of their own. Any other gets ordinary tensors."""

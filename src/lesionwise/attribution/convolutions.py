@@ -58,11 +58,8 @@ class Convolutions:
         return self._by_fastest(
             ("scatter", tuple(weight.shape), tuple(stride), tuple(dilation)),
             x, weight, groups, voxels,
-            {
-                "plain": lambda: _scatter(_plain(x), weight, stride, dilation, groups),
-                "channels-last": lambda: _scatter(_last(x), self._last(weight), stride, dilation, groups),
-                "matrix": lambda: self._scattered(x, weight, stride, dilation),
-            },
+            lambda x, weight: _scatter(x, weight, stride, dilation, groups),
+            lambda: self._scattered(x, weight, stride, dilation),
         )  # fmt: skip
 
     def gather(self, x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int) -> Tensor:
@@ -77,17 +74,20 @@ class Convolutions:
         return self._by_fastest(
             ("gather", tuple(weight.shape), tuple(stride), tuple(dilation)),
             x, weight, groups, voxels,
-            {
-                "plain": lambda: _gather(_plain(x), weight, stride, dilation, groups),
-                "channels-last": lambda: _gather(_last(x), self._last(weight), stride, dilation, groups),
-                "matrix": lambda: self._gathered(x, weight, stride, dilation),
-            },
+            lambda x, weight: _gather(x, weight, stride, dilation, groups),
+            lambda: self._gathered(x, weight, stride, dilation),
         )  # fmt: skip
 
     def _by_fastest(
-        self, layer: tuple, x: Tensor, weight: Tensor, groups: int, voxels: int, ways: dict[Way, Callable[[], Tensor]]
-    ) -> Tensor:
+        self, layer: tuple, x: Tensor, weight: Tensor, groups: int, voxels: int,
+        library_fn: Callable[[Tensor, Tensor], Tensor], matrix_fn: Callable[[], Tensor],
+    ) -> Tensor:  # fmt: skip
         """What one of the ways returns, with the channels last in memory where there is a choice."""
+        ways: dict[Way, Callable[[], Tensor]] = {
+            "plain": lambda: library_fn(_plain(x), weight),
+            "channels-last": lambda: library_fn(_last(x), self._last(weight)),
+            "matrix": matrix_fn,
+        }
         if not has_ways(x, weight, groups) or weight.data_ptr() not in self.addresses:
             return ways["plain"]()
         if self.only is not None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lesionwise.attribution.local import COTANGENT_RULES, LocalActivation, LocalCotangent, cut, input_box, window
+from lesionwise.attribution.unchanged import rules_that_keep_values
 from lesionwise.volume import Box
 
 _aten = torch.ops.aten
@@ -163,10 +164,6 @@ def _copied(func: Any, x: LocalCotangent, *args: Any, **kwargs: Any) -> Any:
     return x.follow(x.held if dtype is None else x.held.to(dtype), x.box, x.shape)
 
 
-def _reshaped(func: Any, x: LocalCotangent, shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
-    return _same(func, x) if tuple(shape) == tuple(x.shape) else NotImplemented
-
-
 COTANGENT_RULES |= {
     _aten.convolution_backward.default: _convolution_backward,
     _aten.native_batch_norm_backward.default: _batch_norm_backward,
@@ -174,14 +171,7 @@ COTANGENT_RULES |= {
     _aten.add.Tensor: _add,
     _aten.slice.Tensor: _slice,
     _aten.constant_pad_nd.default: _pad,
-    _aten.detach.default: _same,
-    _aten.alias.default: _same,
-    _aten.clone.default: _copied,
-    _aten._to_copy.default: _copied,
-    _aten.view.default: _reshaped,
-    _aten._unsafe_view.default: _reshaped,
-    _aten.expand.default: _reshaped,
-    _aten.is_same_size.default: lambda func, a, b: tuple(a.shape) == tuple(b.shape),
+    **rules_that_keep_values(_same, _copied),
     **dict.fromkeys(
         (
             _aten.mul.Tensor, _aten.mul.Scalar, _aten.div.Tensor, _aten.div.Scalar, _aten.neg.default,

@@ -6,8 +6,9 @@ activations on those boxes only; the rest is neither computed nor stored. Boxes 
 this is exact.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ class Watched(TorchDispatchMode):
         self._held_bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func not in _CALLS or args[0].ndim != 5:
+        if func not in CALLS or args[0].ndim != 5:
             return func(*args, **(kwargs or {}))
         call, self._count = self._count, self._count + 1
         if self._local:
@@ -120,20 +121,12 @@ class Watched(TorchDispatchMode):
         padding: Sequence[int], dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
     ) -> Tensor:  # fmt: skip
         kernel = weight.shape[2:]
-        size = _output_size(x.shape[2:], kernel, stride, padding, dilation, output_padding, transposed=transposed)
-        source = input_box(box, x.shape[2:], kernel, stride, padding, dilation, transposed=transposed)
-        if weight.ndim != 5 or source.is_empty:
+        size = output_size(x.shape[2:], kernel, stride, padding, dilation, output_padding, transposed=transposed)
+        geometry = (stride, padding, dilation, transposed, groups)
+        part = convolved(self._convolutions, partial(cut, x), box, x.shape[2:], weight, bias, geometry)
+        if part is None:
             return func(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
-        if transposed:
-            part = self._convolutions.scatter(cut(x, source), weight, stride, dilation, groups)
-            origin = [source.start[a] * stride[a] - padding[a] for a in range(3)]
-            part = window(part, origin, box.start, box.stop)
-        else:
-            first = [box.start[a] * stride[a] - padding[a] for a in range(3)]
-            last = [(box.stop[a] - 1) * stride[a] - padding[a] + dilation[a] * (kernel[a] - 1) + 1 for a in range(3)]
-            read = window(cut(x, source), source.start, first, last)
-            part = self._convolutions.gather(read, weight, stride, dilation, groups)
-        return LocalActivation(part if bias is None else part + bias.reshape(1, -1, 1, 1, 1), box, size)
+        return LocalActivation(part, box, size)
 
     def _batch_norm(
         self, func: Any, box: Box, x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, training: bool,
@@ -145,7 +138,37 @@ class Watched(TorchDispatchMode):
         return (LocalActivation(part, box, x.shape[2:]), *saved)
 
 
-def _output_size(
+def convolved(
+    convolutions: Convolutions,
+    cut_fn: Callable[[Box], Tensor],
+    box: Box,
+    size: Sequence[int],
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: tuple[Sequence[int], Sequence[int], Sequence[int], bool, int],
+) -> Tensor | None:
+    """A convolution's output on `box`; `cut_fn` gives its input of `size` on a box.
+
+    `geometry` is (stride, padding, dilation, transposed, groups). None if the box reads nothing but padding, or the
+    weights are not those of three dimensions.
+    """
+    stride, padding, dilation, transposed, groups = geometry
+    kernel = weight.shape[2:]
+    source = input_box(box, size, kernel, stride, padding, dilation, transposed=transposed)
+    if weight.ndim != 5 or source.is_empty:
+        return None
+    if transposed:
+        part = convolutions.scatter(cut_fn(source), weight, stride, dilation, groups)
+        origin = [source.start[a] * stride[a] - padding[a] for a in range(3)]
+        part = window(part, origin, box.start, box.stop)
+    else:
+        first = [box.start[a] * stride[a] - padding[a] for a in range(3)]
+        last = [(box.stop[a] - 1) * stride[a] - padding[a] + dilation[a] * (kernel[a] - 1) + 1 for a in range(3)]
+        part = convolutions.gather(window(cut_fn(source), source.start, first, last), weight, stride, dilation, groups)
+    return part if bias is None else part + bias.reshape(1, -1, 1, 1, 1)
+
+
+def output_size(
     size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
     output_padding: Sequence[int], *, transposed: bool,
 ) -> list[int]:  # fmt: skip
@@ -158,5 +181,5 @@ def _output_size(
     return out
 
 
-_CALLS = (_aten.convolution.default, _aten.native_batch_norm.default, _aten._prelu_kernel.default)
+CALLS = (_aten.convolution.default, _aten.native_batch_norm.default, _aten._prelu_kernel.default)
 """Calls that are computed on a box alone."""

@@ -20,8 +20,21 @@ from lesionwise.attribution.work import Work
 from lesionwise.errors import InputError
 
 
+class AbstractContributions(AbstractMethod):
+    """What adds up to the difference between the scan and the scan without this lesion."""
+
+    @property
+    def shares_draws(self) -> bool:
+        """False: every lesion has baselines of its own."""
+        return False
+
+    def units(self, target: AbstractTarget) -> str:
+        """Unit of the map's values."""
+        return target.unit
+
+
 @dataclass(frozen=True)
-class IntegratedGradients(AbstractMethod):
+class IntegratedGradients(AbstractContributions):
     """Integrated Gradients (Sundararajan 2017) from the scan without this lesion, by Gauss-Legendre quadrature.
 
     Contributions add up to y(x) - y(x'), y being the mean target over Omega; what is missing is the completeness error.
@@ -43,15 +56,6 @@ class IntegratedGradients(AbstractMethod):
         """Points on the way."""
         return self.n_steps
 
-    @property
-    def shares_draws(self) -> bool:
-        """False: every lesion has a baseline of its own."""
-        return False
-
-    def units(self, target: AbstractTarget) -> str:
-        """Unit of the map's values."""
-        return target.unit
-
     def explain(self, scene: Scene, work: Work, sites: Sequence[Site]) -> Iterator[tuple[int, Attribution]]:
         """Site number and its map, as they are finished."""
         nodes, weights = np.polynomial.legendre.leggauss(self.n_steps)
@@ -63,7 +67,7 @@ class IntegratedGradients(AbstractMethod):
 
 
 @dataclass(frozen=True)
-class ExpectedGradients(AbstractMethod):
+class ExpectedGradients(AbstractContributions):
     """Expected Gradients (Erion 2021): baselines are the lesion-free scan with noise where the lesion was, `noise` being
     a fraction of the channel's spread; one position on the way per draw, stratified."""
 
@@ -83,15 +87,6 @@ class ExpectedGradients(AbstractMethod):
     def draws_per_lesion(self) -> int:
         """Baselines drawn."""
         return self.n_samples
-
-    @property
-    def shares_draws(self) -> bool:
-        """False: every lesion has baselines of its own."""
-        return False
-
-    def units(self, target: AbstractTarget) -> str:
-        """Unit of the map's values."""
-        return target.unit
 
     def explain(self, scene: Scene, work: Work, sites: Sequence[Site]) -> Iterator[tuple[int, Attribution]]:
         """Site number and its map, as they are finished."""

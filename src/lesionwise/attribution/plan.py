@@ -49,8 +49,10 @@ class Plan:
     def describe(self) -> str:
         """One line for a person who is about to wait."""
         count = f"{self.lesions} lesion{'s' if self.lesions != 1 else ''}"
+        windows = f"{self.windows} window{'s' if self.windows != 1 else ''}"
+        draws = f"{self.draws} draw{'s' if self.draws != 1 else ''} each"
         return (
-            f"{count} in {self.windows} windows, {self.draws} draws each: {self.forward_passes:,} forward and "
+            f"{count} in {windows}, {draws}: {self.forward_passes:,} forward and "
             f"{self.backward_passes:,} backward passes on {self.device}, about {_duration(self.seconds)}, "
             f"{self.memory_bytes / 2**30:.1f} GiB of memory"
         )

@@ -9,13 +9,15 @@ from lesionwise import __version__
 from lesionwise.api import Result
 from lesionwise.attribution.gradient import SmoothGrad
 from lesionwise.cli.console import reporting
-from lesionwise.cli.explain import judge
+from lesionwise.cli.explain import judge_scan
 from lesionwise.config import write_config
 from lesionwise.io.bids import find_scans
 from lesionwise.io.cases import read_case
+from lesionwise.io.files import check_output
 from lesionwise.models.zoo import load_model
 from lesionwise.phantom import write_phantoms
 from lesionwise.report.page import write_scan_report
+from lesionwise.triage.model import load_triage
 from lesionwise.units import Settings, explain_case
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -35,7 +37,8 @@ def demo(
     size: Annotated[str, typer.Option("--size", help="full, or small for a quick look.")] = "full",
 ) -> None:
     """Explain a synthetic patient with the built-in model: no data, no network, no GPU needed."""
-    model = load_model("builtin")
+    check_output(out)
+    model, judge = load_model("builtin"), load_triage("builtin")
     settings = Settings(method=SmoothGrad(n_samples=samples), lesions=lesions, snr=True)
     with reporting() as reporter:
         reporter.say("Drawing a synthetic patient (no real person) from the MNI152 templates.")
@@ -51,7 +54,7 @@ def demo(
             announce_fn=reporter.say,
             version=__version__,
         )
-        judge(explained, "builtin", out / "derivatives", segmenter=model, say=reporter.say)
+        judge_scan(explained, judge, out / "derivatives", segmenter=model, say=reporter.say)
         write_config(out / "derivatives", settings, explained.model, version=__version__)
         page = write_scan_report(out / "derivatives", case.name, out / "derivatives" / "report.html")
     result = Result(explained)

@@ -37,8 +37,10 @@ def evaluate(
     """Measure how well models segment a data set: the paper's table, with intervals and paired tests."""
     from lesionwise.evaluation import evaluate as run
     from lesionwise.evaluation import markdown
+    from lesionwise.io.files import check_output
     from lesionwise.models.zoo import load_models
 
+    check_output(out)
     models = load_models(model or ["builtin"], names=name, trust=trust, device=device)
     with reporting() as reporter:
         result = run(

@@ -15,6 +15,7 @@ from lesionwise.experiments.registry import EXPERIMENTS
 from lesionwise.experiments.run import FOLDER, run_experiment
 from lesionwise.io.bids import BidsScan, find_scans
 from lesionwise.io.cases import read_case
+from lesionwise.io.files import check_output
 from lesionwise.models.zoo import load_models
 from lesionwise.volume import Case
 
@@ -22,14 +23,16 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
+@o.with_choices(without=("tolerance", "approximate", "snr"), controls=10)  # one fixed number of samples
 def experiment(
+    *,
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(EXPERIMENTS)}.")],
     bids_dir: Annotated[Path, typer.Argument(help="BIDS data set with reference masks.")],
     out: Annotated[Path, typer.Argument(help="Output folder; finished scans there are read back.")],
     participant_label: Annotated[
         list[str] | None, typer.Option("--participant-label", help="Subjects, with or without sub- (all).")
     ] = None,
-    reference_from: Annotated[Path | None, typer.Option("--reference-from", help="Folder of reference masks.")] = None,
+    reference_from: o.ReferenceFrom = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="NAME=VALUE of the experiment; see docs/experiments.md.")
     ] = None,
@@ -41,23 +44,7 @@ def experiment(
         list[str] | None, typer.Option("--name", help="What to call each model, in the same order.")
     ] = None,
     trust: o.Trust = False,
-    method: o.Method = "smoothgrad",
-    reduce: o.Reduce = "mean",
-    max_voxels: o.MaxVoxels = "64",
-    target: o.Target = "log_odds",
-    samples: o.Samples = None,
-    noise: o.Noise = None,
-    preset: o.Preset = None,
-    lesions: o.Lesions = "all",
-    controls: o.Controls = 10,
-    threshold: o.Threshold = None,
-    connectivity: o.Connectivity = 18,
-    min_size: o.MinSize = None,
-    rule: o.Rule = "overlap",
-    one_to_one: o.OneToOne = False,
-    antithetic: o.Antithetic = None,
-    device: o.Device = "auto",
-    seed: o.Seed = 0,
+    choices: o.Choices,
 ) -> None:
     """Run one of the published experiments on a data set: rows, figures, and a finding in plain words.
 
@@ -66,32 +53,9 @@ def experiment(
     """
     if name not in EXPERIMENTS:
         raise InputError(f"Expected an experiment ({', '.join(EXPERIMENTS)}), found {name!r}.")
-    models = load_models(model or ["builtin"], names=name_of, trust=trust, device=resolve_device(device))
-    settings = {
-        key: o.settings_of(
-            segmenter,
-            method=method,
-            reduce=reduce,
-            max_voxels=max_voxels,
-            target=target,
-            samples=samples,
-            noise=noise,
-            preset=preset,
-            lesions=lesions,
-            controls=controls,
-            threshold=threshold,
-            connectivity=connectivity,
-            min_size=min_size,
-            rule=rule,
-            one_to_one=one_to_one,
-            tolerance=None,  # a cohort is compared at one fixed number of samples (METHOD section 3)
-            antithetic=antithetic,
-            device=device,
-            seed=seed,
-            snr=False,
-        )
-        for key, segmenter in models.items()
-    }
+    check_output(out)
+    models = load_models(model or ["builtin"], names=name_of, trust=trust, device=resolve_device(choices.device))
+    settings = {key: o.settings_of(segmenter, choices) for key, segmenter in models.items()}
     channels = list(dict.fromkeys(channel for segmenter in models.values() for channel in segmenter.spec.channels))
     found = find_scans(bids_dir, channels=channels, participants=participant_label, reference_from=reference_from)
     usable = [scan for scan in found.scans if scan.reference is not None]

@@ -12,8 +12,10 @@ from lesionwise.cli import options as o
 from lesionwise.cli.console import reporting
 from lesionwise.config import write_config
 from lesionwise.io.cases import read_case
+from lesionwise.io.files import check_output
 from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import AbstractSegmenter
+from lesionwise.triage.model import TriageModel, load_triage
 from lesionwise.units import Explained, explain_case
 from lesionwise.volume import ScanName
 
@@ -21,70 +23,33 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
+@o.with_choices()
 def explain(
+    *,
     image: Annotated[
         list[str], typer.Option("-i", "--image", help="CHANNEL=FILE, once per channel: -i FLAIR=flair.nii.gz")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Output folder.")],
     reference: Annotated[Path | None, typer.Option("--reference", help="Reference lesion mask.")] = None,
     brain_mask: Annotated[Path | None, typer.Option("--brain-mask", help="Brain mask, for heads with skull.")] = None,
-    resample: Annotated[
-        bool, typer.Option("--resample", help="Interpolate channels onto the first one's grid.")
-    ] = False,
+    resample: o.Resample = False,
     subject: Annotated[
         str | None, typer.Option("--subject", help="Subject label (else from the file name, else 01).")
     ] = None,
     model: o.Model = "builtin",
     trust: o.Trust = False,
-    method: o.Method = "smoothgrad",
-    reduce: o.Reduce = "mean",
-    max_voxels: o.MaxVoxels = "64",
-    target: o.Target = "log_odds",
-    samples: o.Samples = None,
-    noise: o.Noise = None,
-    preset: o.Preset = None,
-    lesions: o.Lesions = "all",
-    controls: o.Controls = 0,
-    threshold: o.Threshold = None,
-    connectivity: o.Connectivity = 18,
-    min_size: o.MinSize = None,
-    rule: o.Rule = "overlap",
-    one_to_one: o.OneToOne = False,
-    tolerance: o.Tolerance = None,
-    antithetic: o.Antithetic = None,
-    approximate: o.Approximate = None,
-    device: o.Device = "auto",
-    seed: o.Seed = 0,
-    snr: o.Snr = False,
+    choices: o.Choices,
     triage: o.Triage = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
 ) -> None:
     """Explain the lesions of one scan: probability, instances, a signed map per lesion, a table and a report."""
-    segmenter = load_model(model, trust=trust, device=resolve_device(device))
-    settings = o.settings_of(
-        segmenter,
-        method=method,
-        reduce=reduce,
-        max_voxels=max_voxels,
-        target=target,
-        samples=samples,
-        noise=noise,
-        preset=preset,
-        lesions=lesions,
-        controls=controls,
-        threshold=threshold,
-        connectivity=connectivity,
-        min_size=min_size,
-        rule=rule,
-        one_to_one=one_to_one,
-        tolerance=tolerance,
-        antithetic=antithetic,
-        device=device,
-        seed=seed,
-        snr=snr,
-        approximate=approximate,
-    )
-    name = None if subject is None else ScanName(subject.removeprefix("sub-"))
+    check_output(out)
+    judge = None if triage is None else load_triage(triage)
+    segmenter = load_model(model, trust=trust, device=resolve_device(choices.device))
+    settings = o.settings_of(segmenter, choices)
+    if judge is not None:
+        judge.check_channels(segmenter.spec.channels)
+    name = None if subject is None else ScanName(o.subject_of(subject))
     case = read_case(o.images_of(image), reference=reference, brain_mask=brain_mask, resample=resample, name=name)
     with reporting() as reporter:
         explained = explain_case(
@@ -97,8 +62,8 @@ def explain(
             version=__version__,
         )
         write_config(out, settings, explained.model, version=__version__)
-        if triage is not None:
-            judge(explained, triage, out, segmenter=segmenter, say=reporter.say)
+        if judge is not None:
+            judge_scan(explained, judge, out, segmenter=segmenter, say=reporter.say)
         if report:
             from lesionwise.report.page import write_scan_report
 
@@ -106,14 +71,12 @@ def explain(
     typer.echo(summary(Result(explained), out))
 
 
-def judge(
-    explained: Explained, triage: str, out: Path, *, segmenter: AbstractSegmenter, say: Callable[[str], None]
+def judge_scan(
+    explained: Explained, model: TriageModel, out: Path, *, segmenter: AbstractSegmenter, say: Callable[[str], None]
 ) -> None:
     """Applies a triage model to an explained scan and writes its verdicts beside the table."""
     from lesionwise.triage.apply import triage_scan, write_triage
-    from lesionwise.triage.model import load_triage
 
-    model = load_triage(triage)
     triaged = triage_scan(explained, model, segmenter=segmenter)
     write_triage(triaged, out, model=model)
     judged = int(triaged.lesions["triage_verdict"].notna().sum())

@@ -1,9 +1,11 @@
 """Options that mean the same in every command, and how they become settings."""
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
+import functools
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,6 +71,72 @@ Triage = Annotated[
 Snr = Annotated[bool, typer.Option("--snr/--no-snr", help="Also write the map's signal-to-noise ratio.")]
 
 
+ReferenceFrom = Annotated[
+    Path | None, typer.Option("--reference-from", help="Folder of reference masks (the data set's derivatives).")
+]
+Resample = Annotated[bool, typer.Option("--resample", help="Interpolate channels onto the first one's grid.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What explain, study and experiment are asked for: one field per option, in the order of the help."""
+
+    method: Method = "smoothgrad"
+    reduce: Reduce = "mean"
+    max_voxels: MaxVoxels = "64"
+    target: Target = "log_odds"
+    samples: Samples = None
+    noise: Noise = None
+    preset: Preset = None
+    lesions: Lesions = "all"
+    controls: Controls = 0
+    threshold: Threshold = None
+    connectivity: Connectivity = 18
+    min_size: MinSize = None
+    rule: Rule = "overlap"
+    one_to_one: OneToOne = False
+    tolerance: Tolerance = None
+    antithetic: Antithetic = None
+    approximate: Approximate = None
+    device: Device = "auto"
+    seed: Seed = 0
+    snr: Snr = False
+
+
+def with_choices(
+    *, without: Collection[str] = (), **defaults: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of `Choices` in the place of its parameter `choices`.
+
+    Those in `without` are not offered and keep their default; `defaults` are what this command has in their place.
+    """
+    offered = [
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults.get(item.name, item.default),
+            annotation=item.type,
+        )
+        for item in fields(Choices)
+        if item.name not in without
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            chosen = {option.name: given.pop(option.name) for option in offered}
+            command(**given, choices=Choices(**chosen))
+
+        shown: list[inspect.Parameter] = []
+        for own in inspect.signature(command).parameters.values():
+            shown += offered if own.name == "choices" else [own.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+        return run
+
+    return decorate
+
+
 def images_of(pairs: Sequence[str]) -> dict[str, Path]:
     """`["FLAIR=a.nii.gz", ...]` as a mapping. Raises InputError for anything else."""
     images: dict[str, Path] = {}
@@ -82,69 +150,47 @@ def images_of(pairs: Sequence[str]) -> dict[str, Path]:
     return images
 
 
-def settings_of(
-    segmenter: AbstractSegmenter,
-    *,
-    method: str,
-    reduce: str,
-    max_voxels: str,
-    target: str,
-    samples: int | None,
-    noise: float | None,
-    preset: str | None,
-    lesions: str,
-    controls: int,
-    threshold: float | None,
-    connectivity: int,
-    min_size: str | None,
-    rule: str,
-    one_to_one: bool,
-    tolerance: float | None,
-    antithetic: bool | None,
-    device: str,
-    seed: int,
-    snr: bool,
-    approximate: Sequence[str] | None = None,
-) -> Settings:
+def subject_of(text: str) -> str:
+    """A subject's label without `sub-`. Raises InputError for one that BIDS file names cannot hold."""
+    label = text.removeprefix("sub-")
+    if not (label.isascii() and label.isalnum()):
+        raise InputError(f"Expected --subject to be letters and digits, such as 01, found {text!r}.")
+    return label
+
+
+def settings_of(segmenter: AbstractSegmenter, choices: Choices) -> Settings:
     """Settings from the command line; a preset comes first, --threshold and --samples change it.
 
     Raises InputError that names the option and what it takes.
     """
-    size, unit = (None, "voxels") if min_size is None else parse_min_size(min_size)
-    chosen: dict = {
-        "target": one_of("--target", target, ("log_odds", "logit", "probability")),
-        "connectivity": connectivity,
-        "method": method_of(
-            method,
-            reduce=one_of("--reduce", reduce, ("mean", "max")),
-            max_voxels=max_voxels,
-            samples=samples,
-            noise=noise,
-            tolerance=tolerance,
-            antithetic=antithetic,
-        ),
-    }
-    if preset is not None:
-        chosen |= published(preset, segmenter, method=method)
-        if samples is not None and method != "gradcampp":
-            chosen["method"] = replace(chosen["method"], n_samples=samples)
-    if threshold is not None:
-        chosen["threshold"] = threshold
-    for name in approximate or ():
+    size, unit = (None, "voxels") if choices.min_size is None else parse_min_size(choices.min_size)
+    approximate = choices.approximate or []
+    for name in approximate:
         one_of("--approximate", name, ("lesion-window", "chunked-max"))
-    if "chunked-max" in (approximate or ()):
+    chosen: dict = {
+        "target": one_of("--target", choices.target, ("log_odds", "logit", "probability")),
+        "connectivity": choices.connectivity,
+        "method": method_of(choices),
+    }
+    if choices.preset is not None:
+        chosen |= published(choices.preset, segmenter, method=choices.method)
+        if choices.samples is not None and choices.method != "gradcampp":
+            chosen["method"] = replace(chosen["method"], n_samples=choices.samples)
+    if choices.threshold is not None:
+        chosen["threshold"] = choices.threshold
+    if "chunked-max" in approximate:
         chosen["method"] = with_chunks(chosen["method"])
     return Settings(
-        lesions=lesions,
-        controls=controls,
+        lesions=choices.lesions,
+        controls=choices.controls,
         min_size=size,
         min_size_unit=unit,
-        rule=one_of("--rule", rule, ("overlap", "iou")),
-        one_to_one=one_to_one,
-        device=resolve_device(device),
-        seed=seed,
-        snr=snr,
-        lesion_window="lesion-window" in (approximate or ()),
+        rule=one_of("--rule", choices.rule, ("overlap", "iou")),
+        one_to_one=choices.one_to_one,
+        device=resolve_device(choices.device),
+        seed=choices.seed,
+        snr=choices.snr,
+        lesion_window="lesion-window" in approximate,
         **chosen,
     )
 
@@ -167,40 +213,31 @@ def published(name: str, segmenter: AbstractSegmenter, *, method: str) -> dict:
     }
 
 
-def method_of(
-    name: str,
-    *,
-    reduce: str,
-    max_voxels: str,
-    samples: int | None,
-    noise: float | None,
-    tolerance: float | None,
-    antithetic: bool | None,
-) -> AbstractMethod:
+def method_of(choices: Choices) -> AbstractMethod:
     """A method with the options that it understands; an option it does not know is an error, not ignored."""
+    name, voxels = choices.method, choices.max_voxels
     if name not in METHODS:
         raise InputError(f"Expected --method to be one of {', '.join(METHODS)}, found {name!r}.")
     kind = METHODS[name]
     known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-    if max_voxels != "all" and not (max_voxels.isdigit() and int(max_voxels) > 0):
-        raise InputError(f"Expected --max-voxels to be a number above 0 or all, found {max_voxels!r}.")
+    reduce = one_of("--reduce", choices.reduce, ("mean", "max"))
+    if voxels != "all" and not (voxels.isdigit() and int(voxels) > 0):
+        raise InputError(f"Expected --max-voxels to be a number above 0 or all, found {voxels!r}.")
     draws = "n_steps" if "n_steps" in known else "n_samples"
     given: dict = {}
     if "reduce" in known:
-        given |= {"reduce": reduce, "max_voxels": None if max_voxels == "all" else int(max_voxels)}
-    for option, value in (
-        (draws, samples),
-        ("noise", noise),
-        ("tolerance", tolerance),
-        ("antithetic", antithetic),
+        given |= {"reduce": reduce, "max_voxels": None if voxels == "all" else int(voxels)}
+    for field, option, value in (
+        (draws, "samples", choices.samples),
+        ("noise", "noise", choices.noise),
+        ("tolerance", "tolerance", choices.tolerance),
+        ("antithetic", "antithetic", choices.antithetic),
     ):
         if value is None:
             continue
-        if option not in known:
-            raise InputError(
-                f"The method {name} has no option --{option.replace('n_', '').replace('steps', 'samples')}."
-            )
-        given[option] = value
+        if field not in known:
+            raise InputError(f"The method {name} has no option --{option}.")
+        given[field] = value
     return kind(**given)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lesionwise.cli.console import reporting
+from lesionwise.io.files import check_output
 from lesionwise.phantom import write_phantoms
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -22,6 +23,7 @@ def phantom(
     ] = False,
 ) -> None:
     """Write synthetic patients (FLAIR, T1w, lesion masks, tissue labels) as a BIDS data set."""
+    check_output(bids_dir)
     with reporting() as reporter:
         write_phantoms(
             bids_dir,
@@ -31,4 +33,4 @@ def phantom(
             wide=wide,
             progress_fn=lambda done, total: reporter.step("patients", done, total),
         )
-    typer.echo(f"{subjects} synthetic patients: {bids_dir}")
+    typer.echo(f"{subjects} synthetic patient{'s' if subjects != 1 else ''}: {bids_dir}")

@@ -24,4 +24,5 @@ def report(
     if experiments is not None and not experiments.is_dir():
         raise InputError(f"Expected --experiments to be a folder, found none at {experiments}.")
     pages = write_reports(out, experiments=experiments)
-    typer.echo(f"{len(list_scans(out))} scans. Report: {pages[-1]}")
+    count = len(list_scans(out))
+    typer.echo(f"{count} scan{'s' if count != 1 else ''}. Report: {pages[-1]}")

@@ -1,6 +1,7 @@
 """`lesionwise study`: a BIDS App over a whole data set."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,7 +77,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command(cls=BidsAppCommand)
+@o.with_choices(without=("tolerance",))  # a cohort is compared at one fixed number of samples
 def study(
+    *,
     bids_dir: Annotated[Path, typer.Argument(help="BIDS data set.")],
     out: Annotated[Path, typer.Argument(help="Output folder: a BIDS derivative.")],
     level: Annotated[Level, typer.Argument(help="participant explains every scan, group collects the cohort.")],
@@ -96,15 +99,11 @@ def study(
             help='JSON file of entities that images must have: {"FLAIR": {"acquisition": "3D"}}.',
         ),
     ] = None,
-    reference_from: Annotated[
-        Path | None, typer.Option("--reference-from", help="Folder of reference masks (the data set's derivatives).")
-    ] = None,
+    reference_from: o.ReferenceFrom = None,
     brain_masks_from: Annotated[
         Path | None, typer.Option("--brain-masks-from", help="Folder of brain masks, for heads with skull.")
     ] = None,
-    resample: Annotated[
-        bool, typer.Option("--resample", help="Interpolate channels onto the first one's grid.")
-    ] = False,
+    resample: o.Resample = False,
     shard: Annotated[str, typer.Option("--shard", help="i/n: the i-th of n equal shares of the scans.")] = "1/1",
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Local processes that share cores, or take a GPU each.")
@@ -116,25 +115,7 @@ def study(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     model: o.Model = "builtin",
     trust: o.Trust = False,
-    method: o.Method = "smoothgrad",
-    reduce: o.Reduce = "mean",
-    max_voxels: o.MaxVoxels = "64",
-    target: o.Target = "log_odds",
-    samples: o.Samples = None,
-    noise: o.Noise = None,
-    preset: o.Preset = None,
-    lesions: o.Lesions = "all",
-    controls: o.Controls = 0,
-    threshold: o.Threshold = None,
-    connectivity: o.Connectivity = 18,
-    min_size: o.MinSize = None,
-    rule: o.Rule = "overlap",
-    one_to_one: o.OneToOne = False,
-    antithetic: o.Antithetic = None,
-    approximate: o.Approximate = None,
-    device: o.Device = "auto",
-    seed: o.Seed = 0,
-    snr: o.Snr = False,
+    choices: o.Choices,
     triage: o.Triage = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="group: write the cohort's report.")] = True,
 ) -> None:
@@ -151,6 +132,7 @@ def study(
     # heavy imports wait until they are needed: the group level runs without torch
     from lesionwise.config import write_config
     from lesionwise.io.bids import read_filters
+    from lesionwise.io.files import check_output
     from lesionwise.models.zoo import load_model
     from lesionwise.study.participant import make_tasks, run_participant
     from lesionwise.study.plan import Shard, plan_study
@@ -159,33 +141,12 @@ def study(
     from lesionwise.triage.model import load_triage
     from lesionwise.units import model_facts
 
+    check_output(out)
     share = Shard.parse(shard)
-    where = _device(device, workers=workers, scheduler=scheduler)
+    where = _device(choices.device, workers=workers, scheduler=scheduler)
     segmenter = load_model(model, trust=trust, device=where if dry_run else "cpu")
     channels = segmenter.spec.channels
-    settings = o.settings_of(
-        segmenter,
-        method=method,
-        reduce=reduce,
-        max_voxels=max_voxels,
-        target=target,
-        samples=samples,
-        noise=noise,
-        preset=preset,
-        lesions=lesions,
-        controls=controls,
-        threshold=threshold,
-        connectivity=connectivity,
-        min_size=min_size,
-        rule=rule,
-        one_to_one=one_to_one,
-        tolerance=None,  # cohort comparisons use one number of samples
-        antithetic=antithetic,
-        device=where,
-        seed=seed,
-        snr=snr,
-        approximate=approximate,
-    )
+    settings = o.settings_of(segmenter, replace(choices, device=where))
     judge = None if triage is None else load_triage(triage)
     if judge is not None:
         judge.check_channels(channels)

@@ -8,6 +8,7 @@ import typer
 from lesionwise.cli import options as o
 from lesionwise.cli.console import reporting
 from lesionwise.errors import InputError
+from lesionwise.io.files import check_output
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -45,6 +46,7 @@ def train(
     seed: o.Seed = 0,
 ) -> None:
     """Train one of the paper's networks. The same command goes on where an interrupted run stopped."""
+    check_output(out)
     names = tuple(name.strip() for name in channels.split(",") if name.strip())
     with reporting() as reporter:
         if export is not None:

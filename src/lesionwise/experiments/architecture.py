@@ -10,11 +10,11 @@ import pandas as pd
 from lesionwise.attribution import Gradient
 from lesionwise.experiments.chart import Chart, Line, Panel
 from lesionwise.experiments.context import context_rows, enough_mm
-from lesionwise.experiments.experiment import Experiment, Finding, keyed, patients_note
+from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, patients_note
 from lesionwise.experiments.scan import Scan
 from lesionwise.instances.components import label_components
 from lesionwise.metrics import lesion_counts, normalised_dice
-from lesionwise.stats import Interval, mean_over_patients
+from lesionwise.stats import Interval
 from lesionwise.windows import WindowGrid, predict, probability_on_scan
 
 WINDOWS_VOX = (48, 64, 80, 96, 112, 128)
@@ -64,7 +64,7 @@ def architecture_rows(
 def architecture_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
     """nDSC and TPR against the window, over patients, beside trained patch, context distance and effective receptive field."""
     known = {
-        (column, int(size)): _mean(part, column, rng)
+        (column, int(size)): mean_of(part, column, rng)
         for column in SCORES
         for size, part in rows.groupby("window_vox")
         if part[column].notna().any()
@@ -77,7 +77,7 @@ def architecture_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Findin
             y, low, high = ([getattr(one, side) for one in points] for side in ("estimate", "low", "high"))
             lines.append(Line(label, x, y, low, high, markers=True))
     scans = rows.drop_duplicates("scan")
-    facts = {name: _mean(scans, name, rng) for name in ("erf_mm", "context_mm")}
+    facts = {name: mean_of(scans, name, rng) for name in ("erf_mm", "context_mm")}
     trained = int(rows["trained_vox"].iloc[0])
     if not lines:
         return Finding(
@@ -177,10 +177,6 @@ def _used_radius_mm(scan: Scan) -> float:
         if total[-1] > 0:
             radii.append(float(distance[order][np.searchsorted(total, ERF_SHARE * total[-1])]))
     return float(np.mean(radii)) if radii else float("nan")
-
-
-def _mean(part: pd.DataFrame, column: str, rng: np.random.Generator) -> Interval:
-    return mean_over_patients(part[column].to_numpy(dtype=float), part["subject"].to_numpy(dtype=str), rng=rng)
 
 
 EXPERIMENT = Experiment(

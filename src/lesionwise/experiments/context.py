@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lesionwise.experiments.chart import COLOURS, Bar, Chart, Line, Panel, Violin
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, patients_note
-from lesionwise.experiments.scan import Probe, Scan, has_instance_norm
+from lesionwise.experiments.norms import has_instance_norm
+from lesionwise.experiments.scan import Probe, Scan
 from lesionwise.stats import Interval, mean_over_patients, profile_over_patients
 
 Fill = Literal["zero", "tissue", "blur"]
@@ -57,7 +58,8 @@ def context_rows(
             background = _background(probe, fill, rng=scan.rng(instance.label, 4))
             inputs = [torch.where(near <= d + 1e-6, probe.base, background) for d in distances_mm]
             for state in states:
-                for d, (reading,) in zip(distances_mm, probe.read(inputs, freeze_norm=state), strict=True):
+                readings = probe.read(inputs, freeze_norm=state, like=background)
+                for d, (reading,) in zip(distances_mm, readings, strict=True):
                     rows.append(
                         {
                             "lesion": instance.label,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from lesionwise.experiments.chart import Chart
 from lesionwise.experiments.scan import Scan
+from lesionwise.stats import Interval, mean_over_patients
 
 KEYS = ("subject", "session", "scan", "model", "lesion", "outcome")
 """Columns that every table of rows begins with."""
@@ -66,6 +67,11 @@ def present(frame: pd.DataFrame) -> list[str]:
 def lesions_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
     """Scan and label of the lesion that each row is about, for figures whose points open their lesion."""
     return [(str(scan), int(lesion)) for scan, lesion in zip(frame["scan"], frame["lesion"], strict=True)]
+
+
+def mean_of(frame: pd.DataFrame, column: str, rng: np.random.Generator) -> Interval:
+    """Mean of a column over patients, with its interval."""
+    return mean_over_patients(frame[column].to_numpy(dtype=float), frame["subject"].to_numpy(dtype=str), rng=rng)
 
 
 def patients_note(frame: pd.DataFrame) -> str:

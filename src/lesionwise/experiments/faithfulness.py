@@ -15,10 +15,10 @@ from lesionwise.attribution.result import Attribution
 from lesionwise.errors import InputError, UnsupportedModelError
 from lesionwise.experiments.chart import Bar, Chart, Panel
 from lesionwise.experiments.deletion import AROUND_MM, Stage, curves
-from lesionwise.experiments.experiment import Experiment, Finding, keyed, patients_note
+from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, patients_note
 from lesionwise.experiments.scan import Scan
 from lesionwise.instances.instance import Instance
-from lesionwise.stats import Interval, holm, mean_over_patients, paired_difference
+from lesionwise.stats import Interval, holm, paired_difference
 from lesionwise.volume import Box
 
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
@@ -115,36 +115,25 @@ def faithfulness_rows(
             found = scan.attribute(chosen, method)
             shaken = [scan.attribute(chosen, method, placement=_shaken(scan, number)) for number in range(shakes)]
         except (InputError, UnsupportedModelError, RuntimeError) as error:
-            rows += [
-                {"lesion": one.label, "outcome": one.outcome, "method": name, "note": str(error)} for one in chosen
-            ]
+            rows += [_begun(one, name, note=str(error)) for one in chosen]
             continue
         for number, (one, m) in enumerate(zip(chosen, found, strict=True)):
             stage = stages[one.label]
-            row = {
-                "lesion": one.label,
-                "outcome": one.outcome,
-                "volume_mm3": one.volume_mm3,
-                "method": name,
-                "note": "",
-            }
-            row |= curves(stage, stage.on_network(m), fractions)
-            row |= _place(scan, one, m)
+            row = _begun(one, name) | curves(stage, stage.on_network(m), fractions) | _place(scan, one, m)
             row["sensitivity"] = max((_change(scan, m, again[number]) for again in shaken), default=np.nan)
             row["infidelity"] = _infidelity(stage, m, count=perturbations, rng=scan.rng(one.label, 11))
             rows.append(row)
     for one in chosen:
         stage = stages[one.label]
         for name, order in stage.baselines(scan.rng(one.label, 12)).items():
-            row = {
-                "lesion": one.label,
-                "outcome": one.outcome,
-                "volume_mm3": one.volume_mm3,
-                "method": name,
-                "note": "",
-            }
-            rows.append(row | curves(stage, order, fractions))
+            rows.append(_begun(one, name) | curves(stage, order, fractions))
     return keyed(scan, rows)
+
+
+def _begun(one: Instance, method: str, *, note: str = "") -> dict[str, Any]:
+    """What a row begins with: which lesion, which method, and why there is nothing more to say of it, if so."""
+    facts = {"lesion": one.label, "outcome": one.outcome, "volume_mm3": one.volume_mm3}
+    return facts | {"method": method, "note": note}
 
 
 def faithfulness_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
@@ -163,7 +152,7 @@ def faithfulness_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Findin
     for (model, method), part in rows.groupby(["model", "method"], sort=False):
         row: dict[str, Any] = {"model": model, "method": method, "baseline": method in BASELINES}
         for measure in measures:
-            one = _mean(part, measure, rng)
+            one = mean_of(part, measure, rng)
             intervals[str(method), measure] = one
             row |= {measure: one.estimate, f"{measure}_low": one.low, f"{measure}_high": one.high}
         row["note"] = "; ".join(sorted({str(note) for note in part["note"].dropna() if note}))
@@ -320,10 +309,6 @@ def _all_against(rows: pd.DataFrame, methods: list[Any], rng: np.random.Generato
             out.append({"method": method, "against": methods[0], **facts, "note": test.note})
     table = pd.DataFrame(out)
     return table.assign(p_holm=holm(table["p"].to_numpy(dtype=float))) if len(table) else table
-
-
-def _mean(part: pd.DataFrame, column: str, rng: np.random.Generator) -> Interval:
-    return mean_over_patients(part[column].to_numpy(dtype=float), part["subject"].to_numpy(dtype=str), rng=rng)
 
 
 EXPERIMENT = Experiment(

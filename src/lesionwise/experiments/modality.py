@@ -11,9 +11,9 @@ import torch
 
 from lesionwise.attribution import IntegratedGradients
 from lesionwise.experiments.chart import Bar, Chart, Panel
-from lesionwise.experiments.experiment import Experiment, Finding, keyed, outcome_of, patients_note, present
+from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, outcome_of, patients_note, present
 from lesionwise.experiments.scan import Probe, Scan
-from lesionwise.stats import Interval, mean_over_patients
+from lesionwise.stats import Interval
 
 SHARES: Mapping[str, str] = {
     "share": "share of the map's mass",
@@ -86,7 +86,7 @@ def modality_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
     channels = list(dict.fromkeys(rows["channel"]))
     outcomes = present(rows)
     known = {
-        (measure, outcome, name): _mean(rows[(outcome_of(rows) == outcome) & (rows["channel"] == name)], measure, rng)
+        (measure, outcome, name): mean_of(rows[(outcome_of(rows) == outcome) & (rows["channel"] == name)], measure, rng)
         for measure in (*SHARES, *COSTS, *DETAILS)
         if measure in rows and rows[measure].notna().any()
         for outcome in outcomes
@@ -125,10 +125,6 @@ def modality_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         sample=patients_note(rows),
     )
     return Finding(" ".join(sentences), (chart,) if panels else (), {"modality": pd.DataFrame(table)})
-
-
-def _mean(part: pd.DataFrame, column: str, rng: np.random.Generator) -> Interval:
-    return mean_over_patients(part[column].to_numpy(dtype=float), part["subject"].to_numpy(dtype=str), rng=rng)
 
 
 def _relied(outcome: str, channels: list[str], known: Mapping[tuple[str, str, str], Interval]) -> str:

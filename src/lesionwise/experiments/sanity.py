@@ -13,11 +13,11 @@ from scipy.stats import spearmanr
 from lesionwise.attribution import AbstractMethod
 from lesionwise.attribution.result import Attribution
 from lesionwise.experiments.chart import Chart, Line, Panel, Violin
-from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, patients_note
+from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, mean_of, patients_note
 from lesionwise.experiments.randomisation import Mode, randomised
 from lesionwise.experiments.scan import Scan
 from lesionwise.instances.instance import Instance
-from lesionwise.stats import Interval, icc_agreement, mean_over_patients
+from lesionwise.stats import icc_agreement
 from lesionwise.volume import Box
 
 _AROUND_MM = 12.0
@@ -113,11 +113,11 @@ def sanity_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         keys = ["stage", "fraction"]
         tables[f"sanity_{mode}"] = part.groupby(keys)[list(SIMILARITIES)].mean().reset_index()
     for test, part in chance.items():
-        signed, magnitude, structure = (_mean(part, measure, rng) for measure in SIMILARITIES)
+        signed, magnitude, structure = (mean_of(part, measure, rng) for measure in SIMILARITIES)
         sentences.append(f"{CHANCE[test]} reaches {signed} (signed), {magnitude} (magnitudes), {structure} (SSIM).")
         for measure, marks in lines.items():
             if marks:
-                marks.append(Line(f"{test} map", [0.0, 1.0], [_mean(part, measure, rng).estimate] * 2))
+                marks.append(Line(f"{test} map", [0.0, 1.0], [mean_of(part, measure, rng).estimate] * 2))
     for measure, label in SIMILARITIES.items():
         if lines[measure]:
             panels.append(Panel(label, "", "likeness to the original map", lines[measure], zero_line=True))
@@ -161,7 +161,7 @@ def _curve(part: pd.DataFrame, measure: str, mode: str, rng: np.random.Generator
     x = [float(group["fraction"].iloc[0]) for _, group in stages]
     if mode == "independent":
         x = list(np.cumsum(x))
-    points = [_mean(group, measure, rng) for _, group in stages]
+    points = [mean_of(group, measure, rng) for _, group in stages]
     y, low, high = ([getattr(one, side) for one in points] for side in ("estimate", "low", "high"))
     if mode == "cascading":
         x, y, low, high = [0.0, *x], [1.0, *y], [1.0, *low], [1.0, *high]
@@ -174,10 +174,10 @@ def _randomised_sentence(part: pd.DataFrame, mode: str, rng: np.random.Generator
     else:
         groups = part["stage"].nunique()
         last, when = part, f"With one of {groups} group{'s' if groups != 1 else ''} of layers drawn anew (mean of them)"
-    magnitude, signed = _mean(last, "spearman_magnitude", rng), _mean(last, "spearman", rng)
+    magnitude, signed = mean_of(last, "spearman_magnitude", rng), mean_of(last, "spearman", rng)
     return (
         f"{when} the maps' magnitudes correlate with the originals by {magnitude} (Spearman), signed values by {signed}, and "
-        f"SSIM is {_mean(last, 'ssim', rng)}."
+        f"SSIM is {mean_of(last, 'ssim', rng)}."
     )
 
 
@@ -311,10 +311,6 @@ def _cut(found: Attribution, box: Box, channels: int, *, shift: np.ndarray | Non
 
 def _centre(one: Instance) -> np.ndarray:
     return np.round(one.voxels.mean(axis=0)).astype(int)
-
-
-def _mean(part: pd.DataFrame, column: str, rng: np.random.Generator) -> Interval:
-    return mean_over_patients(part[column].to_numpy(dtype=float), part["subject"].to_numpy(dtype=str), rng=rng)
 
 
 EXPERIMENT = Experiment(

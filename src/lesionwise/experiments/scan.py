@@ -1,9 +1,8 @@
 """One scan, its lesions and the network, ready to be asked what would happen if the image were different."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 
 from lesionwise.attribution.engine import attribute
 from lesionwise.attribution.method import AbstractMethod
+from lesionwise.attribution.rerun import Rerun
 from lesionwise.attribution.result import Attribution
 from lesionwise.attribution.site import Site, locate
 from lesionwise.attribution.target import target_named
+from lesionwise.experiments.norms import Statistics, has_instance_norm, norm_statistics
 from lesionwise.inpainting import inpaint, local_mean
 from lesionwise.instances.components import label_components
 from lesionwise.instances.instance import Instance
@@ -27,6 +28,11 @@ from lesionwise.types import MaskArray
 from lesionwise.units import Explained
 from lesionwise.volume import Box, Case, voxel_sizes_mm
 from lesionwise.windows import WindowGrid, probability
+
+WORTH_KEEPING = 6
+"""From as many changed inputs on, every layer's output for the reference is kept; fewer are run whole, to the last bit alike."""
+WORTH_LEARNING = 10
+"""From as many on, it is found out which part of every layer the lesions read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,26 +269,55 @@ class Probe:
         filled = mean + noise / noise.std() * spread[:, None, None, None]
         return torch.from_numpy(np.where(self.head, filled, 0.0)).to(self.base)
 
-    def read(self, inputs: Sequence[Tensor], *, freeze_norm: bool = False) -> list[tuple[Reading, ...]]:
-        """What the network says about each lesion, for each input. `freeze_norm` keeps the instance-normalisation
-        statistics of the unchanged scan, window by window."""
+    def read(
+        self, inputs: Sequence[Tensor], *, freeze_norm: bool = False, like: Tensor | None = None
+    ) -> list[tuple[Reading, ...]]:
+        """What the network says about each lesion, for each input.
+
+        Layers are computed where an input differs from `like` (the unchanged scan; one that most inputs resemble makes
+        it faster, and changes nothing). `freeze_norm` keeps the instance-normalisation statistics of the unchanged scan,
+        window by window.
+        """
         scan, spec = self.scan, self.scan.model.spec
         sums: list[list[Tensor | None]] = [[None] * len(self.sites) for _ in inputs]
-        network = scan.model.network
-        with torch.no_grad(), _norm_statistics(network, frozen=freeze_norm) as statistics:
+        with torch.no_grad(), norm_statistics(scan.model.network, frozen=freeze_norm) as statistics:
             for window in self.windows:
-                crops = [self._crop(x, window) for x in (self.base, *inputs)]
-                different = [n for n, crop in enumerate(crops[1:]) if not torch.equal(crop, crops[0])]
-                statistics.record()
-                outputs = {-1: self._run(network, crops[0])} if len(different) < len(inputs) or freeze_norm else {}
-                statistics.replay()
-                for n in different:
-                    outputs[n] = self._run(network, crops[n + 1])
-                for n in range(len(inputs)):
-                    self._add(sums[n], outputs.get(n, outputs.get(-1)), window)
+                for total, logits in zip(
+                    sums, self._logits(inputs, like, window, statistics, freeze_norm), strict=True
+                ):
+                    self._add(total, logits, window)
         return [
             tuple(self._reading(total, site, spec) for total, site in zip(row, self.sites, strict=True)) for row in sums
         ]
+
+    def _logits(
+        self, inputs: Sequence[Tensor], like: Tensor | None, window: int, statistics: Statistics, freeze_norm: bool
+    ) -> Iterator[Tensor]:
+        """Logits of one window for every input, exact where a lesion reads them."""
+        network, base = self.scan.model.network, self._crop(self.base, window)
+        crops = [self._crop(x, window) for x in inputs]
+        same = [torch.equal(crop, base) for crop in crops]
+        statistics.record()
+        unchanged = self._run(network, base) if any(same) or freeze_norm else None
+        statistics.replay()
+        rerun: Rerun | None = None
+        changed = len(same) - sum(same)
+        if changed >= WORTH_KEEPING and (freeze_norm or not has_instance_norm(network)):
+            reference = (base if like is None else self._crop(like, window)).to(self.scan.device)
+            rerun = Rerun(network, reference, wanted=self._read_in(window), learn=changed >= WORTH_LEARNING)
+        for crop, is_same in zip(crops, same, strict=True):
+            if is_same and unchanged is not None:
+                yield unchanged
+            elif rerun is None:
+                yield self._run(network, crop)
+            else:
+                yield rerun.logits(crop.to(self.scan.device)).cpu()
+
+    def _read_in(self, window: int) -> Box:
+        """What the lesions read of a window, in its own voxels."""
+        lies = self.scan.grid.boxes[window].shifted(_negative(self.scan.grid.offset))
+        parts = [lies.intersection(site.readout.source) for site in self.sites]
+        return reduce(Box.union, [part for part in parts if not part.is_empty]).relative_to(lies)
 
     @cached_property
     def unchanged(self) -> tuple[Reading, ...]:
@@ -336,65 +371,6 @@ def signed_distance_mm(mask: MaskArray, sizes_mm: tuple[float, float, float]) ->
     outside = ndimage.distance_transform_edt(~mask, sampling=sizes_mm)
     inside = ndimage.distance_transform_edt(mask, sampling=sizes_mm)
     return np.where(mask, half - inside, outside - half)
-
-
-_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
-
-
-def has_instance_norm(network: nn.Module) -> bool:
-    """True if the network normalises each window by the window's own statistics."""
-    return any(
-        isinstance(module, _NORMS) and not getattr(module, "track_running_stats", False) for module in network.modules()
-    )
-
-
-class _Statistics:
-    """Mean and variance per call of each normalisation layer, recorded on one pass and used in the following ones."""
-
-    def __init__(self) -> None:
-        self.known: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        self.calls: dict[int, int] = {}
-        self.recording = True
-
-    def record(self) -> None:
-        """The next pass is recorded."""
-        self.known, self.calls, self.recording = {}, {}, True
-
-    def replay(self) -> None:
-        """The next passes use what was recorded."""
-        self.calls, self.recording = {}, False
-
-    def hook(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = inputs[0]
-        groups = module.num_groups if isinstance(module, nn.GroupNorm) else x.shape[1]
-        folded = x.reshape(x.shape[0], groups, -1)
-        if self.recording:
-            stats = (folded.mean(dim=2, keepdim=True), folded.var(dim=2, keepdim=True, correction=0))
-            self.known.setdefault(id(module), []).append(stats)
-            return output
-        calls = self.known[id(module)]
-        at = self.calls.get(id(module), 0)
-        self.calls[id(module)] = (at + 1) % len(calls)
-        mean, variance = calls[at]
-        y = ((folded - mean) / torch.sqrt(variance + module.eps)).reshape(x.shape)  # type: ignore[operator]
-        if module.weight is not None:
-            shape = (1, -1, *([1] * (x.ndim - 2)))
-            y = y * module.weight.reshape(shape) + module.bias.reshape(shape)  # type: ignore[operator, union-attr]
-        return y
-
-
-@contextmanager
-def _norm_statistics(network: nn.Module, *, frozen: bool) -> Iterator[_Statistics]:
-    """Hooks on the normalisation layers while it lasts, none afterwards."""
-    statistics = _Statistics()
-    handles = []
-    if frozen:
-        handles = [m.register_forward_hook(statistics.hook) for m in network.modules() if isinstance(m, _NORMS)]
-    try:
-        yield statistics
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _negative(offset: tuple[int, int, int]) -> tuple[int, int, int]:

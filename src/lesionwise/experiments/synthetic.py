@@ -10,11 +10,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from lesionwise.experiments.chart import Bar, Chart, Heat, Panel
-from lesionwise.experiments.experiment import Experiment, Finding, keyed, patients_note
-from lesionwise.experiments.scan import Scan
+from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, patients_note
+from lesionwise.experiments.scan import Probe, Reading, Scan
 from lesionwise.instances.controls import place_controls
 from lesionwise.instances.instance import Instance
-from lesionwise.stats import Interval, mean_over_patients
 from lesionwise.types import MaskArray
 
 DOSES = (0.25, 0.5, 1.0, 1.5, 2.0)
@@ -98,7 +97,7 @@ def synthetic_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         full = inserted[(inserted["dose"] >= 1) & (inserted["radius_mm"] == inserted["radius_mm"].max())]
         words = []
         for shown, part in full.groupby("shown", sort=False):
-            words.append(f"{_mean(part, 'detected', rng)} of those shown in {shown}")
+            words.append(f"{mean_of(part, 'detected', rng)} of those shown in {shown}")
         sentences.append(
             f"Of large inserted lesions at typical contrast or more, the network detected {', '.join(words)}."
         )
@@ -110,8 +109,8 @@ def synthetic_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         sentences.append(f"{left_out} insertions found no place in healthy white matter away from lesions.")
     removed = rows[rows["kind"] == "removed"]
     if len(removed):
-        before, after = _mean(removed, "before", rng), _mean(removed, "probability_mean", rng)
-        left = _mean(removed, "detected", rng)
+        before, after = mean_of(removed, "before", rng), mean_of(removed, "probability_mean", rng)
+        left = mean_of(removed, "detected", rng)
         sentences.append(
             f"Painting {len(removed)} real lesions over with healthy tissue lowered their mean probability from {before} "
             f"to {after}; {left} of them were still detected."
@@ -120,7 +119,7 @@ def synthetic_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
     if len(moved):
         bars, words = [], []
         for to, part in moved.groupby("to", sort=False):
-            one = _mean(part, "detected", rng)
+            one = mean_of(part, "detected", rng)
             bars.append(Bar(f"{to} (n = {len(part)})", one.estimate, one.low, one.high, "#0072B2"))
             words.append(f"{one} in {to}")
         panel = Panel("", "lesions detected (share)", "", bars, horizontal=True, x_limits=(0.0, 1.0))
@@ -177,13 +176,20 @@ def _inserted(
                         "dose": float(dose),
                         "radius_mm": float(radius),
                         "place": place,
-                        "probability_mean": reading.score,
-                        "probability_max": float(reading.probability.max()),
-                        "detected": reading.detected,
-                        "before": probe.unchanged[0].score,
+                        **_answer(probe, reading),
                     }
                 )
     return rows
+
+
+def _answer(probe: Probe, reading: Reading) -> dict[str, Any]:
+    """What the network says, and what it said before."""
+    return {
+        "probability_mean": reading.score,
+        "probability_max": float(reading.probability.max()),
+        "detected": reading.detected,
+        "before": probe.unchanged[0].score,
+    }
 
 
 def _removed(scan: Scan, instance: Instance) -> dict[str, Any]:
@@ -194,10 +200,7 @@ def _removed(scan: Scan, instance: Instance) -> dict[str, Any]:
         "kind": "removed",
         "lesion": instance.label,
         "outcome": instance.outcome,
-        "probability_mean": reading.score,
-        "probability_max": float(reading.probability.max()),
-        "detected": reading.detected,
-        "before": probe.unchanged[0].score,
+        **_answer(probe, reading),
     }
 
 
@@ -225,10 +228,7 @@ def _moved(scan: Scan, instance: Instance) -> list[dict[str, Any]]:
                 "outcome": instance.outcome,
                 "to": to,
                 "fit": fit,
-                "probability_mean": reading.score,
-                "probability_max": float(reading.probability.max()),
-                "detected": reading.detected,
-                "before": probe.unchanged[0].score,
+                **_answer(probe, reading),
             }
         )
     return rows
@@ -303,10 +303,6 @@ def _views(channels: tuple[str, ...]) -> list[tuple[str, tuple[bool, ...]]]:
 
 def _only(shown: tuple[bool, ...], like: Tensor) -> Tensor:
     return torch.tensor(shown).reshape(-1, 1, 1, 1).to(like)
-
-
-def _mean(part: pd.DataFrame, column: str, rng: np.random.Generator) -> Interval:
-    return mean_over_patients(part[column].to_numpy(dtype=float), part["subject"].to_numpy(dtype=str), rng=rng)
 
 
 EXPERIMENT = Experiment(

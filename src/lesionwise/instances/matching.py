@@ -72,21 +72,15 @@ def select(instances: list[Instance], lesions: str, *, seed: int = 0) -> list[In
 
     Raises InputError if the text cannot be read or a number does not exist.
     """
-    text = lesions.strip().lower()
-    if text == "all":
+    kind, numbers = read_selection(lesions)
+    if kind == "all":
         return instances
-    kind, _, count = text.partition(":")
-    if kind in ("largest", "drawn") and count.isdigit():
+    if kind in ("largest", "drawn"):
+        (count,) = numbers
         lesions_only = [one for one in instances if one.source != "control"]
         controls = [one for one in instances if one.source == "control"]
-        chosen = _largest(lesions_only, int(count)) if kind == "largest" else _drawn(lesions_only, int(count), seed)
+        chosen = _largest(lesions_only, count) if kind == "largest" else _drawn(lesions_only, count, seed)
         return sorted([*chosen, *controls], key=lambda one: one.label)
-    try:
-        numbers = {int(part) for part in text.split(",")}
-    except ValueError:
-        raise InputError(
-            f"Lesions must be 'all', 'largest:5', 'drawn:9' or numbers like '1,4', but are {lesions!r}."
-        ) from None
     absent = sorted(numbers - {one.label for one in instances})
     if absent:
         raise InputError(
@@ -94,6 +88,25 @@ def select(instances: list[Instance], lesions: str, *, seed: int = 0) -> list[In
             f"{max((one.label for one in instances), default=0)}."
         )
     return [one for one in instances if one.label in numbers]
+
+
+def read_selection(lesions: str) -> tuple[str, set[int]]:
+    """`largest:5` as ("largest", {5}), `1,4` as ("numbers", {1, 4}), `all` as ("all", {}).
+
+    Raises InputError if the text cannot be read.
+    """
+    text = lesions.strip().lower()
+    kind, _, count = text.partition(":")
+    if text == "all":
+        return "all", set()
+    if kind in ("largest", "drawn") and count.isdigit():
+        return kind, {int(count)}
+    try:
+        return "numbers", {int(part) for part in text.split(",")}
+    except ValueError:
+        raise InputError(
+            f"Lesions must be 'all', 'largest:5', 'drawn:9' or numbers like '1,4', but are {lesions!r}."
+        ) from None
 
 
 def _largest(instances: list[Instance], count: int) -> list[Instance]:

@@ -6,6 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from lesionwise.errors import InputError
+
+
+def check_output(folder: Path) -> None:
+    """Raises InputError unless `folder` can be made and written to; nothing is made. To be asked before long work."""
+    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
+    if not there.is_dir():
+        raise InputError(f"Expected a folder for the results, found the file {there}.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"Expected to write to the output folder {folder}, but {there} may not be written to.")
+
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:

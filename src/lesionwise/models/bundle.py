@@ -19,7 +19,7 @@ from lesionwise.models.architecture import build, checked, load_weights
 from lesionwise.models.channels import bids_channel, lesion_index
 from lesionwise.models.exported import refuse_code, script
 from lesionwise.models.statedict import read_toml, read_weights
-from lesionwise.segmenter import AbstractSegmenter, Placement, Spec
+from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec
 from lesionwise.volume import Case
 
 OPTIONS: tuple[str, ...] = ("channels", "lesion")
@@ -74,22 +74,10 @@ def load(path: Path, *, trust: bool = False, options: Mapping[str, str] | None =
 
 
 @dataclass(frozen=True, eq=False)
-class Bundle(AbstractSegmenter):
+class Bundle(AbstractModuleSegmenter):
     """A bundle's network with its preprocessing."""
 
-    module: nn.Module
-    description: Spec
     steps: preprocessing.Steps
-
-    @property
-    def spec(self) -> Spec:
-        """What must be known about the network."""
-        return self.description
-
-    @property
-    def network(self) -> nn.Module:
-        """The differentiable network, without activation."""
-        return self.module
 
     @property
     def preprocessing(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lesionwise.errors import InputError, ModelFileError
 from lesionwise.models.architecture import load_weights
 from lesionwise.models.resampling import axis_map, cropping, placed_back
-from lesionwise.segmenter import AbstractSegmenter, Placement, Spec, select_channels
+from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec, select_channels
 from lesionwise.types import Shape
 from lesionwise.volume import Case, voxel_sizes_mm
 
@@ -87,11 +87,9 @@ def read_member(path: Path) -> nn.Module:
 
 
 @dataclass(frozen=True, eq=False)
-class LstAi(AbstractSegmenter):
+class LstAi(AbstractModuleSegmenter):
     """Members of LST-AI with its preprocessing: centre crop to 192, clip to percentiles, scale to 0..1."""
 
-    module: nn.Module
-    description: Spec
     window: Shape = WINDOW
 
     @classmethod
@@ -114,16 +112,6 @@ class LstAi(AbstractSegmenter):
             card={"kind": "LST-AI 2", "citation": "Wiltgen et al., NeuroImage: Clinical 2024"},
         )
         return cls(Members(members).eval(), spec, window)
-
-    @property
-    def spec(self) -> Spec:
-        """What must be known about the network."""
-        return self.description
-
-    @property
-    def network(self) -> nn.Module:
-        """Logits of the members one after another."""
-        return self.module
 
     @property
     def preprocessing(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from lesionwise.models.resampling import (
     spline_resize,
 )
 from lesionwise.models.statedict import read_weights
-from lesionwise.segmenter import AbstractSegmenter, Placement, Spec, select_channels
+from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec, select_channels
 from lesionwise.types import Shape
 from lesionwise.volume import Box, Case, voxel_sizes_mm
 
@@ -84,11 +84,8 @@ def build_network() -> nn.Module:
 
 
 @dataclass(frozen=True, eq=False)
-class MindGlide(AbstractSegmenter):
+class MindGlide(AbstractModuleSegmenter):
     """MindGlide with its preprocessing: RAS, crop to positive voxels, 1 mm (spline), z-score of the non-zero voxels."""
-
-    module: nn.Module
-    description: Spec
 
     @classmethod
     def of(cls, network: nn.Module, *, channel: str = "FLAIR") -> "MindGlide":
@@ -109,16 +106,6 @@ class MindGlide(AbstractSegmenter):
             card={"kind": "MindGlide", "citation": "Goebl et al., Nature Communications 2025"},
         )
         return cls(network.eval(), spec)
-
-    @property
-    def spec(self) -> Spec:
-        """What must be known about the network."""
-        return self.description
-
-    @property
-    def network(self) -> nn.Module:
-        """The differentiable network, without activation."""
-        return self.module
 
     @property
     def preprocessing(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from lesionwise.errors import InputError, MissingExtraError, ModelFileError
 from lesionwise.models.architecture import load_weights, without_in_place
 from lesionwise.models.channels import bids_channel, lesion_index
 from lesionwise.models.nnunet_grid import Recipe
-from lesionwise.segmenter import AbstractSegmenter, Placement, Spec
+from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec
 from lesionwise.types import Shape
 from lesionwise.volume import Case
 
@@ -104,22 +104,10 @@ def load(path: Path, *, trust: bool = False, options: Mapping[str, str] | None =
 
 
 @dataclass(frozen=True, eq=False)
-class NnUNet(AbstractSegmenter):
+class NnUNet(AbstractModuleSegmenter):
     """A trained nnU-Net with its own preprocessing."""
 
-    module: nn.Module
-    description: Spec
     recipe: Recipe
-
-    @property
-    def spec(self) -> Spec:
-        """What must be known about the network."""
-        return self.description
-
-    @property
-    def network(self) -> nn.Module:
-        """Mean of the logits over folds and mirrored views."""
-        return self.module
 
     @property
     def preprocessing(self) -> tuple[str, ...]:

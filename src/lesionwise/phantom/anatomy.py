@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from lesionwise.errors import InputError
 from lesionwise.phantom.fields import blur, sheets, smooth_field
 from lesionwise.phantom.templates import MAP_ORIGIN_MM, Templates, mni_templates
 from lesionwise.types import Affine, Shape
@@ -53,9 +54,16 @@ class Anatomy:
         return canvas
 
 
+def check_size(size: str) -> None:
+    """Raises InputError for a size that is not drawn."""
+    if size not in ("full", "small"):
+        raise InputError(f"Expected the size of a synthetic patient to be full or small, found {size!r}.")
+
+
 def bend(rng: np.random.Generator, *, size: str = "full") -> Anatomy:
     """Draws a brain. `size="small"` is a 64 x 64 x 64 mm block around the ventricles, for tests."""
     templates = mni_templates()
+    check_size(size)
     small = size == "small"
     shape, origin = (SMALL_SHAPE, SMALL_ORIGIN_MM) if small else (FULL_SHAPE, FULL_ORIGIN_MM)
     affine = np.eye(4)

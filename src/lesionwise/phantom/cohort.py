@@ -10,6 +10,7 @@ from lesionwise.errors import InputError
 from lesionwise.io.derivative import write_json
 from lesionwise.io.files import write_text
 from lesionwise.io.nifti import write_image
+from lesionwise.phantom.anatomy import check_size
 from lesionwise.phantom.mimics import MIMICS
 from lesionwise.phantom.patient import TISSUES, Phantom, synthesise
 
@@ -34,11 +35,12 @@ def write_phantoms(
     `sessions` above 1 adds follow-ups. `options` are those of `synthesise`. Patient n of a seed is the same whatever
     the number of subjects. `progress_fn(done, total)` is called after every scan.
 
-    Raises InputError for fewer than one subject or session, or if the folder holds other subjects already.
+    Raises InputError for fewer than one subject or session, another size, or if the folder holds other subjects already.
     """
     bids_dir = Path(bids_dir)
     if subjects < 1 or sessions < 1:
         raise InputError(f"Expected at least one subject and one session, found {subjects} and {sessions}.")
+    check_size(options.get("size", "full"))
     names = [f"phantom{n + 1:03d}" for n in range(subjects)]
     strangers = {p.name for p in bids_dir.glob("sub-*")} - {f"sub-{name}" for name in names}
     if strangers:

@@ -195,17 +195,11 @@ DISAGREEMENT: tuple[Feature, ...] = (
 def catalogue(channels: Sequence[str], *, radiomics: Iterable[str] = ()) -> dict[str, Feature]:
     """Every feature of a model with these channels, by name; `radiomics` are names of columns that mirp made."""
     found = {feature.name: feature for feature in COMMON}
-    for channel in channels:
-        for feature in (*PER_CHANNEL, *_profile()):
-            one = _of_channel(feature, channel)
-            found[one.name] = one
+    found |= _of_channels((*PER_CHANNEL, *_profile()), channels)
     if len(channels) > 1:
         found |= {feature.name: feature for feature in CROSS}
     found |= {feature.name: feature for feature in CONTEXT}
-    for channel in channels:
-        for feature in CONTEXT_PER_CHANNEL:
-            one = _of_channel(feature, channel)
-            found[one.name] = one
+    found |= _of_channels(CONTEXT_PER_CHANNEL, channels)
     found |= {feature.name: feature for feature in (*FAITHFULNESS, *DISAGREEMENT)}
     for name in radiomics:
         found[name] = Feature(name, "radiomics", "texture of the map", f"the radiomic feature {name}")
@@ -255,6 +249,12 @@ def _profile() -> list[Feature]:
             )
         )
     return found
+
+
+def _of_channels(features: Iterable[Feature], channels: Sequence[str]) -> dict[str, Feature]:
+    """The features of every channel, by name."""
+    every = [_of_channel(feature, channel) for channel in channels for feature in features]
+    return {feature.name: feature for feature in every}
 
 
 def _of_channel(feature: Feature, channel: str) -> Feature:

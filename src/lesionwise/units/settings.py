@@ -7,6 +7,7 @@ from lesionwise.attribution.gradient import SmoothGrad
 from lesionwise.attribution.method import AbstractMethod
 from lesionwise.attribution.target import target_named
 from lesionwise.errors import InputError
+from lesionwise.instances.matching import read_selection
 
 ProgressFn = Callable[[str, int, int], None]
 
@@ -42,6 +43,7 @@ class Settings:
             raise InputError(f"Connectivity must be 6, 18 or 26, found {self.connectivity}.")
         if self.controls < 0:
             raise InputError(f"The number of control regions must not be negative, found {self.controls}.")
+        read_selection(self.lesions)
 
 
 def map_units(settings: Settings) -> str:

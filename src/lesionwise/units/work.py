@@ -157,7 +157,7 @@ def _explain(
             if snr_path is None:  # none of an earlier run with other settings may stay
                 files.saliency(instance.label, method.name, stat="snr").unlink(missing_ok=True)
             write_saliency(path, saliency, snr_path=snr_path)
-    say(f"Explained {len(todo)} lesions in {time.perf_counter() - started:.0f} s.")
+    say(f"Explained {len(todo)} lesion{'s' if len(todo) != 1 else ''} in {time.perf_counter() - started:.0f} s.")
     return dict(sorted(maps.items()))
 
 

@@ -16,6 +16,7 @@ from lesionwise.triage.apply import COLUMNS, FALSE, KEEP, apply_triage, triage_s
 from lesionwise.triage.candidates import find_candidates, fit_candidates
 from lesionwise.triage.cohort import Extras, measure_cohort, measure_scan
 from lesionwise.triage.features import catalogue
+from lesionwise.triage.likeness import Likeness
 from lesionwise.triage.model import TriageModel, fit_model, save_model
 from lesionwise.triage.scan import TriageScan
 from lesionwise.units import Settings, explain_case
@@ -137,6 +138,21 @@ def test_another_network_is_said(explained):
     notes = " ".join(triage_scan(result, told).notes)
     assert "another network (other, here" in notes
     assert "another samples (50, here 2)" in notes
+
+
+@pytest.mark.parametrize(("away", "notes"), [(1e3, 1), (0.0, 0)])
+def test_a_scan_unlike_the_fitted_patients_is_said(explained, away, notes):
+    """The note names what is strange, and changes no verdict; a scan like the fitted ones gets none."""
+    result, _ = explained
+    model = by_volume(4.0)
+    seen = TriageScan.of(result)
+    measured = measure_scan(seen, labels=[int(label) for label in seen.judged()["lesion"]])
+    known = Likeness(np.nanmedian(model.table(measured), axis=0) + away, np.ones(len(model.features)), 1.0)
+    found = triage_scan(result, replace(model, likeness=known, facts={**model.facts, "patients": 40}))
+    said = [note for note in found.notes if "unlike those of the 40 patients" in note]
+    assert len(said) == notes
+    assert all("the volume (ln mm3)" in note for note in said)
+    assert found.lesions["triage_verdict"].equals(triage_scan(result, model).lesions["triage_verdict"])
 
 
 def test_context_answers_as_the_network_must(explained, bright_model):

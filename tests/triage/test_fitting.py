@@ -15,6 +15,7 @@ from lesionwise.triage.fitting import (
     nested_probabilities,
     operating_point,
     patient_folds,
+    patient_points,
     patient_shares,
 )
 
@@ -148,6 +149,37 @@ def test_the_promise_holds_for_patients_not_for_lesions():
     assert share[lost].sum() / share.sum() <= 0.1
     pooled = operating_point(fitted.out_of_fold, false, weights=np.ones(len(x)), max_loss=0.1)
     assert share[fitted.out_of_fold >= pooled].sum() / share.sum() > 0.1
+
+
+def test_a_patients_own_point_by_hand():
+    p = np.array([0.9, 0.8, 0.3, 0.2, 0.7, 0.95])
+    shares = np.array([0.25, 0.25, 0.25, 0.25, 1.0, 0.0])
+    patients = np.array(["a", "a", "a", "a", "b", "c"])
+    for max_loss, expected in ((0.0, (0.9, 0.7, 0.0)), (0.25, (0.8, 0.7, 0.0)), (0.5, (0.3, 0.7, 0.0)), (1.0, (0, 0, 0))):
+        found = patient_points(p, shares, patients, max_loss=max_loss)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+        assert all(found[:2] > np.array(expected)[:2]) or max_loss == 1.0
+
+
+def test_few_patients_lose_much():
+    """One patient in four is doubtful: the mean alone would let each of these lose much more than twice what is allowed."""
+    rng = np.random.default_rng(1)
+    parts = []
+    for patient in range(40):
+        false = (rng.uniform(size=30) < 0.3).astype(np.int64)
+        x = rng.normal(size=30) + 4.0 * false + (2.5 if patient % 4 == 0 else 0.0) * (1 - false)
+        parts.append((x, false, np.repeat(f"{patient:02d}", 30)))
+    x, false, patients = (np.concatenate(part) for part in zip(*parts, strict=True))
+    fitted = fit(Cohort(x[:, None], ("x",), false, patients, np.ones(len(x))), max_loss=0.05)
+    share = patient_shares(np.ones(len(x)), false, patients)
+
+    def much(threshold):
+        called = fitted.out_of_fold >= threshold
+        return np.mean([share[called & (patients == name)].sum() > 0.1 for name in np.unique(patients)])
+
+    mean_alone = operating_point(fitted.out_of_fold, false, weights=share, max_loss=0.05)
+    assert much(mean_alone) > 0.15
+    assert much(fitted.threshold) <= 0.05
 
 
 def test_probabilities_are_calibrated(cohort):

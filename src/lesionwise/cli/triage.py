@@ -97,6 +97,9 @@ def choose(
     output: Annotated[Path, typer.Option("-o", "--output", help="The choice's file, CHOICE.json.")],
     kind: Kinds = BOTH,
     max_loss: MaxLoss = 0.05,
+    every: Annotated[
+        bool, typer.Option("--every", help="On all predicted lesions, explained or not: sets that need no map.")
+    ] = False,
     context: Context = False,
     disagreement: Disagreement = False,
     radiomics: Radiomics = False,
@@ -109,7 +112,7 @@ def choose(
     extras = Extras(context=context, radiomics=radiomics, disagreement=disagreement)
     segmenter = _asked(network, extras, window=window, trust=trust)
     with reporting() as reporter:
-        table = measure_cohort(out, extras=extras, model=segmenter, progress_fn=reporter.step)
+        table = measure_cohort(out, extras=extras, model=segmenter, every=every, progress_fn=reporter.step)
         channels = read_scan(out, list_scans(out)[0]).channels
         chosen = choose_option(table, channels=channels, kinds=_kinds(kind), max_loss=max_loss, seed=seed)
     write_json(output, chosen.as_dict())

@@ -196,6 +196,8 @@ def fit_sets(
 def measured_sets(lesions: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     """The sets of features whose columns a table has."""
     there = {
+        "saliency": _mapped(lesions),
+        "reliance": _mapped(lesions),
         "context": "drop_removed" in lesions,
         "faithfulness": "drop_salient" in lesions,
         "disagreement": "mirrored_drop" in lesions,
@@ -328,6 +330,10 @@ def _signed(i: Interval) -> str:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else float("nan")
+
+
+def _mapped(lesions: pd.DataFrame) -> bool:
+    return any(name.startswith("peak_") for name in lesions.columns)
 
 
 def _radiomic(name: str) -> bool:

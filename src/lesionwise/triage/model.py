@@ -16,7 +16,7 @@ from lesionwise.errors import InputError, MissingExtraError, ModelFileError
 from lesionwise.io.files import write_text, write_whole
 from lesionwise.triage.candidates import CandidateModel
 from lesionwise.triage.features import BASELINES, Feature, catalogue, of_families
-from lesionwise.triage.fitting import Cohort, Fitted, fit
+from lesionwise.triage.fitting import TAIL, Cohort, Fitted, fit
 from lesionwise.triage.likeness import Likeness
 from lesionwise.triage.scorer import AbstractScorer, BoostedScorer, Calibration, LinearScorer
 
@@ -124,8 +124,9 @@ def fit_model(
         "kind": kind,
         "families": list(families),
         "strength": fitted.strength,
-        "rule": f"called false so that a patient loses at most {100 * max_loss:g} % of the true lesions, in the mean over "
-        "patients, out of fold, in 90 % of the resamples of patients",
+        "rule": f"called false so that a patient loses at most {100 * max_loss:g} % of the true lesions in the mean over "
+        f"patients, and at most {100 * TAIL:g} % of the patients lose more than {200 * max_loss:g} %, out of fold, in 90 % of the "
+        "resamples of patients",
         "max_loss": max_loss,
         "patients": len(np.unique(cohort.patients)),
         "true_lesions": int((cohort.false == 0).sum()),

@@ -155,7 +155,12 @@ def test_a_patients_own_point_by_hand():
     p = np.array([0.9, 0.8, 0.3, 0.2, 0.7, 0.95])
     shares = np.array([0.25, 0.25, 0.25, 0.25, 1.0, 0.0])
     patients = np.array(["a", "a", "a", "a", "b", "c"])
-    for max_loss, expected in ((0.0, (0.9, 0.7, 0.0)), (0.25, (0.8, 0.7, 0.0)), (0.5, (0.3, 0.7, 0.0)), (1.0, (0, 0, 0))):
+    for max_loss, expected in (
+        (0.0, (0.9, 0.7, 0.0)),
+        (0.25, (0.8, 0.7, 0.0)),
+        (0.5, (0.3, 0.7, 0.0)),
+        (1.0, (0, 0, 0)),
+    ):
         found = patient_points(p, shares, patients, max_loss=max_loss)
         np.testing.assert_allclose(found, expected, atol=1e-12)
         assert all(found[:2] > np.array(expected)[:2]) or max_loss == 1.0

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from triage_models import CHANNELS
 
 from lesionwise.triage.likeness import Likeness
 from lesionwise.triage.model import fit_model, load_triage, save_model
-from tests.triage.conftest import CHANNELS
 
 
 def cohort(*, patients=30, lesions=12, seed=0):

@@ -15,9 +15,9 @@ from lesionwise.triage.fitting import Cohort, nested_probabilities, patient_shar
 from lesionwise.triage.scorer import KINDS
 
 RULE = (
-    "Of all sets and kinds that keep the promise in nested cross-validation (at most the allowed share of a patient's true "
-    "lesions lost, in the mean over patients; if none does, those that lose least), the one with the largest AUC is found; then the cheapest is taken whose "
-    "AUC is within one standard error (of the difference, over patients) of it. Cheapest is first in the list of sets, "
+    "Of all sets and kinds that keep the promise in nested cross-validation (at most the allowed share of a patient's "
+    "true lesions lost, in the mean over patients; if none does, those that lose least), the one with the largest AUC is "
+    "found; then the cheapest is taken whose AUC is within one standard error (of the difference, over patients) of it. Cheapest is first in the list of sets, "
     "and the linear model before trees."
 )
 

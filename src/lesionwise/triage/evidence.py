@@ -172,7 +172,13 @@ class Evidence:
         lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         for name, of in self.metrics.items():
             cells = [name, *(str(of[m]) for m in ("auc", "average_precision"))]
-            shares = ("false_removed", "true_lost", "true_lost_per_patient", "patients_losing_more", "false_removed_at_loss")
+            shares = (
+                "false_removed",
+                "true_lost",
+                "true_lost_per_patient",
+                "patients_losing_more",
+                "false_removed_at_loss",
+            )
             cells += [_percent(of[m]) for m in shares]
             cells += [f"{of[f'{m}_before'].estimate:.3f} → {_three(of[f'{m}_after'])}" for m in ("ppv", "f1")]
             lines.append("| " + " | ".join(cells) + " |")

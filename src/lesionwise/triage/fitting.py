@@ -125,7 +125,8 @@ def fit(cohort: Cohort, *, kind: str = "l1_logistic", max_loss: float = 0.05, se
     """The final scorer: strength by patient-grouped cross-validation, calibration and threshold from unseen patients.
 
     Calibration and operating point come from the out-of-fold scores of the chosen strength. `max_loss` is the share of
-    a patient's true lesions that may be lost, in the mean over patients. Raises InputError for an unknown kind or a share outside 0 to 1.
+    a patient's true lesions that may be lost, in the mean over patients. Raises InputError for an unknown kind or a share
+    outside 0 to 1.
     """
     if kind not in KINDS:
         raise InputError(f"Expected the kind of model to be one of {', '.join(KINDS)}, found {kind!r}.")

@@ -125,8 +125,8 @@ def fit_model(
         "families": list(families),
         "strength": fitted.strength,
         "rule": f"called false so that a patient loses at most {100 * max_loss:g} % of the true lesions in the mean over "
-        f"patients, and at most {100 * TAIL:g} % of the patients lose more than {200 * max_loss:g} %, out of fold, in 90 % of the "
-        "resamples of patients",
+        f"patients, and at most {100 * TAIL:g} % of the patients lose more than {200 * max_loss:g} %, out of fold, in 90 % "
+        "of the resamples of patients",
         "max_loss": max_loss,
         "patients": len(np.unique(cohort.patients)),
         "true_lesions": int((cohort.false == 0).sum()),

@@ -17,8 +17,8 @@ from lesionwise.triage.scorer import KINDS
 RULE = (
     "Of all sets and kinds that keep the promise in nested cross-validation (at most the allowed share of a patient's "
     "true lesions lost, in the mean over patients; if none does, those that lose least), the one with the largest AUC is "
-    "found; then the cheapest is taken whose AUC is within one standard error (of the difference, over patients) of it. Cheapest is first in the list of sets, "
-    "and the linear model before trees."
+    "found; then the cheapest is taken whose AUC is within one standard error (of the difference, over patients) of it. "
+    "Cheapest is first in the list of sets, and the linear model before trees."
 )
 
 

@@ -46,8 +46,8 @@ def test_mistakes_are_sentences(out, capsys, arguments, sentence):
 
 def test_verdicts_of_triage_reach_the_report(out):
     from lesionwise.io.derivative import ScanFiles, list_scans, read_scan
-    from lesionwise.report.narrative import verdict
     from lesionwise.report.scene import scene_of
+    from lesionwise.report.verdicts import Verdict
 
     name = list_scans(out)[0]
     path = ScanFiles(out, name).path("triage.tsv")
@@ -60,5 +60,5 @@ def test_verdicts_of_triage_reach_the_report(out):
         rows = scene_of(read_scan(out, name)).lesions.set_index("lesion").to_dict(orient="index")
     finally:
         path.unlink()
-    assert verdict(rows[1]) == "Triage: probably false, 83% likely to be false: a bright vessel."
-    assert verdict(rows[2]) == ""
+    assert Verdict.of(rows[1]) == Verdict("probably false", "83 %", reasons=("a bright vessel",), false=True)
+    assert Verdict.of(rows[2]) is None

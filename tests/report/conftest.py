@@ -36,6 +36,12 @@ def make_out():
 
 
 @pytest.fixture(scope="session")
+def triage():
+    """Writes what triage leaves beside a scan."""
+    return _load("triaged").triage
+
+
+@pytest.fixture(scope="session")
 def out(make_out, tmp_path_factory):
     """One finished scan, as files, and its name."""
     folder = tmp_path_factory.mktemp("out")

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 
 from lesionwise.report.page import write_reports
+from lesionwise.volume import ScanName
 
 pytestmark = pytest.mark.browser
 
@@ -42,13 +43,11 @@ CONTRASTS = """() => {
 
 
 @pytest.fixture(scope="module")
-def pages(make_out, tmp_path_factory):
+def pages(make_out, triage, tmp_path_factory):
     out = tmp_path_factory.mktemp("pages")
     for number in range(2):
         make_out(out, subject=f"{number:02d}", seed=number, size=32, lesions=4)
-    (out / "sub-00" / "anat" / "sub-00_triage.tsv").write_text(
-        "lesion\ttriage_p_false\ttriage_verdict\ttriage_reasons\n1\t0.8\tprobably false\tit is small\n"
-    )
+    triage(out, ScanName("00"), [(14, 15, 16), (17, 15, 12)], outcomes=["miss", "other"], notes=["It may be off."])
     write_reports(out)
     return {"scan": out / "sub-00" / "anat" / "sub-00_report.html", "group": out / "report.html"}
 
@@ -121,9 +120,10 @@ def test_keys_choose_lesions_and_a_screen_reader_hears_of_it(pages, open_page):
 def test_what_triage_says_stands_with_the_sentence(pages, open_page):
     opened = open_page(pages["scan"])
     opened.choose(1)
-    assert opened.page.inner_text("#triage strong") == "Triage: probably false, 80% likely to be false"
-    assert opened.page.inner_text("#triage").endswith("it is small.")
-    assert opened.page.evaluate("document.getElementById('triage').getBoundingClientRect().bottom") < 300
+    assert opened.page.inner_text("#triage strong") == "Triage: probably false (71 %)"
+    assert "Unlike typical true lesions: its highest probability is lower" in opened.page.inner_text("#triage")
+    assert opened.page.inner_text("#triage-notes") == "Triage: It may be off."
+    assert opened.page.evaluate("document.getElementById('triage-notes').getBoundingClientRect().bottom") < 300
 
 
 def test_a_faint_map_says_so_and_can_be_brought_up(pages, open_page):

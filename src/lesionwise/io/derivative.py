@@ -183,9 +183,38 @@ def read_scan(out: Path, name: ScanName) -> ScanOutput:
     for path in (files.facts, files.lesions, files.lesions_sidecar):
         if not path.is_file():
             raise InputError(f"Expected a finished scan {name.stem} in {out}, but {path.name} is missing there.")
-    table = pd.read_csv(files.lesions, sep="\t", na_values=["n/a"], keep_default_na=False)
+    table = _read_table(files.lesions)
     table["outcome"] = table["outcome"].astype(object).where(table["outcome"].notna(), None)
     return ScanOutput(files, table, _read_json(files.lesions_sidecar), _read_json(files.facts))
+
+
+@dataclass(frozen=True, eq=False)
+class TriageOutput:
+    """What triage said of one scan, read back from its files.
+
+    `verdicts` has a row per instance; `look_here` the likely misses, likeliest first, None if that table is not there.
+    `notes` say where the verdicts should not be relied on, `model` holds the facts of the model that judged.
+    """
+
+    verdicts: pd.DataFrame
+    look_here: pd.DataFrame | None
+    notes: tuple[str, ...] = ()
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_triage(files: ScanFiles) -> TriageOutput | None:
+    """What triage left beside a scan; None if it was not triaged since it was explained."""
+    if not files.triage_table.is_file():
+        return None
+    sidecar_path = files.triage_table.with_suffix(".json")
+    sidecar = _read_json(sidecar_path) if sidecar_path.is_file() else {}
+    look = files.triage_look
+    return TriageOutput(
+        verdicts=_read_table(files.triage_table),
+        look_here=_read_table(look) if look.is_file() else None,
+        notes=tuple(str(note) for note in sidecar.get("Notes", ())),
+        model=sidecar.get("Model", {}),
+    )
 
 
 def list_scans(out: Path) -> list[ScanName]:
@@ -264,6 +293,10 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Indented JSON, written whole."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -95,16 +95,6 @@ def sentence(row: Mapping[str, Any], channels: Sequence[str], *, units: str, qua
     return " ".join(part for part in parts if part)
 
 
-def verdict(row: Mapping[str, Any]) -> str:
-    """What triage says of this lesion and why; empty if it was not triaged."""
-    said, false, reasons = row.get("triage_verdict"), finite(row, "triage_p_false"), row.get("triage_reasons")
-    told = reasons if isinstance(reasons, str) else ""
-    if not isinstance(said, str) or false is None:
-        return f"Triage: {told}." if told else ""
-    why = f": {told}" if told else ""
-    return f"Triage: {said}, {false:.0%} likely to be false{why}.".replace("..", ".")
-
-
 def _weight(channel: str, share: float | None, count: int, peak: float | None, se: float | None, units: str) -> str:
     noise = f" ± {number(se, 2)}" if se is not None else ""
     strongest = f"strongest push {number(peak)}{noise} {short_units(units)}" if peak is not None else ""

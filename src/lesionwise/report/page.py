@@ -14,20 +14,24 @@ from lesionwise.io.derivative import ScanFiles, list_scans
 from lesionwise.io.files import write_text
 from lesionwise.report import palette
 from lesionwise.report.limits import colour_limit, table_tops
-from lesionwise.report.narrative import finite, headline, sentence, short_units, verdict, warnings
+from lesionwise.report.narrative import finite, headline, sentence, short_units, warnings
 from lesionwise.report.payload import Blob, Frame, Plan, Store, map_blobs, volumes
 from lesionwise.report.profile import Neighbourhood, distance_profile, extremes
 from lesionwise.report.scene import Scene, read_scene
+from lesionwise.report.verdicts import Verdict, candidate, judge, note
 from lesionwise.report.viewer import asset, json_markup, niivue, packed, policy, script, templates
 from lesionwise.report.viewers import Layers, fsleyes_command
 from lesionwise.volume import ScanName, shifted_affine
 
-SCRIPTS = ("data.js", "planes.js", "charts.js", "lesions.js", "render.js", "app.js")
+SCRIPTS = ("data.js", "planes.js", "charts.js", "lesions.js", "look.js", "render.js", "app.js")
 
 HALVED = (
     "To keep this file small its images are shown at half resolution; lesions and maps are not. `lesionwise serve` shows "
     "everything in full."
 )
+
+MIDLINE_MM = 6.0
+"""Closer than this to the middle of the head a side is not named."""
 
 CITATION = (
     "Spagnolo et al., Scientific Reports 2026",
@@ -103,7 +107,9 @@ def render_scan(
             shown=tuple(scene.images),
             model=model_facts(scene.facts),
             facts=settings(scene),
-            notes=[without_paths(note) for note in notes],
+            notes=[without_paths(each) for each in notes],
+            judge="" if scene.triage is None else judge(scene.triage.model),
+            look=None if scene.triage is None or scene.triage.look_here is None else len(scene.likely_misses),
             served=address_fn is not None,
             citation=CITATION,
             version=__version__,
@@ -136,6 +142,8 @@ def scene_content(scene: Scene, store: Store, *, cohort: pd.DataFrame | None = N
         "volumes": volumes(scene, frame, store),
         "limits": limits.shared(scene),
         "lesions": lesions,
+        "likely_misses": _likely_misses(scene, frame),
+        "triage_notes": [] if scene.triage is None else [without_paths(note(each)) for each in scene.triage.notes],
         "cohort": _cohort(cohort, scene.channels),
         "palette": {
             "outcomes": {key: vars(style) for key, style in palette.OUTCOMES.items()},
@@ -178,7 +186,7 @@ def _lesion(
         "label": label,
         "row": {str(key): _plain(value) for key, value in row.items()},
         "headline": headline(row),
-        "triage": verdict(row),
+        "triage": None if (verdict := Verdict.of(row)) is None else vars(verdict),
         "maps": {},
     }
     if not len(voxels):
@@ -213,6 +221,35 @@ def _lesion(
     found["warnings"] = warnings(row, scene.channels, touches_edge=touches)
     if main in found["maps"] and "values" not in found["maps"][main]:
         found["warnings"].append("Its map is too large for this page: open the folder with `lesionwise serve`.")
+    return found
+
+
+def _likely_misses(scene: Scene, frame: Frame) -> list[dict[str, Any]]:
+    """Where a lesion may have been missed, for the page's list; `voxel` is one of the frame, None outside the scan."""
+    found = []
+    sizes = scene.voxel_sizes_mm
+    for miss in scene.likely_misses:
+        each: dict[str, Any] = {
+            "rank": miss.rank,
+            "mm": list(miss.mm),
+            "words": candidate(miss.words),
+            "outcome": miss.outcome,
+            "voxel": None,
+            "side": "",
+            "lesion": None,
+            "radius_mm": (0.75 * miss.volume_mm3 / np.pi) ** (1 / 3),
+        }
+        if miss.voxel is not None:
+            voxel = [int(a - b) for a, b in zip(miss.voxel, frame.box.start, strict=True)]
+            across = (voxel[0] - (frame.box.shape[0] - 1) / 2) * sizes[0]
+            side = "right" if across > 0 else "left"
+            label = int(scene.labels[miss.voxel])
+            each |= {
+                "voxel": voxel,
+                "side": side if abs(across) >= MIDLINE_MM else "near the midline",
+                "lesion": label or None,
+            }
+        found.append(each)
     return found
 
 

@@ -97,11 +97,14 @@ class Frame:
 
     @classmethod
     def of(cls, scene: Scene, *, rim_vox: int = 3) -> "Frame":
-        """The bounding box of what is bright in any image, and of every lesion."""
+        """The bounding box of what is bright in any image, of every lesion, and of every likely miss in the scan."""
         inside = scene.labels > 0
         for image in scene.images.values():
             bright = np.percentile(image[::2, ::2, ::2], 99.5)
             inside = inside | (image > 0.05 * bright)
+        for miss in scene.likely_misses:
+            if miss.voxel is not None:
+                inside[miss.voxel] = True
         if not inside.any():
             return cls(Box.whole(scene.shape))
         bounds = []

@@ -1,6 +1,6 @@
 """One explained scan as pictures need it: everything on one grid whose axes run right, anterior, superior."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lesionwise.errors import LesionwiseError
-from lesionwise.io.derivative import ScanFiles, ScanOutput, read_saliency, read_scan
+from lesionwise.io.derivative import ScanFiles, ScanOutput, TriageOutput, read_saliency, read_scan, read_triage
 from lesionwise.io.nifti import read_image
 from lesionwise.saliency import SaliencyMap
 from lesionwise.types import Affine, Shape
@@ -65,6 +65,21 @@ class Turn:
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
+@dataclass(frozen=True)
+class LikelyMiss:
+    """A place where a lesion may have been missed; `voxel` is None where it lies outside the scan.
+
+    `outcome` is "miss" on a missed lesion of the reference, "other" elsewhere, None without a reference.
+    """
+
+    rank: int
+    mm: tuple[float, float, float]
+    voxel: Shape | None
+    volume_mm3: float
+    words: str
+    outcome: str | None
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """A scan ready to be drawn; maps are read from their files one at a time, when asked for.
@@ -83,6 +98,7 @@ class Scene:
     columns: Mapping[str, Any]
     facts: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    triage: TriageOutput | None = None
 
     @property
     def name(self) -> ScanName:
@@ -122,6 +138,32 @@ class Scene:
     def map_files(self) -> Mapping[tuple[int, str], Path]:
         """Files of all maps by (lesion, method)."""
         return self.files.saliency_files()
+
+    def voxel_at(self, mm: Sequence[float]) -> Shape | None:
+        """The voxel at a place in the world (x, y, z in RAS mm), None outside the scan."""
+        place = np.linalg.inv(self.affine) @ (*mm, 1.0)
+        if not np.isfinite(place).all():
+            return None
+        i, j, k = (int(index) for index in np.floor(place[:3] + 0.5))
+        return (i, j, k) if all(0 <= n < size for n, size in zip((i, j, k), self.shape, strict=True)) else None
+
+    @cached_property
+    def likely_misses(self) -> tuple[LikelyMiss, ...]:
+        """Where triage would look for missed lesions, likeliest first."""
+        table = None if self.triage is None else self.triage.look_here
+        return () if table is None else tuple(self._likely_miss(row) for row in table.to_dict("records"))
+
+    def _likely_miss(self, row: Mapping[Any, Any]) -> LikelyMiss:
+        x, y, z = (float(row[name]) for name in ("x_mm", "y_mm", "z_mm"))
+        text, outcome = row.get("words"), row.get("outcome")
+        return LikelyMiss(
+            rank=int(row["rank"]),
+            mm=(x, y, z),
+            voxel=self.voxel_at((x, y, z)),
+            volume_mm3=float(row["volume_mm3"]),
+            words=text if isinstance(text, str) else "",
+            outcome=outcome if isinstance(outcome, str) else None,
+        )
 
     @cached_property
     def _voxels(self) -> Mapping[int, np.ndarray]:
@@ -165,7 +207,7 @@ def scene_of(scan: ScanOutput) -> Scene:
     An input image that has moved away or no longer lies on the scan's grid is left out and named in `notes`: the report
     is then drawn without it.
     """
-    shape = scan.labels.shape
+    shape, triage = scan.labels.shape, read_triage(scan.files)
     turn = Turn.of(scan.affine, (shape[0], shape[1], shape[2]))
     images: dict[str, np.ndarray] = {}
     reference, notes = None, []
@@ -187,22 +229,20 @@ def scene_of(scan: ScanOutput) -> Scene:
         turn.array(scan.probability),
         turn.array(scan.labels),
         reference,
-        _with_triage(scan),
+        _with_triage(scan.lesions, triage),
         scan.columns,
         scan.facts,
         tuple(notes),
+        triage,
     )
 
 
-def _with_triage(scan: ScanOutput) -> pd.DataFrame:
-    """The table with the verdicts of triage, if the scan was triaged since it was explained."""
-    path = scan.files.triage_table
-    if not path.is_file():
-        return scan.lesions
-    verdicts = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False).drop(
-        columns=["outcome"], errors="ignore"
-    )
-    return scan.lesions.merge(verdicts, on="lesion", how="left", validate="one_to_one")
+def _with_triage(lesions: pd.DataFrame, triage: TriageOutput | None) -> pd.DataFrame:
+    """The table with the verdicts of triage, if there are any."""
+    if triage is None:
+        return lesions
+    verdicts = triage.verdicts.drop(columns=["outcome"], errors="ignore")
+    return lesions.merge(verdicts, on="lesion", how="left", validate="one_to_one")
 
 
 def _on_grid(path: Path, affine: Affine, shape: tuple[int, ...]) -> np.ndarray | None:

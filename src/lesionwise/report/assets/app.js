@@ -11,7 +11,7 @@
   const shortUnits = () => (scene.limits[state.desc] ? scene.limits[state.desc].short : "");
 
   const state = LW.state = {
-    label: null, lesion: null, map: null, desc: scene.descs[0] || null, voxel: scene.shape.map((n) => Math.floor(n / 2)),
+    label: null, lesion: null, miss: null, map: null, desc: scene.descs[0] || null, voxel: scene.shape.map((n) => Math.floor(n / 2)),
     centre: scene.shape.map((n) => Math.floor(n / 2)),
     mapChannel: "own", mapBefore: "own", fov_mm: 80, opacity: 0.9, threshold: 0.05, snr: 0, limit: 1, reach: 1, smooth: true, contours: true,
     reference: false, probability: false, crosshair: true, convention: "radiological",
@@ -19,7 +19,7 @@
   const FAINT = 0.2;
   const panels = LW.panels = [];
   const data = { images: {}, labels: null, probability: null, reference: null };
-  let list = null, pending = 0;
+  let list = null, look = null, pending = 0;
 
   const redraw = () => {
     if (pending) return;
@@ -29,6 +29,8 @@
       for (const panel of panels) panel.draw(state);
       readout();
       if (state.label !== null) root.dataset.shown = String(state.label);
+      if (state.miss) root.dataset.look = String(state.miss.rank);
+      else delete root.dataset.look;
     });
   };
 
@@ -119,7 +121,8 @@
   async function choose(label, { move = true } = {}) {
     const lesion = LW.byLabel.get(label);
     if (!lesion) return;
-    Object.assign(state, { label, lesion });
+    Object.assign(state, { label, lesion, miss: null });
+    look.mark(null);
     if (move && lesion.place) { state.voxel = lesion.place.slice(); state.centre = lesion.place.slice(); }
     list.mark(label);
     if (!state.wholeHead) state.fov_mm = fitting(lesion);
@@ -134,6 +137,47 @@
   }
   LW.choose = choose;
 
+  // A place where a lesion may have been missed: planes and story are its own, as there is no lesion and no map.
+  function visit(miss) {
+    const before = list.label;
+    Object.assign(state, { label: null, lesion: null, map: null, miss, voxel: miss.voxel.slice(), centre: miss.voxel.slice() });
+    list.mark(null);
+    look.mark(miss.rank);
+    if (!state.wholeHead) state.fov_mm = fitting({});
+    byId("lesion-title").replaceChildren(...LW.likelyMiss.title(miss));
+    byId("headline").textContent = LW.likelyMiss.headline(miss);
+    byId("sentence").textContent = LW.likelyMiss.sentence(miss);
+    byId("triage").hidden = true;
+    byId("warnings").replaceChildren();
+    notes(true);
+    byId("outside").textContent = "";
+    byId("places").replaceChildren(...(LW.byLabel.has(before) ? [element("button", { type: "button", onclick: () => choose(before) }, `Back to lesion ${before}`)] : []));
+    for (const panel of panels) panel.canvas.setAttribute("aria-label", `${panel.planeName} ${panel.channel}, at likely miss ${miss.rank}, ${state.convention} convention`);
+    history.replaceState(null, "", `#look-${miss.rank}`);
+    setLimit();
+    redraw();
+    if (LW.render3d.open) LW.render3d.show(state);
+    byId("planes").scrollIntoView({ block: "nearest" });
+  }
+  LW.visit = (rank) => { const miss = LW.likelyMiss.at(rank); if (miss) visit(miss); };
+
+  // What to know before the verdicts are relied on: beside everything that triage says.
+  function notes(shown) {
+    byId("triage-notes").replaceChildren(...(shown ? scene.triage_notes : []).map((text) => element("li", {}, `Triage: ${text}`)));
+  }
+
+  function tellVerdict(verdict) {
+    const node = byId("triage");
+    node.hidden = !verdict;
+    notes(Boolean(verdict));
+    if (!verdict) return;
+    const why = verdict.reasons.length ? ` ${verdict.against ? `Unlike ${verdict.against}: ` : "because "}${verdict.reasons.join(" · ")}.` : "";
+    const said = `Triage: ${verdict.said}${verdict.certainty ? ` (${verdict.certainty})` : ""}`;
+    node.replaceChildren(
+      element("p", {}, element("strong", { class: verdict.false ? "said doubted" : "said" }, said), why),
+      verdict.seen.length ? element("p", { class: "muted" }, `Also seen, no part of the verdict: ${verdict.seen.join("; ")}.`) : "");
+  }
+
   // Wide enough for the lesion and what surrounds it.
   const fitting = (lesion) => Math.min(Math.max(70, 40 + Math.max(...(lesion.extent_mm || [0]))), 220);
 
@@ -141,8 +185,7 @@
     byId("lesion-title").replaceChildren(LW.badge(lesion.row.outcome), ` Lesion ${lesion.label}`);
     byId("headline").textContent = lesion.headline;
     byId("sentence").textContent = lesion.sentence;
-    const [verdict, ...reasons] = (lesion.triage || "").split(": ");
-    byId("triage").replaceChildren(...(lesion.triage ? [element("strong", {}, reasons.length ? `${verdict}: ${reasons[0]}` : verdict), ...(reasons.length > 1 ? [`: ${reasons.slice(1).join(": ")}`] : [])] : []));
+    tellVerdict(lesion.triage);
     byId("warnings").replaceChildren(...lesion.warnings.map((warning) => element("li", {}, warning)));
     LW.channelBars(byId("bars"), lesion);
     LW.profileChart(byId("profile"), lesion, state.desc);
@@ -248,7 +291,7 @@
     const method = byId("method");
     method.append(...scene.descs.map((desc) => element("option", { value: desc }, desc)));
     method.closest("label").hidden = scene.descs.length < 2;
-    bind("method", "change", (node) => { state.desc = node.value; choose(state.label, { move: false }); });
+    bind("method", "change", (node) => { state.desc = node.value; if (state.miss) setLimit(); else choose(state.label, { move: false }); });
     bind("opacity", "input", (node) => { state.opacity = Number(node.value); say("opacity-value", `${Math.round(100 * state.opacity)} %`); colourBar(); });
     bind("threshold", "input", (node) => { state.threshold = Number(node.value); say("threshold-value", `${Math.round(100 * state.threshold)} %`); colourBar(); });
     bind("snr", "input", (node) => { state.snr = Number(node.value); say("snr-value", state.snr ? `≥ ${state.snr}` : "off"); });
@@ -290,6 +333,7 @@
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=number], input[type=text], select, textarea")) return;
       if (event.key === "j") list.step(1);
       else if (event.key === "k") list.step(-1);
+      else if (event.key === "m") look.next(state.miss && state.miss.rank);
       else if (event.key === " " && !event.target.matches("button, input, summary, a")) { event.preventDefault(); toggleMap(); }
       else if (event.key === "z") byId("zoom-whole").click();
     });
@@ -325,6 +369,7 @@
   }
 
   list = LW.list = new LW.LesionList(choose);
+  look = LW.look = new LW.LookList(visit);
   controls();
   setLimit();
   await load();
@@ -332,10 +377,12 @@
   const wanted = /^#lesion-(\d+)$/.exec(location.hash);
   const mapped = scene.lesions.filter((lesion) => Object.keys(lesion.maps).length);
   const best = mapped.find((lesion) => strength(lesion) >= 0.5) || mapped.find((lesion) => strength(lesion) >= FAINT) || mapped[0] || scene.lesions[0];
-  if (wanted && LW.byLabel.has(Number(wanted[1]))) await choose(Number(wanted[1]));
+  const wantedMiss = () => { const found = /^#look-(\d+)$/.exec(location.hash); return found && LW.likelyMiss.at(Number(found[1])); };
+  if (wantedMiss()) visit(wantedMiss());
+  else if (wanted && LW.byLabel.has(Number(wanted[1]))) await choose(Number(wanted[1]));
   else if (best) await choose(best.label);
   else { byId("headline").textContent = "No lesion was found in this scan."; redraw(); }
-  window.addEventListener("hashchange", () => { const found = /^#lesion-(\d+)$/.exec(location.hash); if (found) choose(Number(found[1])); });
+  window.addEventListener("hashchange", () => { const found = /^#lesion-(\d+)$/.exec(location.hash); if (found) choose(Number(found[1])); else if (wantedMiss()) visit(wantedMiss()); });
   window.addEventListener("beforeprint", () => { for (const panel of panels) panel.draw(state); readout(); });
   await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
   performance.mark("ready");

@@ -67,15 +67,18 @@
         if (column.key === "outcome") {
           return element("td", {}, LW.badge(lesion.row.outcome));
         }
-        return element("td", { class: "num" }, column.fixed && typeof lesion.row[column.key] === "number" ? lesion.row[column.key].toFixed(column.fixed) : format(lesion.row[column.key], column.digits || 3));
+        const text = column.fixed && typeof lesion.row[column.key] === "number" ? lesion.row[column.key].toFixed(column.fixed) : format(lesion.row[column.key], column.digits || 3);
+        const doubted = column.key === "triage_p_false" && lesion.row.triage_verdict === "probably false";
+        return element("td", { class: "num" }, doubted ? element("span", { class: "doubted", title: "Triage: probably false" }, text) : text);
       });
       const node = element("tr", { "data-label": lesion.label, class: Object.keys(lesion.maps).length ? "" : "plain", onclick: () => this.choose(lesion.label) }, ...cells);
       node.style.setProperty("--outcome", style.colour);
       return node;
     }
 
+    // Nothing is chosen with null; the neighbours are then still those of the lesion chosen last.
     mark(label) {
-      this.label = label;
+      if (label !== null) this.label = label;
       for (const row of this.host.children) {
         const chosen = Number(row.dataset.label) === label;
         row.classList.toggle("chosen", chosen);

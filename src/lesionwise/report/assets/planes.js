@@ -84,6 +84,7 @@
       context.imageSmoothingEnabled = false;
       this.blit(context, view, this.over);
       this.contours(context, view, state, ratio);
+      if (state.contours) this.likelyMisses(context, view, state, ratio);
       if (state.crosshair) this.crosshair(context, view, state, ratio);
       if (state.fov_mm) this.locator(context, view, state, ratio);
       this.annotate(context, view, ratio);
@@ -211,6 +212,37 @@
         context.lineTo(Math.round(c) + 0.5, Math.round(d) + 0.5);
       }
       context.stroke();
+    }
+
+    // A dashed ring with its rank around each likely miss near this slice; the one that is looked at is drawn solid.
+    likelyMisses(context, view, state, ratio) {
+      const { across, up, through } = this.plane;
+      for (const miss of scene.likely_misses) {
+        if (!miss.voxel) continue;
+        const chosen = state.miss === miss;
+        const away = Math.abs(miss.voxel[through] - state.voxel[through]) * scene.voxel_mm[through];
+        if (away > Math.max(miss.radius_mm, 1.5)) continue;
+        const [x, y] = this.place(view, miss.voxel[across], miss.voxel[up]);
+        const radius = (miss.radius_mm + 3) * view.perMm;
+        for (const [colour, width, dash] of [["rgba(0,0,0,0.6)", 3.2, []], ["#fff", 1.5, chosen ? [] : [3 * ratio, 3 * ratio]]]) {
+          context.setLineDash(dash);
+          context.strokeStyle = colour;
+          context.lineWidth = width * ratio;
+          context.beginPath();
+          context.arc(x, y, radius, 0, 2 * Math.PI);
+          context.stroke();
+        }
+        context.setLineDash([]);
+        context.font = `600 ${11 * ratio}px system-ui, sans-serif`;
+        context.textAlign = "left";
+        context.textBaseline = "bottom";
+        context.strokeStyle = "rgba(0,0,0,0.75)";
+        context.lineWidth = 3 * ratio;
+        context.fillStyle = "#fff";
+        const at = [x + 0.75 * radius, y - 0.75 * radius];
+        context.strokeText(String(miss.rank), ...at);
+        context.fillText(String(miss.rank), ...at);
+      }
     }
 
     // The whole slice, small, with the part that is shown.

@@ -1,0 +1,80 @@
+"""What triage says, in words: everything it can write is understood, and nothing is told the wrong way round."""
+
+from lesionwise.report.verdicts import Verdict, candidate, judge, note, reason
+from lesionwise.triage.features import COMMON, catalogue
+from lesionwise.triage.reasons import Reason, looks_like, relied_on
+
+JARGON = ("log-odds", "entropy", "head heights", "ln mm3")
+
+
+def told(feature, value=0.7, typical=0.4, against="true"):
+    return reason(str(Reason(feature, value, typical, 1.0, against)))
+
+
+def test_features_of_the_shipped_kind_are_told_without_jargon():
+    for feature in COMMON:
+        higher, lower = told(feature), told(feature, 0.4, 0.7, "false")
+        assert higher != lower
+        assert " lesions" not in higher, "the kind that it is compared with stands once, before all reasons"
+        assert not any(word in higher + lower for word in JARGON)
+
+
+def test_every_feature_keeps_both_values():
+    for feature in catalogue(("FLAIR", "T1w"), radiomics=["radiomics_a_FLAIR"]).values():
+        said = told(feature, 3.0, -2.0)
+        assert "usual: " in said or feature.family == "place"
+        assert "higher than in" not in said
+
+
+def test_values_are_shown_on_a_scale_that_is_known():
+    known = catalogue(("FLAIR",))
+    assert told(known["log_odds_max"], 0.0, 9.0) == "its highest probability is lower (0.50; usual: over 0.99)"
+    assert told(known["volume_log"], 3.0, 2.0) == "it is larger (20 mm³; usual: 7.4 mm³)"
+    assert told(known["fluid_share"], 0.1, 0.25) == "there is less fluid around it (10 %; usual: 25 %)"
+
+
+def test_what_takes_no_part_in_the_verdict_is_told_apart():
+    row = {"elongation": 0.2, "depth_max_mm": 1.0, "fluid_share": 0.2, "head_depth_mm": 20.0, "volume_log": 2.0}
+    relied = relied_on({"share_FLAIR": 0.8, "mass_in_FLAIR": 1.0, "mass_out_FLAIR": 3.0}, ["FLAIR"])
+    reasons = [looks_like(row), relied, str(Reason(COMMON[0], 0.6, 0.9, 1.0, "true"))]
+    verdict = Verdict.of(
+        {"triage_verdict": "probably false", "triage_p_false": 0.834, "triage_reasons": "; ".join(reasons)}
+    )
+    assert (verdict.said, verdict.certainty, verdict.against) == ("probably false", "83 %", "typical true lesions")
+    assert verdict.reasons == ("its probability is lower (mean 0.6; usual: 0.9)",)
+    assert verdict.seen[1:] == ("the network relied on FLAIR (80 % of the map, 25 % of that inside the lesion)",)
+    for hint in ("thin and long", "lines deep fluid", "smaller than 20 mm³"):
+        assert hint in verdict.seen[0]
+    for hints in ({"head_depth_mm": 1.0}, {"volume_log": 1.0}):
+        assert Verdict.of(
+            {"triage_verdict": "probably false", "triage_p_false": 0.9, "triage_reasons": looks_like(hints)}
+        ).seen
+
+
+def test_lesions_that_were_not_judged_say_why():
+    why = "not judged: 13811 mm3, and the false lesions it was fitted on had 6 to 634 mm3"
+    verdict = Verdict.of({"triage_verdict": None, "triage_p_false": None, "triage_reasons": why})
+    assert verdict.said == "not judged"
+    assert "13\u202f811 mm³" in verdict.reasons[0]
+    assert "6 to 634 mm³" in verdict.reasons[0]
+    assert Verdict.of({"triage_verdict": None, "triage_reasons": float("nan")}) is None
+
+
+def test_notes_and_candidates_are_short():
+    assert note("fitted on another network (8dedbecf8c884745, here 0123456789abcdef): off.") == (
+        "fitted on another network: off."
+    )
+    assert candidate("probability up to 0.44 in 9 mm3; thin and long, as vessels are, smaller than 20 mm3") == (
+        "probability up to 0.44 in 9 mm³; thin and long, as vessels are"
+    )
+
+
+def test_what_judged_is_told_from_what_is_known():
+    assert judge({}) == ""
+    assert judge({"kind": "boosting"}) == "Gradient-boosted trees."
+    said = judge({"kind": "l1_logistic", "families": ["size"], "patients": 20, "rule": "a rule",
+                  "validation": {"auc": 0.912, "true_lost": 0.03}})  # fmt: skip
+    assert said == (
+        "A linear model (L1 logistic regression) of size, fitted on 20 patients. Rule: a rule. "
+        "Validation: AUC 0.91, 3 % of the true lesions lost."
+    )

@@ -56,8 +56,10 @@ class Likeness:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Likeness":
         """What `as_dict` gave."""
-        arrays = (np.array([np.nan if v is None else v for v in content[k]], dtype=float) for k in ("centre", "spread"))
-        return cls(*arrays, float(content["limit"]))
+        centre, spread = (
+            np.array([np.nan if v is None else v for v in content[name]], dtype=float) for name in ("centre", "spread")
+        )
+        return cls(centre, spread, float(content["limit"]))
 
 
 def _median(table: Table) -> Float[np.ndarray, " features"]:

@@ -44,7 +44,7 @@ if [ "$more" -gt 0 ]; then
   explain more-held 32 $((more / 2)) 0
   fitted=more
 fi
-$python -m lesionwise triage fit "$here/$tag-$fitted" -o "$here/$tag.json" --choice "$here/$tag-choice.json" \
+$python -m lesionwise triage fit "$here/$tag-$fitted" -o "$here/$tag.json" --choice "$here/$tag-choice.json" --misses \
   --network "$network" --window "${WINDOW:-48}"
 $python -m lesionwise triage evidence "$here/$tag-fit" "$here/$tag-held" -o "$here/$tag-evidence" $extras
 evaluate held "$here/$tag.json"

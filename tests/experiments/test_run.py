@@ -46,6 +46,7 @@ def test_every_experiment_writes_its_finding_tables_and_figures(name, tmp_path):
         assert (folder / f"{table}.tsv").is_file()
     for chart in finding.charts:
         assert all((folder / f"{chart.name}.{ending}").is_file() for ending in ("pdf", "png", "plotly.json"))
+        assert chart.legend.startswith("Network: known")  # figures of one network say which
     assert "nan" not in finding.text
 
 

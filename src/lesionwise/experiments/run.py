@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lesionwise.errors import InputError
-from lesionwise.experiments.chart import save_chart
+from lesionwise.experiments.chart import Chart, save_chart
 from lesionwise.experiments.experiment import Experiment, Finding
 from lesionwise.experiments.registry import experiment_named
 from lesionwise.experiments.scan import Scan
@@ -85,6 +86,9 @@ def save_finding(experiment: Experiment, rows: pd.DataFrame, folder: Path, *, se
     """From the rows of all scans to `finding.md`, `<table>.tsv` and the figures (PDF, PNG, plotly JSON)."""
     if len(rows):
         finding = experiment.group_fn(rows, np.random.default_rng(seed))
+        names = rows["model"].unique()
+        if len(names) == 1:
+            finding = replace(finding, charts=tuple(_named(chart, str(names[0])) for chart in finding.charts))
     else:
         finding = Finding("No scan gave any rows: no lesion was found.")
     write_table(folder / f"{experiment.name}_rows.tsv", rows)
@@ -95,6 +99,11 @@ def save_finding(experiment: Experiment, rows: pd.DataFrame, folder: Path, *, se
     captions = "".join(f"\n![{chart.title}]({chart.name}.png)\n{chart.legend}\n" for chart in finding.charts)
     write_text(folder / "finding.md", f"# {experiment.question}\n\n{finding.text}\n{captions}")
     return finding
+
+
+def _named(chart: Chart, network: str) -> Chart:
+    """A figure of one network, which its caption names."""
+    return replace(chart, sample=", ".join(part for part in (f"Network: {network}", chart.sample) if part))
 
 
 def unexplained(

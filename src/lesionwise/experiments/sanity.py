@@ -17,7 +17,7 @@ from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesion
 from lesionwise.experiments.randomisation import Mode, randomised
 from lesionwise.experiments.scan import Scan
 from lesionwise.instances.instance import Instance
-from lesionwise.stats import icc_agreement
+from lesionwise.stats import MIN_PATIENTS, icc_agreement
 from lesionwise.volume import Box
 
 _AROUND_MM = 12.0
@@ -122,6 +122,8 @@ def sanity_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         if lines[measure]:
             panels.append(Panel(label, "", "likeness to the original map", lines[measure], zero_line=True))
     if panels:
+        few = rows["subject"].nunique() < MIN_PATIENTS
+        bands = f"No bands: fewer than {MIN_PATIENTS} patients." if few else "Bands: 95 % over patients."
         charts.append(
             Chart(
                 "sanity_randomisation",
@@ -129,7 +131,7 @@ def sanity_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
                 [replace(panel, x_label="weights drawn anew (share of layers)") for panel in panels],
                 "1 = the same map, 0 = nothing in common. Cascading: from the output inwards, added up; "
                 "independent: one group of layers at a time, placed at how far inwards it lies. Horizontal: what a shuffled map "
-                "and another lesion's map reach. Bands: 95 % over patients.",
+                f"and another lesion's map reach. {bands}",
                 sample=patients_note(rows),
             )
         )

@@ -60,5 +60,5 @@ def test_verdicts_of_triage_reach_the_report(out):
         rows = scene_of(read_scan(out, name)).lesions.set_index("lesion").to_dict(orient="index")
     finally:
         path.unlink()
-    assert Verdict.of(rows[1]) == Verdict("probably false", "83 %", reasons=("a bright vessel",), false=True)
+    assert Verdict.of(rows[1]) == Verdict("probably false", "83 % likely", reasons=("a bright vessel",), false=True)
     assert Verdict.of(rows[2]) is None

@@ -120,7 +120,7 @@ def test_keys_choose_lesions_and_a_screen_reader_hears_of_it(pages, open_page):
 def test_what_triage_says_stands_with_the_sentence(pages, open_page):
     opened = open_page(pages["scan"])
     opened.choose(1)
-    assert opened.page.inner_text("#triage strong") == "Triage: probably false (71 %)"
+    assert opened.page.inner_text("#triage strong") == "Triage: probably false (71 % likely)"
     assert "Unlike typical true lesions: its highest probability is lower" in opened.page.inner_text("#triage")
     assert opened.page.inner_text("#triage-notes") == "Triage: It may be off."
     assert opened.page.evaluate("document.getElementById('triage-notes').getBoundingClientRect().bottom") < 300

@@ -34,9 +34,14 @@ def oblique(make_out, triage, tmp_path_factory):
     return out, name, voxels, places
 
 
+@pytest.fixture(scope="module")
+def page_file(oblique):
+    return write_scan_report(*oblique[:2], oblique[0] / "report.html")
+
+
 @pytest.fixture
-def page(oblique, open_page, tmp_path):
-    return open_page(write_scan_report(*oblique[:2], tmp_path / "report.html"))
+def page(page_file, open_page):
+    return open_page(page_file)
 
 
 def test_a_likely_miss_moves_the_planes_to_its_place(page, oblique):
@@ -132,8 +137,8 @@ def test_without_triage_or_without_places(make_out, triage, tmp_path, open_page)
 
 
 def test_ten_likely_misses_still_print_two_pages(make_out, triage, tmp_path, open_page):
-    name = make_out(tmp_path, lesions=40)
-    triage(tmp_path, name, [(20 + 2 * n, 30, 30) for n in range(10)], outcomes=["other"] * 10, notes=["A note."])
+    name = make_out(tmp_path, size=40, lesions=24)
+    triage(tmp_path, name, [(10 + 2 * n, 20, 20) for n in range(10)], outcomes=["other"] * 10, notes=["A note."])
     opened = open_page(write_scan_report(tmp_path, name, tmp_path / "report.html"))
     for chosen in ("LW.choose(1)", "LW.visit(2)"):
         opened.page.evaluate(chosen)

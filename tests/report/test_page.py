@@ -239,7 +239,7 @@ def test_triage_is_shown_sorted_and_filtered(make_out, tmp_path, open_page):
     (tmp_path / name.folder / f"{name.stem}_triage.tsv").write_text("\n".join(rows) + "\n")
     opened = open_page(write_scan_report(tmp_path, name, tmp_path / "report.html"))
     opened.choose(3)
-    assert "probably false (30 %) because small <b>& thin</b>." in opened.page.inner_text("#triage")
+    assert "probably false (30 % likely) because small <b>& thin</b>." in opened.page.inner_text("#triage")
     assert opened.page.locator(".doubted[title]").all_inner_texts() == ["0.30"]
     opened.page.click("#lesion-head button:has-text('p false')")
     assert opened.page.evaluate("LW.list.visible().map(lesion => lesion.label)") == [3, 2, 1, 4]

@@ -40,7 +40,11 @@ def test_what_takes_no_part_in_the_verdict_is_told_apart():
     verdict = Verdict.of(
         {"triage_verdict": "probably false", "triage_p_false": 0.834, "triage_reasons": "; ".join(reasons)}
     )
-    assert (verdict.said, verdict.certainty, verdict.against) == ("probably false", "83 %", "typical true lesions")
+    assert (verdict.said, verdict.certainty, verdict.against) == (
+        "probably false",
+        "83 % likely",
+        "typical true lesions",
+    )
     assert verdict.reasons == ("its probability is lower (mean 0.6; usual: 0.9)",)
     assert verdict.seen[1:] == ("the network relied on FLAIR (80 % of the map, 25 % of that inside the lesion)",)
     for hint in ("thin and long", "lines deep fluid", "smaller than 20 mm³"):

@@ -116,7 +116,7 @@ class Verdict:
         kinds = {found["kind"] for part in parts if (found := _REASON.fullmatch(part))}
         return cls(
             said={FALSE: FALSE, KEEP: "kept as a lesion"}.get(verdict, verdict),
-            certainty=f"{100 * p:.0f} %" + ("" if verdict == FALSE else " likely to be false"),
+            certainty=f"{100 * p:.0f} % likely" + ("" if verdict == FALSE else " to be false"),
             against=f"typical {kinds.pop()} lesions" if len(kinds) == 1 else "",
             reasons=tuple(reason(part) for part in parts if not _is_seen(part)),
             seen=tuple(_seen(part) for part in parts if _is_seen(part)),

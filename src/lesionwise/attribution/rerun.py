@@ -4,8 +4,8 @@ Asking a network about one lesion with and without something means running it ag
 A pass over a reference input keeps what every layer gave. Of a changed input, each layer is then computed on one box: what
 the change can have reached, by the geometry of the layers, and of that only what the wanted logits depend on (see
 `footprint`). Outside the box the layer gives what it gave before. An operation that is not known is computed whole, and
-what differs afterwards is found by comparison; so the result is always that of an ordinary pass, up to the rounding of a
-convolution done on a box.
+what differs afterwards is found by comparison; a network that gathers values over the grid is run whole. So the result is
+always that of an ordinary pass, up to the rounding of a convolution done on a box.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from lesionwise.attribution.activations import ACTIVATION_RULES, in_place, pointwise
 from lesionwise.attribution.convolutions import Convolutions
 from lesionwise.attribution.footprint import CALLS, Footprint, convolved
-from lesionwise.attribution.local import LocalTensor
+from lesionwise.attribution.local import LocalTensor, input_box
 from lesionwise.attribution.network import frozen
 from lesionwise.attribution.passes import Runner
 from lesionwise.attribution.workload import is_out_of_memory
@@ -88,7 +88,7 @@ class Rerun:
         self._footprint = self._learnt() if learn else Footprint()
         self._tape = _Tape()
         self.refused = False
-        window = reference[None]
+        window = reference[None].clone()  # a first layer that works in place must not touch the reference
         with torch.no_grad(), self._tape:
             logits = self._forward(window)
         self.before = logits[0]
@@ -101,7 +101,7 @@ class Rerun:
             return self.before
         with torch.no_grad():
             if self.refused:
-                return self._forward(changed[None])[0]
+                return self._forward(changed[None].clone())[0]
             lies = Changed(self._reference[None], changed[(None, slice(None), *box.slices)], box)
             try:
                 with _Replay(self._tape, self._footprint, self._convolutions):
@@ -110,7 +110,7 @@ class Rerun:
                 if is_out_of_memory(error):
                     raise
                 self.refused = True
-                return self._forward(changed[None])[0]
+                return self._forward(changed[None].clone())[0]
             return (found.dense() if isinstance(found, Changed) else found)[0]
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class _Replay(TorchDispatchMode):
             return (Changed(before[0], held, box), *saved)
         if func is _aten._prelu_kernel.default:
             return Changed(before, func(args[0].cut(box), args[1]), box)
-        if func in _POINTWISE:
+        if func in _POINTWISE and all(x.shape[2:] == size for x in changed):
             cropped: list[Any] = []
             for x in args:
                 if isinstance(x, Changed):
@@ -223,7 +223,7 @@ class _Replay(TorchDispatchMode):
             func(held, *cropped[1:], **kwargs)
             args[0].before, args[0].held, args[0].box = before, held, box
             return args[0]
-        if func is _aten.cat.default and (args[1:] or (0,))[0] in (1, -4):
+        if func is _aten.cat.default and all(x.ndim == 5 for x in args[0]) and (args[1:] or (0,))[0] in (1, -4):
             parts = [x.cut(box) if isinstance(x, Changed) else x[(..., *box.slices)] for x in args[0]]
             return Changed(before, func(parts, 1), box)
         return None
@@ -232,9 +232,10 @@ class _Replay(TorchDispatchMode):
         x, weight, bias, stride, padding, dilation, transposed, _, groups = args
         if not isinstance(x, Changed) or weight.ndim != 5:
             return None
-        box = _limited(
-            _reached(x.box, before.shape[2:], weight.shape[2:], stride, padding, dilation, transposed=transposed), limit
-        )
+        # What reads a box of the input is what a transposed convolution of the same geometry would read.
+        kernel, size = weight.shape[2:], before.shape[2:]
+        reached = input_box(x.box, size, kernel, stride, padding, dilation, transposed=not transposed)
+        box = _limited(reached, limit)
         if box.is_empty:
             return _unchanged(before)
         geometry = (stride, padding, dilation, transposed, groups)
@@ -247,6 +248,11 @@ class _Replay(TorchDispatchMode):
             raise NotImplementedError(f"{func} writes into a tensor that is held in part.")
         args, kwargs = tree_map_only(Changed, Changed.dense, (args, kwargs))
         found = func(*args, **kwargs)
+        for x in tree_leaves(found):
+            # What is gathered over the grid changes everything that uses it, and may have read what was left as it was.
+            gathered = isinstance(x, Tensor) and (x.ndim != 5 or (self._footprint.learnt and x.shape[2:].numel() == 1))
+            if gathered:
+                raise NotImplementedError(f"{func} leaves the grid.")
         if isinstance(found, (tuple, list)):
             return type(found)(_compared(x, b) for x, b in zip(found, before, strict=True))
         return _compared(found, before)
@@ -287,24 +293,3 @@ def _hull(boxes: Sequence[Box]) -> Box:
 def _limited(box: Box, limit: Box | None) -> Box:
     common = box if limit is None else box.intersection(limit)
     return _NOWHERE if common.is_empty else common
-
-
-def _reached(
-    box: Box, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], *, transposed: bool,
-) -> Box:  # fmt: skip
-    """What of a convolution's output of `size` reads a box of its input."""
-    if box.is_empty:
-        return _NOWHERE
-    start, stop = [], []
-    for axis in range(3):
-        a, b = box.start[axis], box.stop[axis]
-        s, p, reach = stride[axis], padding[axis], dilation[axis] * (kernel[axis] - 1)
-        if transposed:  # input i reaches outputs i s - p .. i s - p + reach
-            low, high = a * s - p, (b - 1) * s - p + reach + 1
-        else:  # output o reads inputs o s - p .. o s - p + reach
-            low, high = -((reach - a - p) // s), (b - 1 + p) // s + 1
-        low = min(max(low, 0), size[axis])
-        start.append(low)
-        stop.append(max(min(high, size[axis]), low))
-    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))

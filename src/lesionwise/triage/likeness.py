@@ -11,6 +11,8 @@ from lesionwise.triage.scorer import Table
 
 MIN_PATIENTS = 10
 """With fewer, what is usual between patients is not known."""
+LEVEL = 0.95
+"""Share of the fitted patients that count as usual."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,8 +20,8 @@ class Likeness:
     """The patients that were fitted on, each as the median of its lesions' features.
 
     `centre` and `spread` are median and robust standard deviation (1.4826 MAD) over patients; a scan's distance is the
-    root mean square of its features' deviations in those; `limit` is the largest of a fitted patient, measured against
-    the others.
+    root mean square of its features' deviations in those; `limit` is the one that `LEVEL` of the fitted patients keep,
+    each measured against the others.
     """
 
     centre: Float[np.ndarray, " features"]
@@ -33,11 +35,8 @@ class Likeness:
         if len(names) < MIN_PATIENTS or table.shape[1] == 0:
             return None
         typical = np.stack([_median(table[patients == name]) for name in names])
-        farthest = 0.0
-        for n in range(len(names)):
-            centre, spread = _usual(np.delete(typical, n, axis=0))
-            farthest = max(farthest, _distance(typical[n], centre, spread))
-        return cls(*_usual(typical), farthest)
+        distances = [_distance(typical[n], *_usual(np.delete(typical, n, axis=0))) for n in range(len(names))]
+        return cls(*_usual(typical), float(np.quantile(distances, LEVEL, method="higher")))
 
     def distance(self, table: Table) -> float:
         """How far the median lesion of a scan is from those of the fitted patients; 0 without lesions."""

@@ -140,6 +140,14 @@ def test_another_network_is_said(explained):
     assert "another samples (50, here 2)" in notes
 
 
+def test_a_models_caution_goes_with_every_scan(explained):
+    result, _ = explained
+    model = by_volume(4.0)
+    told = replace(model, facts={**model.facts, "caution": "Fitted on dolls."})
+    assert "Fitted on dolls." in triage_scan(result, told).notes
+    assert "Fitted on dolls." not in triage_scan(result, model).notes
+
+
 @pytest.mark.parametrize(("away", "notes"), [(1e3, 1), (0.0, 0)])
 def test_a_scan_unlike_the_fitted_patients_is_said(explained, away, notes):
     """The note names what is strange, and changes no verdict; a scan like the fitted ones gets none."""

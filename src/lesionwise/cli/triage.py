@@ -136,6 +136,9 @@ def fit(
     misses: Annotated[
         bool, typer.Option("--misses", help="Also learn to order likely misses (else by highest probability).")
     ] = False,
+    caution: Annotated[
+        str | None, typer.Option("--caution", help="A sentence that goes with every scan the model judges.")
+    ] = None,
     context: Context = False,
     disagreement: Disagreement = False,
     radiomics: Radiomics = False,
@@ -161,6 +164,7 @@ def fit(
             segmenter=segmenter,
             fingerprint=None if network is None else load_model(network, trust=trust).fingerprint,
             misses=misses,
+            caution=caution,
             seed=seed,
             progress_fn=reporter.step,
         )

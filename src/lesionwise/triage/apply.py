@@ -165,7 +165,7 @@ def _judge(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> pd.D
 
 def _notes(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> list[str]:
     """Where this scan differs from what the model was fitted on."""
-    notes = []
+    notes = [str(model.facts["caution"])] if "caution" in model.facts else []
     must = [("fingerprint", "network"), ("method", "method"), ("target", "target"), ("samples", "samples")]
     for fact, what in must if model.needs_maps else must[:1]:
         fitted, here = model.facts.get(fact), scan.facts.get(fact)

@@ -31,6 +31,7 @@ def fit_output(
     segmenter: AbstractSegmenter | None = None,
     fingerprint: str | None = None,
     misses: bool = False,
+    caution: str | None = None,
     seed: int = 0,
     progress_fn: ProgressFn | None = None,
 ) -> tuple[TriageModel, str]:
@@ -38,7 +39,8 @@ def fit_output(
 
     `families` None takes everything that was measured. Features that need neither maps nor the network are measured on
     every predicted lesion, explained or not. `misses` also learns to order likely misses, which takes a while on whole
-    heads; they go by their highest probability otherwise. `fingerprint` names the network where scans were explained with
+    heads; they go by their highest probability otherwise. `caution` is a sentence that goes with every scan that the model
+    judges. `fingerprint` names the network where scans were explained with
     another window than its own. Raises InputError for cohorts without references, with too few
     patients or with lesions of one kind only.
     """
@@ -49,6 +51,7 @@ def fit_output(
     candidates = candidate_table(out, progress_fn=progress_fn) if misses else pd.DataFrame()
     facts = {key: value for key, value in first.facts.items() if value is not None}
     facts |= {} if fingerprint is None else {"fingerprint": fingerprint}
+    facts |= {} if caution is None else {"caution": caution}
     model, _ = fit_model(
         lesions,
         channels=first.channels,

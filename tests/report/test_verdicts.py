@@ -1,5 +1,7 @@
 """What triage says, in words: everything it can write is understood, and nothing is told the wrong way round."""
 
+import pytest
+
 from lesionwise.report.verdicts import Verdict, candidate, judge, note, reason
 from lesionwise.triage.features import COMMON, catalogue
 from lesionwise.triage.reasons import Reason, looks_like, relied_on
@@ -82,3 +84,9 @@ def test_what_judged_is_told_from_what_is_known():
         "A linear model (L1 logistic regression) of size, fitted on 20 patients. Rule: a rule. "
         "Validation: AUC 0.91, 3 % of the true lesions lost."
     )
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.001, "under 1 %"), (0.06, "6 %"), (0.999, "over 99 %")])
+def test_certainty_is_never_told_as_nothing_or_all(p, said):
+    row = {"triage_verdict": "keep", "triage_p_false": p, "triage_reasons": ""}
+    assert Verdict.of(row).certainty.startswith(f"{said} likely")

@@ -116,7 +116,7 @@ class Verdict:
         kinds = {found["kind"] for part in parts if (found := _REASON.fullmatch(part))}
         return cls(
             said={FALSE: FALSE, KEEP: "kept as a lesion"}.get(verdict, verdict),
-            certainty=f"{100 * p:.0f} % likely" + ("" if verdict == FALSE else " to be false"),
+            certainty=f"{_percent(p)} likely" + ("" if verdict == FALSE else " to be false"),
             against=f"typical {kinds.pop()} lesions" if len(kinds) == 1 else "",
             reasons=tuple(reason(part) for part in parts if not _is_seen(part)),
             seen=tuple(_seen(part) for part in parts if _is_seen(part)),
@@ -211,6 +211,12 @@ def _unjudged(part: str) -> str:
         return part.removeprefix("not judged: ").replace("mm3", "mm³")
     volume = number(float(found["volume"]))
     return f"at {volume} mm³ it is outside the sizes that the triage model knows ({found['known']} mm³), so it is kept"
+
+
+def _percent(p: float) -> str:
+    if not 1 - SURE <= p <= SURE:
+        return "under 1 %" if p < 0.5 else "over 99 %"
+    return f"{100 * p:.0f} %"
 
 
 def _odds(value: float) -> str:

@@ -107,7 +107,7 @@ def architecture_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Findin
         (panel,),
         "nDSC: normalised Dice; TPR: lesions of the reference that are found. Dotted: the model's own window; twice the distance "
         "that holds 95 % of the gradient (ERF) and twice the context distance, as a window of that edge would hold them on both "
-        "sides of a lesion. Bands: 95 % over patients.",
+        "sides of a lesion. Bands: 95 % over patients (six or more).",
         sample=patients_note(rows),
     )
     each = rows.groupby(["subject", "window_vox"])[list(SCORES)].mean()

@@ -139,7 +139,7 @@ def context_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
             Panel(f"what keeps {FULL:.0%} of the probability", "", "distance needed (mm)", suffices),
         ),
         "Everything farther away is replaced (zero, healthy tissue, blur); frozen: with the whole scan's normalisation "
-        "statistics. Bands: 95 % over patients; right: n of the lesions "
+        "statistics. Bands: 95 % over patients (six or more); right: n of the lesions "
         "reached it within the distances tried. The published curve was read off a figure: lesions "
         "of 91-119 voxels, zero fill, distance in 18-neighbour dilation steps (up to 1.41 mm each).",
         sample=patients_note(detected),

@@ -185,7 +185,7 @@ def faithfulness_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Findin
         panels,
         "Deletion: how much of the evidence is left while the map's voxels are taken away, most important first (low is good); "
         "insertion: the same while they are put back (high is good). Grey, in brackets: orderings that know nothing of the "
-        "network. Lines: 95 % over patients.",
+        "network. Lines: 95 % over patients (six or more).",
         columns=2,
         sample=patients_note(rows),
     )

@@ -128,7 +128,7 @@ def synthetic_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
                 "synthetic_moved",
                 "Where is a real lesion still found?",
                 (panel,),
-                "A lesion's difference from healthy tissue, added elsewhere. Lines: 95 % over patients.",
+                "A lesion's difference from healthy tissue, added elsewhere. Lines: 95 % over patients (six or more).",
                 sample=patients_note(moved),
             )
         )

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from benchmarks.scene import Bench, random_scan, real_scan
 from lesionwise.attribution import InstanceTarget, SmoothGrad, attribute, plan_attribution
-from lesionwise.attribution.convolutions import Convolutions
-from lesionwise.attribution.draws import Noisy
-from lesionwise.attribution.noise import spread
-from lesionwise.attribution.scene import Scene
+from lesionwise.attribution.engine.draws import Noisy
+from lesionwise.attribution.engine.noise import spread
+from lesionwise.attribution.engine.scene import Scene
+from lesionwise.attribution.sparse.convolutions import Convolutions
 
 
 def straightforward(bench: Bench, *, backwards: int = 3) -> dict[str, Any]:

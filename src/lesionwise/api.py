@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from lesionwise import __version__
-from lesionwise.attribution.gradient import SmoothGrad
-from lesionwise.attribution.method import AbstractMethod
+from lesionwise.attribution.engine.method import AbstractMethod
+from lesionwise.attribution.methods.gradient import SmoothGrad
 from lesionwise.config import write_config
 from lesionwise.io.cases import read_case
 from lesionwise.io.derivative import ScanFiles, write_saliency

@@ -10,7 +10,7 @@ from lesionwise.attribution import GradCAMPlusPlus, SmoothGrad, attribute
 from lesionwise.segmenter import full_resolution
 
 from .conftest import place, random_scan, small_spec
-from .test_gradient import full, noises_of, reference
+from .methods.test_gradient import full, noises_of, reference
 
 OMEGA = np.array([[16, 17, 14], [16, 18, 14], [17, 17, 15]])
 WINDOW = (32, 32, 32)

@@ -15,7 +15,7 @@ from lesionwise.attribution import (
 )
 
 from .conftest import OMEGA, small_spec
-from .test_gradient import full
+from .methods.test_gradient import full
 
 captum = pytest.importorskip("captum.attr")
 

@@ -4,7 +4,7 @@ import pytest
 from known import Linear, cohort, scan_of
 
 from lesionwise.attribution import Gradient, InputTimesGradient, IntegratedGradients
-from lesionwise.attribution.method import AbstractMethod
+from lesionwise.attribution.engine.method import AbstractMethod
 from lesionwise.experiments.faithfulness import default_methods, faithfulness_finding, faithfulness_rows
 
 FRACTIONS = (0.0, 0.05, 0.2, 0.5, 1.0)

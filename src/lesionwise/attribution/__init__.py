@@ -1,13 +1,13 @@
 """Per-instance attribution: targets, methods, and the engine that runs them exactly through sliding windows."""
 
-from lesionwise.attribution.cam import GradCAMPlusPlus, HiResCAM, SegGradCAM
-from lesionwise.attribution.engine import attribute, stream
-from lesionwise.attribution.gradient import Gradient, InputTimesGradient, SmoothGrad
+from lesionwise.attribution.engine.method import AbstractMethod, MethodFactory
+from lesionwise.attribution.engine.plan import Plan, plan_attribution
+from lesionwise.attribution.engine.session import attribute, stream
 from lesionwise.attribution.instance_target import InstanceTarget
-from lesionwise.attribution.method import AbstractMethod, MethodFactory
-from lesionwise.attribution.occlusion import Occlusion, Shapley
-from lesionwise.attribution.path import ExpectedGradients, IntegratedGradients
-from lesionwise.attribution.plan import Plan, plan_attribution
+from lesionwise.attribution.methods.cam import GradCAMPlusPlus, HiResCAM, SegGradCAM
+from lesionwise.attribution.methods.gradient import Gradient, InputTimesGradient, SmoothGrad
+from lesionwise.attribution.methods.occlusion import Occlusion, Shapley
+from lesionwise.attribution.methods.path import ExpectedGradients, IntegratedGradients
 from lesionwise.attribution.preset import PRESETS, Preset, preset
 from lesionwise.attribution.result import Attribution
 from lesionwise.attribution.target import TARGETS, AbstractTarget, target_named

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lesionwise.attribution.site import Site, VoxelSet, locate
+from lesionwise.attribution.engine.site import Site, VoxelSet, locate
 from lesionwise.attribution.target import AbstractTarget, target_named
 from lesionwise.segmenter import Placement, Spec, full_resolution
 from lesionwise.windows import WindowGrid

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from lesionwise.attribution.cam import GradCAMPlusPlus
-from lesionwise.attribution.gradient import SmoothGrad
+from lesionwise.attribution.methods.cam import GradCAMPlusPlus
+from lesionwise.attribution.methods.gradient import SmoothGrad
 from lesionwise.errors import InputError
 from lesionwise.types import TargetName
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from lesionwise.attribution.activations import ACTIVATION_RULES, in_place, pointwise
-from lesionwise.attribution.convolutions import Convolutions
-from lesionwise.attribution.footprint import CALLS, Footprint, convolved
-from lesionwise.attribution.local import LocalTensor, input_box
-from lesionwise.attribution.network import frozen
-from lesionwise.attribution.passes import Runner
-from lesionwise.attribution.workload import is_out_of_memory
+from lesionwise.attribution.engine.network import frozen
+from lesionwise.attribution.engine.passes import Runner
+from lesionwise.attribution.engine.workload import is_out_of_memory
+from lesionwise.attribution.sparse.activations import RULES, in_place, pointwise
+from lesionwise.attribution.sparse.convolutions import Convolutions
+from lesionwise.attribution.sparse.footprint import CALLS, Footprint, convolved
+from lesionwise.attribution.sparse.local import LocalTensor, input_box
 from lesionwise.segmenter import full_resolution
 from lesionwise.volume import Box
 
@@ -34,7 +34,7 @@ _NOWHERE = Box((0, 0, 0), (0, 0, 0))
 _SAME = frozenset({_aten.detach.default, _aten.alias.default})
 _POINTWISE = frozenset(
     (
-        *(func for func, rule in ACTIVATION_RULES.items() if rule in (pointwise, in_place)),
+        *(func for func, rule in RULES.items() if rule in (pointwise, in_place)),
         _aten.add_.Tensor,
         _aten.clone.default,
     )

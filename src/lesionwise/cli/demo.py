@@ -7,7 +7,7 @@ import typer
 
 from lesionwise import __version__
 from lesionwise.api import Result
-from lesionwise.attribution.gradient import SmoothGrad
+from lesionwise.attribution.methods.gradient import SmoothGrad
 from lesionwise.cli.console import reporting
 from lesionwise.cli.explain import judge_scan
 from lesionwise.config import write_config

@@ -11,7 +11,7 @@ import typer
 
 from lesionwise.api import resolve_device
 from lesionwise.attribution import METHODS, SmoothGrad
-from lesionwise.attribution.method import AbstractMethod
+from lesionwise.attribution.engine.method import AbstractMethod
 from lesionwise.attribution.preset import PRESETS
 from lesionwise.attribution.preset import preset as preset_named
 from lesionwise.errors import InputError

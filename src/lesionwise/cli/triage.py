@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lesionwise import __version__
-from lesionwise.attribution.gradient import SmoothGrad
+from lesionwise.attribution.methods.gradient import SmoothGrad
 from lesionwise.cli import options as o
 from lesionwise.cli.console import reporting
 from lesionwise.errors import InputError

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor, nn
 
-from lesionwise.attribution.engine import attribute
-from lesionwise.attribution.method import AbstractMethod
+from lesionwise.attribution.engine.method import AbstractMethod
+from lesionwise.attribution.engine.session import attribute
+from lesionwise.attribution.engine.site import Site, locate
 from lesionwise.attribution.rerun import Rerun
 from lesionwise.attribution.result import Attribution
-from lesionwise.attribution.site import Site, locate
 from lesionwise.attribution.target import target_named
 from lesionwise.experiments.norms import Statistics, has_instance_norm, norm_statistics
 from lesionwise.inpainting import inpaint, local_mean

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lesionwise.attribution.plan import plan_attribution
-from lesionwise.attribution.scene import Scene
-from lesionwise.attribution.site import locate
+from lesionwise.attribution.engine.plan import plan_attribution
+from lesionwise.attribution.engine.scene import Scene
+from lesionwise.attribution.engine.site import locate
 from lesionwise.errors import InputError
 from lesionwise.instances.components import component_voxels, label_components
 from lesionwise.io.bids import BidsScan

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from lesionwise.attribution.noise import normal
+from lesionwise.attribution.engine.noise import normal
 from lesionwise.triage.baselines import entropy_bit
 from lesionwise.triage.features import DISAGREEMENT
 from lesionwise.triage.probing import Cut, Probe

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lesionwise.attribution.noise import spread
+from lesionwise.attribution.engine.noise import spread
 from lesionwise.instances.tissue import white_matter
 from lesionwise.segmenter import AbstractSegmenter, Placement, Spec
 from lesionwise.triage.scan import LesionView, TriageScan

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lesionwise.attribution.gradient import SmoothGrad
-from lesionwise.attribution.method import AbstractMethod
+from lesionwise.attribution.engine.method import AbstractMethod
+from lesionwise.attribution.methods.gradient import SmoothGrad
 from lesionwise.attribution.target import target_named
 from lesionwise.errors import InputError
 from lesionwise.instances.matching import read_selection

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 
 from lesionwise import lesion_table
-from lesionwise.attribution.engine import stream
-from lesionwise.attribution.plan import plan_attribution
+from lesionwise.attribution.engine.plan import plan_attribution
+from lesionwise.attribution.engine.session import stream
 from lesionwise.attribution.result import Attribution
 from lesionwise.instances.instance import Instance
 from lesionwise.instances.matching import select

@@ -1,0 +1,168 @@
+"""At which inputs a derivative is taken: the scan itself, with noise, or on the way from a baseline."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lesionwise.attribution.engine.noise import normal
+from lesionwise.attribution.engine.scene import Scene
+from lesionwise.volume import Box
+
+
+class AbstractDraws(ABC):
+    """A sequence of inputs x_n. The map is the mean over n of `factor(n) * dy/dx at x_n`."""
+
+    count: int
+    antithetic: bool = False
+    is_random: bool = False
+    are_contributions: bool = False
+
+    @abstractmethod
+    def part(self, scene: Scene, draw: int, index: int, within: Box) -> Float[Tensor, "channels i j k"]:
+        """The input of window `index` in draw `draw`, on a box of the window."""
+
+    def parts(
+        self, scene: Scene, draws: Sequence[int], index: int, within: Box
+    ) -> Float[Tensor, "draws channels i j k"]:
+        """The same for several draws."""
+        return torch.stack([self.part(scene, draw, index, within) for draw in draws])
+
+    def window(self, scene: Scene, draw: int, index: int) -> Float[Tensor, "channels i j k"]:
+        """The input of window `index` in draw `draw`."""
+        return self.part(scene, draw, index, Box.whole(scene.grid.window))
+
+    def factor(self, scene: Scene, draw: int, box: Box) -> Float[Tensor, "channels i j k"] | None:
+        """What the derivative is multiplied with on a box of the volume; None for 1."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class AsIs(AbstractDraws):
+    """The scan itself, once; with `times_input` the derivative is multiplied with the input."""
+
+    times_input: bool = False
+    count: int = 1
+
+    @property
+    def are_contributions(self) -> bool:  # type: ignore[override]
+        """True if the values are contributions in units of the target."""
+        return self.times_input
+
+    def part(self, scene: Scene, draw: int, index: int, within: Box) -> Float[Tensor, "channels i j k"]:
+        """The input of window `index` on a box of it."""
+        return scene.window(index, within)
+
+    def factor(self, scene: Scene, draw: int, box: Box) -> Float[Tensor, "channels i j k"] | None:
+        """The input."""
+        return scene.padded[(slice(None), *box.shifted(scene.grid.offset).slices)] if self.times_input else None
+
+
+@dataclass(frozen=True, eq=False)
+class Noisy(AbstractDraws):
+    """x + e_n with e_n ~ N(0, sigma_c^2) inside `head` (the volume's grid; None for everywhere).
+
+    With `antithetic`, draw 2m + 1 is x - e_2m.
+    """
+
+    sigma: tuple[float, ...]
+    count: int
+    head: Bool[Tensor, "i j k"] | None
+    antithetic: bool = False
+    is_random: bool = True
+
+    def part(self, scene: Scene, draw: int, index: int, within: Box) -> Float[Tensor, "channels i j k"]:
+        """The input of window `index` in draw `draw`, on a box of the window."""
+        return self.parts(scene, [draw], index, within)[0]
+
+    def parts(
+        self, scene: Scene, draws: Sequence[int], index: int, within: Box
+    ) -> Float[Tensor, "draws channels i j k"]:
+        """The same for several draws; the two of a pair share their noise."""
+        clean = scene.window(index, within)
+        noisy = clean.expand(len(draws), -1, -1, -1, -1).clone()
+        local, own = scene.in_window(index, Box.whole(scene.grid.shape), within)
+        if not any(self.sigma) or own.is_empty:
+            return noisy
+        factors = clean.new_tensor(self.sigma)[:, None, None, None]
+        if self.head is not None:
+            factors = factors * self.head[own.slices].to(clean)
+        by_unit: dict[int, Tensor] = {}
+        for item, draw in zip(noisy, draws, strict=True):
+            unit = draw // 2 if self.antithetic else draw
+            if unit not in by_unit:
+                by_unit[unit] = factors * normal(
+                    own, scene.grid.shape, channels=len(clean), seed=scene.seed, draw=unit, dtype=clean.dtype,
+                    device=clean.device,
+                )  # fmt: skip
+            item[(slice(None), *local.slices)].add_(by_unit[unit], alpha=-1 if self.antithetic and draw % 2 else 1)
+        return noisy
+
+
+@dataclass(frozen=True, eq=False)
+class Path(AbstractDraws):
+    """Points x' + t_n (x - x') on the straight way from a baseline (channels, i, j, k), with quadrature weights.
+
+    The derivative is multiplied with weight_n * count * (x - x'), so that the mean over n is the integral.
+    """
+
+    baseline: Float[Tensor, "channels i j k"]
+    positions: tuple[float, ...]
+    weights: tuple[float, ...]
+    count: int
+    are_contributions: bool = True
+
+    def part(self, scene: Scene, draw: int, index: int, within: Box) -> Float[Tensor, "channels i j k"]:
+        """The input of window `index` at point `draw`, on a box of the window."""
+        clean = scene.window(index, within)
+        start = scene.grid.pad(self.baseline)[(slice(None), *within.shifted(scene.grid.boxes[index].start).slices)]
+        return start + self.positions[draw] * (clean - start)
+
+    def factor(self, scene: Scene, draw: int, box: Box) -> Float[Tensor, "channels i j k"] | None:
+        """weight_n * count * (x - x')."""
+        x = scene.padded[(slice(None), *box.shifted(scene.grid.offset).slices)]
+        return (x - self.baseline[(slice(None), *box.slices)]) * (self.weights[draw] * self.count)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference(AbstractDraws):
+    """Expected Gradients: x'_n + t_n (x - x'_n) with baselines x'_n = x' + noise where x' differs from x.
+
+    The noise stands for the spread of healthy tissue; t_n is stratified over the draws.
+    """
+
+    baseline: Float[Tensor, "channels i j k"]
+    sigma: tuple[float, ...]
+    positions: tuple[float, ...]
+    count: int
+    is_random: bool = True
+    are_contributions: bool = True
+
+    def part(self, scene: Scene, draw: int, index: int, within: Box) -> Float[Tensor, "channels i j k"]:
+        """The input of window `index` in draw `draw`, on a box of the window."""
+        moved = scene.window(index, within).clone()
+        local, own = scene.in_window(index, Box.whole(scene.grid.shape), within)
+        moved[(slice(None), *local.slices)] -= (1.0 - self.positions[draw]) * self._difference(scene, draw, own)
+        return moved
+
+    def factor(self, scene: Scene, draw: int, box: Box) -> Float[Tensor, "channels i j k"] | None:
+        """x - x'_n."""
+        return self._difference(scene, draw, box)
+
+    def _difference(self, scene: Scene, draw: int, box: Box) -> Tensor:
+        x = scene.padded[(slice(None), *box.shifted(scene.grid.offset).slices)]
+        difference = x - self.baseline[(slice(None), *box.slices)]
+        noise = normal(
+            box,
+            scene.grid.shape,
+            channels=len(x),
+            seed=scene.seed,
+            draw=draw,
+            dtype=x.dtype,
+            device=x.device,
+        )
+        noise *= torch.tensor(self.sigma, dtype=x.dtype, device=x.device)[:, None, None, None]
+        return difference - noise * (difference != 0).any(dim=0)

@@ -1,0 +1,212 @@
+"""One forward pass of a few windows, and its vector-Jacobian products by whichever way measures fastest."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lesionwise.attribution.engine.workload import is_out_of_memory
+from lesionwise.attribution.sparse.convolutions import Convolutions
+from lesionwise.attribution.sparse.footprint import Footprint, Part, Watched
+from lesionwise.attribution.sparse.local import LocalActivation, LocalCotangent
+from lesionwise.segmenter import full_resolution
+from lesionwise.volume import Box
+
+Strategy = Literal["loop", "batched", "local"]
+_SPREAD_VOX = 4  # cotangents go together if that widens the box of each by no more than this
+
+
+Windows = Float[Tensor, "batch channels i j k"] | Part
+"""Windows as the network takes them: whole, or of each the part that is asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cotangent:
+    """dY/dz of one window, zero outside `box` (window coordinates); `values` is (outputs, *box)."""
+
+    box: Box
+    values: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Derivatives:
+    """dY/dx of `count` cotangents on one window of the batch, zero outside `box` (window coordinates)."""
+
+    item: int
+    members: tuple[int, ...]
+    box: Box
+    values: Float[Tensor, "count channels i j k"]
+
+
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """How windows go through the network: precision, and the way derivatives are taken.
+
+    "loop" takes one product after another, "batched" several at once (`torch.autograd.grad` with `is_grads_batched`),
+    "local" computes only where a cotangent can be nonzero (see `local`), several at once where they are neighbours.
+    """
+
+    network: nn.Module
+    strategy: Strategy = "loop"
+    together: int = 1
+    autocast: torch.dtype | None = None
+
+    @cached_property
+    def convolutions(self) -> Convolutions:
+        """The network's convolutions, for as long as this runner lasts."""
+        return Convolutions.of(self.network)
+
+    def logits(self, windows: Windows, footprint: Footprint | None = None) -> Float[Tensor, "batch outputs i j k"]:
+        """Logits without gradient; of a `Part` only those that its footprint covers."""
+        with torch.no_grad():
+            if isinstance(windows, Tensor) or footprint is None:
+                return self._forward(_whole(windows))
+            with Watched(footprint, self.convolutions):
+                return _dense(self._forward(windows.activation()))
+
+    def forward(self, windows: Windows, footprint: Footprint | None = None) -> "WindowPass":
+        """Logits with the graph that leads to them. A `footprint` is filled by whole windows, and kept to by a `Part`."""
+        leaf = windows.detach() if isinstance(windows, Tensor) else windows.activation()
+        leaf.requires_grad_(True)
+        watched = None
+        if footprint is not None and self.strategy == "local" and not footprint.refused:
+            watched = Watched(footprint, self.convolutions)
+        with torch.enable_grad(), watched or nullcontext():
+            # A copy, so that a first layer that works in place does not touch the leaf.
+            return WindowPass(self, leaf, self._forward(leaf.clone()), watched, footprint)
+
+    def _forward(self, windows: Tensor) -> Tensor:
+        context = nullcontext() if self.autocast is None else torch.autocast(windows.device.type, dtype=self.autocast)
+        with context:
+            return full_resolution(self.network(windows), windows.shape[2:]).to(windows.dtype)
+
+
+def _whole(windows: "Tensor | Part") -> Tensor:
+    return windows if isinstance(windows, Tensor) else windows.activation().dense()
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x.dense() if isinstance(x, LocalActivation) else x
+
+
+@dataclass(eq=False)
+class WindowPass:
+    """The graph of one batch of windows."""
+
+    runner: Runner
+    leaf: Tensor
+    logits: Tensor
+    watched: Watched | None = None
+    footprint: Footprint | None = None
+
+    @property
+    def values(self) -> Float[Tensor, "batch outputs i j k"]:
+        """The logits without their graph."""
+        return _dense(self.logits.detach())
+
+    def learn(self, boxes: Sequence[Box]) -> None:
+        """Tells the footprint what derivatives of the logits in these boxes will depend on; takes none."""
+        if self.runner.strategy != "local" or self.footprint is None or not boxes:
+            return
+        box = reduce(Box.union, boxes)
+        nothing = self.logits.detach().new_zeros((0, self.logits.shape[1], *box.shape))
+        try:
+            self._back(nothing, box, retain=True)
+        except (NotImplementedError, RuntimeError, TypeError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise
+            self.footprint.refused = True
+        self.footprint.learnt = True
+
+    def derivatives(self, cotangents: Sequence[Sequence[Cotangent]], *, last: bool = True) -> Iterator[Derivatives]:
+        """dY/dx for every cotangent of every window in the batch; `last` frees the graph with the last of them.
+
+        Windows of a batch do not influence one another, so one product serves one cotangent of each. Locally, all
+        windows of a batch are the same one with other noise, whose cotangents have the same boxes.
+        """
+        if self.runner.strategy == "local":
+            yield from self._local(cotangents, last=last)
+            return
+        rounds = max((len(own) for own in cotangents), default=0)
+        step = self.runner.together if self.runner.strategy == "batched" else 1
+        for start in range(0, rounds, step):
+            stop = min(start + step, rounds)
+            gradient = self._product(
+                torch.stack([self._dense(cotangents, r) for r in range(start, stop)]),
+                retain=not (last and stop == rounds),
+            )
+            for item, own in enumerate(cotangents):
+                count = min(stop, len(own)) - start
+                if count > 0:
+                    yield Derivatives(
+                        item,
+                        tuple(range(start, start + count)),
+                        Box.whole(tuple(self.leaf.shape[2:])),  # type: ignore[arg-type]
+                        gradient[:count, item],
+                    )
+
+    def _local(self, cotangents: Sequence[Sequence[Cotangent]], *, last: bool) -> Iterator[Derivatives]:
+        chunks = list(_neighbours(cotangents[0], self.runner.together))
+        for position, (members, box) in enumerate(chunks):
+            held = torch.zeros(
+                (len(members), len(cotangents), self.logits.shape[1], *box.shape),
+                dtype=self.logits.dtype, device=self.logits.device,
+            )  # fmt: skip
+            for row, member in zip(held, members, strict=True):
+                for values, item in zip(row, cotangents, strict=True):
+                    own = item[member]
+                    values[(slice(None), *own.box.relative_to(box).slices)] = own.values.to(values)
+            found = self._back(held.flatten(0, 1), box, retain=not (last and position == len(chunks) - 1))
+            if found.box is None:
+                raise TypeError("The derivative came back in an unknown shape.")
+            each = found.held.unflatten(0, (len(members), len(cotangents)))
+            for number in range(len(cotangents)):
+                yield Derivatives(number, members, found.box, each[:, number])
+
+    def _back(self, held: Tensor, box: Box, *, retain: bool) -> LocalCotangent:
+        if held.device.type == "cpu":
+            held = held.contiguous(memory_format=torch.channels_last_3d)
+        note_fn = self.watched.note if self.watched is not None else None
+        seed = LocalCotangent(held, box, self.logits.shape, note_fn, self.runner.convolutions)
+        (found,) = torch.autograd.grad(self.logits, self.leaf, seed, retain_graph=retain)
+        if not isinstance(found, LocalCotangent) or found.box is None:
+            raise TypeError("The derivative came back as an ordinary tensor.")
+        if self.footprint is not None and not self.footprint.learnt:
+            self.footprint.arrive(found.box)
+        return found
+
+    def _product(self, stack: Tensor, *, retain: bool) -> Tensor:
+        if len(stack) == 1:
+            (gradient,) = torch.autograd.grad(self.logits, self.leaf, stack[0], retain_graph=retain)
+            return gradient[None]
+        (gradient,) = torch.autograd.grad(self.logits, self.leaf, stack, retain_graph=retain, is_grads_batched=True)
+        return gradient
+
+    def _dense(self, cotangents: Sequence[Sequence[Cotangent]], index: int) -> Tensor:
+        dense = torch.zeros_like(self.logits)
+        for item, own in enumerate(cotangents):
+            if index < len(own):
+                dense[(item, slice(None), *own[index].box.slices)] = own[index].values.to(dense)
+        return dense
+
+
+def _neighbours(cotangents: Sequence[Cotangent], together: int) -> Iterator[tuple[tuple[int, ...], Box]]:
+    """Runs of at most `together` cotangents whose common box is hardly larger than each one's own."""
+    members: list[int] = []
+    common: Box | None = None
+    for number, cotangent in enumerate(cotangents):
+        union = cotangent.box if common is None else common.union(cotangent.box)
+        smallest = [cotangent.box, *(cotangents[m].box for m in members)]
+        widest = max(u - min(box.shape[a] for box in smallest) for a, u in enumerate(union.shape))
+        if common is not None and (len(members) >= together or widest > _SPREAD_VOX):
+            yield tuple(members), common
+            members, union = [], cotangent.box
+        members.append(number)
+        common = union
+    if common is not None:
+        yield tuple(members), common

@@ -1,0 +1,29 @@
+"""How the work is done: in which groups, how much at once, who hears about progress, what baselines are used."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lesionwise.attribution.engine.site import Site
+from lesionwise.attribution.engine.workload import Workload
+
+
+@dataclass(eq=False)
+class Work:
+    """`groups` hold site numbers that are explained together. `baseline_fn` gives a site's lesion-free input
+    (channels, i, j, k) on the network's grid. `steps` counts finished steps of `total`."""
+
+    groups: Sequence[Sequence[int]]
+    workload: Workload
+    baseline_fn: Callable[[Site], Tensor]
+    total: int
+    progress_fn: Callable[[int, int], None] | None = None
+    notes: dict[str, object] = field(default_factory=dict)
+    steps: int = 0
+
+    def done(self, steps: int = 1) -> None:
+        """Counts finished steps and says so."""
+        self.steps = min(self.steps + steps, self.total)
+        if self.progress_fn is not None:
+            self.progress_fn(self.steps, self.total)

@@ -1,0 +1,1 @@
+"""The attribution methods: gradients, paths from a baseline, class activation maps, occlusion and Shapley values."""

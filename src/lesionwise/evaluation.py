@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lesionwise.charts.chart import Bar, Chart, Panel
+from lesionwise.charts.printed import draw
 from lesionwise.errors import InputError
 from lesionwise.instances.components import label_components
 from lesionwise.io.bids import BidsScan, find_scans
@@ -226,32 +228,15 @@ def markdown(result: Evaluation) -> str:
 
 def figure(result: Evaluation, path: Path) -> None:
     """Estimates and intervals of the main metrics, one panel each."""
-    from matplotlib.figure import Figure
-
     shown = [("ndsc", "nDSC"), ("dice", "Dice"), ("tpr", "TPR"), ("fdr", "FDR (lower is better)"), ("f1", "lesion F1")]
-    names = list(result.thresholds)
-    drawing = Figure(figsize=(2.2 * len(shown), 1.1 + 0.38 * len(names)), layout="constrained")
-    axes = np.atleast_1d(drawing.subplots(1, len(shown), sharey=True))
-    for axis, (metric, title) in zip(axes, shown, strict=True):
-        rows = result.summary[result.summary["metric"] == metric].set_index("model").loc[names]
-        for place, (_, row) in enumerate(rows.iterrows()):
-            axis.plot([row["low"], row["high"]], [place, place], color="#5b7083", linewidth=2)
-            axis.plot([row["estimate"]], [place], "o", color="#12344d")
-            if np.isfinite(row["estimate"]):
-                axis.annotate(
-                    f"{row['estimate']:.2f}", (row["estimate"], place), (0, 5), textcoords="offset points",
-                    ha="center", fontsize=8,
-                )  # fmt: skip
-        axis.set_title(title, fontsize=9)
-        axis.set_xlim(0, 1)
-        axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(names)), names)
-    axes[0].set_ylim(len(names) - 0.5, -0.7)
+    panels = []
+    for metric, title in shown:
+        rows = result.summary[result.summary["metric"] == metric].set_index("model").loc[list(result.thresholds)]
+        bars = [Bar(str(name), row["estimate"], row["low"], row["high"]) for name, row in rows.iterrows()]
+        panels.append(Panel(title, "", "", bars, x_limits=(0, 1), horizontal=True))
     patients = int(result.summary["patients"].max())
-    drawing.supxlabel(
-        f"mean over {patients} patients (nDSC, Dice) or all lesions (rates); bars: 95 % over patients", fontsize=8
-    )
+    sample = f"mean over {patients} patients (nDSC, Dice) or all lesions (rates); lines: 95 % over patients"
+    drawing = draw(Chart("evaluation", "How well the models segment", panels, sample=sample, columns=3))
     path.parent.mkdir(parents=True, exist_ok=True)
     drawing.savefig(path, dpi=150)
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from lesionwise.report.page import write_reports
+from lesionwise.report.writing import write_reports
 from lesionwise.volume import ScanName
 
 pytestmark = pytest.mark.browser

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from lesionwise.charts import palette
 from lesionwise.errors import InputError
 from lesionwise.io.derivative import read_scan
-from lesionwise.report import palette
 from lesionwise.report.figures import lesion_figure, outline
 from lesionwise.report.limits import colour_limit
 

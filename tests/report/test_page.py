@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from lesionwise.io.derivative import read_scan
-from lesionwise.report.page import without_paths, write_reports, write_scan_report
+from lesionwise.report.page import write_scan_report
+from lesionwise.report.privacy import without_paths
 from lesionwise.report.scene import read_scene
+from lesionwise.report.writing import write_reports
 
 pytestmark = pytest.mark.browser
 

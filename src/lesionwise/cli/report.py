@@ -7,7 +7,7 @@ import typer
 
 from lesionwise.errors import InputError
 from lesionwise.io.derivative import list_scans
-from lesionwise.report.page import write_reports
+from lesionwise.report.writing import write_reports
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

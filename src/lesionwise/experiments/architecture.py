@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lesionwise.attribution import Gradient
-from lesionwise.experiments.chart import Chart, Line, Panel
+from lesionwise.charts.chart import Chart, Line, Panel
 from lesionwise.experiments.context import context_rows, enough_mm
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, patients_note
 from lesionwise.experiments.scan import Scan

@@ -9,7 +9,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from lesionwise.experiments.chart import COLOURS, Bar, Chart, Line, Panel, Violin
+from lesionwise.charts.chart import Bar, Chart, Line, Panel, Violin
+from lesionwise.charts.palette import series_colour
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, patients_note
 from lesionwise.experiments.norms import has_instance_norm
 from lesionwise.experiments.scan import Probe, Scan
@@ -120,7 +121,7 @@ def context_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
             Violin(
                 label,
                 chosen["enough_mm"].to_numpy(dtype=float),
-                COLOURS[len(suffices)],
+                series_colour(len(suffices)),
                 lesions_of(chosen),
                 len(chosen),
             )

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesionwise.charts.chart import Chart, Panel, Violin
 from lesionwise.errors import InputError
-from lesionwise.experiments.chart import Chart, Panel, Violin
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, patients_note
 from lesionwise.experiments.scan import Scan
 from lesionwise.instances.controls import place_controls

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lesionwise.experiments.chart import OUTCOME_COLOURS, Chart, Line, Panel
+from lesionwise.charts.chart import Chart, Line, Panel
+from lesionwise.charts.palette import outcome_style
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, outcome_of, patients_note, present
 from lesionwise.experiments.scan import Scan
 from lesionwise.stats import Interval, mean_over_patients, profile_over_patients
@@ -88,7 +89,7 @@ def distance_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
             x, profile = _profile(part, rng)
             y = np.array([one.estimate for one in profile])
             low, high = ([getattr(one, side) for one in profile] for side in ("low", "high"))
-            lines.append(Line(outcome, x, y, low, high, OUTCOME_COLOURS.get(outcome)))
+            lines.append(Line(outcome, x, y, low, high, outcome_style(outcome).colour))
             change = _per_patient_change(part, rng)
             lesions = part.drop_duplicates(["scan", "lesion"])
             reach = mean_over_patients(

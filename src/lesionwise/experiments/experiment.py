@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lesionwise.experiments.chart import Chart
+from lesionwise.charts.chart import Chart
 from lesionwise.experiments.scan import Scan
 from lesionwise.stats import Interval, mean_over_patients
 

@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from lesionwise.attribution import METHODS, AbstractMethod
 from lesionwise.attribution.result import Attribution
+from lesionwise.charts.chart import Bar, Chart, Panel
 from lesionwise.errors import InputError, UnsupportedModelError
-from lesionwise.experiments.chart import Bar, Chart, Panel
 from lesionwise.experiments.deletion import AROUND_MM, Stage, curves
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, patients_note
 from lesionwise.experiments.scan import Scan

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from lesionwise.attribution import IntegratedGradients
-from lesionwise.experiments.chart import Bar, Chart, Panel
+from lesionwise.charts.chart import Bar, Chart, Panel
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, outcome_of, patients_note, present
 from lesionwise.experiments.scan import Probe, Scan
 from lesionwise.stats import Interval

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesionwise.charts.chart import Chart, Mark, Panel, Violin
 from lesionwise.errors import InputError
-from lesionwise.experiments.chart import Chart, Mark, Panel, Violin
 from lesionwise.experiments.experiment import Experiment, Finding
 from lesionwise.experiments.registry import experiment_named
 from lesionwise.experiments.run import FOLDER, collect_rows, save_finding

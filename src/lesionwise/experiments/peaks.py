@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lesionwise.experiments.chart import OUTCOME_COLOURS, Chart, Panel, Violin
+from lesionwise.charts.chart import Chart, Panel, Violin
+from lesionwise.charts.palette import outcome_style
 from lesionwise.experiments.experiment import (
     OUTCOMES,
     Experiment,
@@ -88,7 +89,7 @@ def peaks_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
         measured = {name: part[(outcome_of(part) == name) & part["peak"].notna()] for name in names}
         groups = {name: rows["peak"].to_numpy(dtype=float) for name, rows in measured.items()}
         marks = [
-            Violin(name, groups[name], OUTCOME_COLOURS.get(name), lesions_of(rows)) for name, rows in measured.items()
+            Violin(name, groups[name], outcome_style(name).colour, lesions_of(rows)) for name, rows in measured.items()
         ]
         several = known["model"].nunique() > 1
         panels.append(

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesionwise.charts.chart import Chart
+from lesionwise.charts.saving import save_chart
 from lesionwise.errors import InputError
-from lesionwise.experiments.chart import Chart, save_chart
 from lesionwise.experiments.experiment import Experiment, Finding
 from lesionwise.experiments.registry import experiment_named
 from lesionwise.experiments.scan import Scan

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from lesionwise.attribution import AbstractMethod
 from lesionwise.attribution.result import Attribution
-from lesionwise.experiments.chart import Chart, Line, Panel, Violin
+from lesionwise.charts.chart import Chart, Line, Panel, Violin
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, mean_of, patients_note
 from lesionwise.experiments.randomisation import Mode, randomised
 from lesionwise.experiments.scan import Scan

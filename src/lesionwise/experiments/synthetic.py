@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from lesionwise.experiments.chart import Bar, Chart, Heat, Panel
+from lesionwise.charts.chart import Bar, Chart, Heat, Panel
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, patients_note
 from lesionwise.experiments.scan import Probe, Reading, Scan
 from lesionwise.instances.controls import place_controls

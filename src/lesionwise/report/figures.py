@@ -11,12 +11,12 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from lesionwise.charts.palette import outcome_style, signed_lut, signed_rgba
 from lesionwise.errors import InputError
 from lesionwise.io.derivative import ScanOutput
 from lesionwise.io.files import write_whole
 from lesionwise.report.limits import colour_limit, table_tops
 from lesionwise.report.narrative import headline, number
-from lesionwise.report.palette import outcome_style, signed_lut, signed_rgba
 from lesionwise.report.scene import Scene, scene_of
 from lesionwise.saliency import SaliencyMap
 

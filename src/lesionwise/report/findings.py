@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lesionwise.report import palette
+from lesionwise.charts import palette
 
 FOLDER = "experiments"
 
@@ -105,7 +105,7 @@ def coloured(trace: dict[str, Any]) -> dict[str, Any]:
     """The trace in the page's colour of its outcome, if it stands for one: print and page use different colours.
 
     >>> coloured({"name": "FP", "line": {"color": "#D55E00", "dash": "dash"}})["line"]
-    {'color': '#ffd21f', 'dash': 'dash'}
+    {'color': '#dfa000', 'dash': 'dash'}
     """
     style = palette.OUTCOMES.get(str(trace.get("legendgroup", trace.get("name"))))
     if style is None:

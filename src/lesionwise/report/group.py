@@ -11,13 +11,13 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from lesionwise import __version__
+from lesionwise.charts import palette
 from lesionwise.errors import InputError
 from lesionwise.io.derivative import ScanOutput, list_scans, read_scan
 from lesionwise.io.files import write_text
-from lesionwise.report import palette
 from lesionwise.report.findings import FOLDER, read_findings
 from lesionwise.report.narrative import short_units
-from lesionwise.report.page import without_paths
+from lesionwise.report.privacy import without_paths
 from lesionwise.report.viewer import Script, asset, json_markup, policy, script, templates
 from lesionwise.stats.bootstrap import mean_over_patients
 from lesionwise.volume import ScanName

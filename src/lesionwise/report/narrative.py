@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lesionwise.report.palette import outcome_style
+from lesionwise.charts.palette import outcome_style
 
 CONFLUENT_MM3 = 1000.0
 """Above this volume a component is likely several lesions grown together (2 % of lesions, 72 % of their volume)."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from lesionwise.charts.palette import outcome_style
 from lesionwise.errors import InputError, MissingExtraError
 from lesionwise.report.limits import colour_limit, table_tops
 from lesionwise.report.narrative import number, sentence
-from lesionwise.report.palette import outcome_style
 from lesionwise.report.viewers import nifti_bytes
 
 MOST_ROWS = 30
@@ -27,7 +27,7 @@ def result_html(result: Any) -> str:
         style = outcome_style(row["outcome"] if isinstance(row["outcome"], str) else None)
         said = sentence(row, channels, units=units) if int(row["lesion"]) in result.maps else "not explained"
         rows.append(
-            f"<tr><td>{int(row['lesion'])}</td><td><span style='background:{style.colour};color:#10131a;border-radius:4px;"
+            f"<tr><td>{int(row['lesion'])}</td><td><span style='background:{style.colour};color:{style.ink};border-radius:4px;"
             f"padding:0 6px;font-weight:600' title='{escape(style.meaning)}'>{escape(str(row['outcome'] or '–'))}</span></td>"
             f"<td style='text-align:right'>{number(row['volume_mm3'])}</td><td style='text-align:left'>{escape(said)}</td></tr>"
         )

@@ -1,6 +1,5 @@
 """The report of one scan: one HTML file that holds everything it shows and asks for nothing."""
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from lesionwise import __version__
-from lesionwise.errors import InputError
-from lesionwise.io.derivative import ScanFiles, list_scans
+from lesionwise.charts import palette
+from lesionwise.io.derivative import ScanFiles
 from lesionwise.io.files import write_text
-from lesionwise.report import palette
 from lesionwise.report.limits import colour_limit, table_tops
 from lesionwise.report.narrative import finite, headline, sentence, short_units, warnings
 from lesionwise.report.payload import Blob, Frame, Plan, Store, map_blobs, volumes
+from lesionwise.report.privacy import without_paths
 from lesionwise.report.profile import Neighbourhood, distance_profile, extremes
 from lesionwise.report.scene import Scene, read_scene
 from lesionwise.report.verdicts import Verdict, candidate, judge, note
@@ -51,22 +50,6 @@ def write_scan_report(
     target = path or scan_report_path(Path(out_dir), name)
     write_text(target, render_scan(scene, cohort=cohort))
     return target
-
-
-def write_reports(out_dir: Path, *, experiments: Path | None = None) -> list[Path]:
-    """The pages of every finished scan and `OUT/report.html`: the scan's own page if it is the only one, else the
-    cohort's, with the findings below `experiments` (`OUT/experiments`). Raises InputError if no scan is finished.
-    """
-    names = list_scans(Path(out_dir))
-    if not names:
-        raise InputError(f"Expected finished scans in {out_dir}, found none.")
-    if len(names) == 1:
-        return [write_scan_report(out_dir, names[0], Path(out_dir) / "report.html")]
-    from lesionwise.report.group import cohort_table, write_group_report
-
-    cohort = cohort_table(Path(out_dir))
-    pages = [write_scan_report(out_dir, name, cohort=cohort) for name in names]
-    return [*pages, write_group_report(out_dir, experiments=experiments)]
 
 
 def scan_report_path(out_dir: Path, name: ScanName) -> Path:
@@ -146,11 +129,8 @@ def scene_content(scene: Scene, store: Store, *, cohort: pd.DataFrame | None = N
         "triage_notes": [] if scene.triage is None else [without_paths(note(each)) for each in scene.triage.notes],
         "cohort": _cohort(cohort, scene.channels),
         "palette": {
-            "outcomes": {key: vars(style) for key, style in palette.OUTCOMES.items()},
-            "channels": {
-                channel: palette.CHANNELS[number % len(palette.CHANNELS)]
-                for number, channel in enumerate(scene.channels)
-            },
+            "outcomes": {key: {**vars(style), "ink": style.ink} for key, style in palette.OUTCOMES.items()},
+            "channels": {channel: palette.series_colour(number) for number, channel in enumerate(scene.channels)},
             "signed": palette.signed_lut().tolist(),
         },
     }
@@ -324,18 +304,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)[:600]
-
-
-_PATH = re.compile(r"(?<![\w:/<.])(?:file://)?(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\",;:()]+)+[/\\]?")
-
-
-def without_paths(text: str) -> str:
-    """The text with every absolute path cut to its last part: a page travels, a folder's name should not.
-
-    >>> without_paths("resampled /home/jane/scans/t1.nii.gz onto FLAIR")
-    'resampled t1.nii.gz onto FLAIR'
-    """
-    return _PATH.sub(lambda match: re.split(r"[/\\]", match.group().rstrip("/\\"))[-1], text)
 
 
 def _plain(value: Any) -> Any:

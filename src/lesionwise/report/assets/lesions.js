@@ -110,6 +110,7 @@
     const style = LW.style(outcome);
     const node = element("span", { class: "badge", title: style.meaning }, outcome || "–");
     node.style.background = style.colour;
+    node.style.color = style.ink;
     return node;
   };
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from lesionwise.experiments.chart import COLOURS, Bar, Chart, Heat, Mark, Numbers, Panel, Violin
+from lesionwise.charts.chart import Bar, Chart, Heat, Mark, Numbers, Panel, Violin
+from lesionwise.charts.palette import faint, series_colour
 
 _DASHES = ("solid", "dash", "dashdot", "dot")
 _MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
@@ -44,7 +45,7 @@ def plotly_json(chart: Chart) -> str:
 
 
 def _traces(go: Any, mark: Mark, number: int, shown: set[str], *, horizontal: bool, keyed: bool) -> list[Any]:
-    colour = getattr(mark, "colour", None) or COLOURS[number % len(COLOURS)]
+    colour = getattr(mark, "colour", None) or series_colour(number)
     name = mark.series if isinstance(mark, Bar) and mark.series else mark.label
     legend = {"showlegend": name not in shown, "legendgroup": name, "name": name}
     shown.add(name)
@@ -76,8 +77,7 @@ def _traces(go: Any, mark: Mark, number: int, shown: set[str], *, horizontal: bo
     if mark.low is not None and mark.high is not None and np.isfinite(np.asarray(mark.low, dtype=float)).any():
         band = {"x": _plain(mark.x), "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
         band |= {"legendgroup": mark.label, "mode": "lines"}
-        red, green, blue = (int(colour[n : n + 2], 16) for n in (1, 3, 5))
-        fill = {"fill": "tonexty", "fillcolor": f"rgba({red},{green},{blue},0.2)"}
+        fill = {"fill": "tonexty", "fillcolor": faint(colour, 0.2)}
         traces = [go.Scatter(y=_plain(mark.low), **band), go.Scatter(y=_plain(mark.high), **band, **fill)]
     mode = "markers" if mark.reference else "lines+markers" if mark.markers else "lines"
     line = {"color": colour, "dash": _DASHES[number % len(_DASHES)]}

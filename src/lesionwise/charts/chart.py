@@ -1,19 +1,13 @@
 """A figure described once and drawn twice: for print (`printed`: PDF and PNG) and for the page (`interactive`: JSON).
 
-Colours are Okabe and Ito's, told apart by colour-blind readers; line styles and markers differ too, for print in grey.
+A mark without a colour takes the next of `palette.SERIES`; line styles and markers differ too, for print in grey.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-
-from lesionwise.io.files import write_text, write_whole
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-OUTCOME_COLOURS = {"TP": "#0072B2", "FP": "#D55E00", "FN": "#CC79A7", "TN": "#009E73", "US": "#E69F00"}
 
 Numbers = Sequence[float] | np.ndarray
 
@@ -120,23 +114,3 @@ class Chart:
     def legend(self) -> str:
         """What stands below the figure: sample and caption."""
         return " ".join(part for part in (f"{self.sample}." if self.sample else "", self.caption) if part)
-
-
-def save_chart(chart: Chart, folder: Path) -> list[Path]:
-    """Writes `<name>.pdf` (vector), `<name>.png` and `<name>.plotly.json`, each whole or not at all."""
-    import matplotlib
-
-    from lesionwise.experiments.interactive import plotly_json
-    from lesionwise.experiments.printed import draw
-
-    written = []
-    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "font.size": 9}):
-        figure = draw(chart)
-        for ending, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": 200})):
-            path = folder / f"{chart.name}.{ending}"
-            with write_whole(path) as temporary:
-                figure.savefig(temporary, format=ending, bbox_inches="tight", **options)
-            written.append(path)
-    path = folder / f"{chart.name}.plotly.json"
-    write_text(path, plotly_json(chart))
-    return [*written, path]

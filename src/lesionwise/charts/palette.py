@@ -1,4 +1,4 @@
-"""Colours, decided once for page, figure and cohort plots: outcomes, channels and the signed map.
+"""Colours, decided once for page, print, notebook and experiments: outcomes, series (channels) and the signed map.
 
 Outcome colours stay apart under the three dichromacies (a test simulates them) and are never the only sign: contours
 differ by line style and every badge carries its letters.
@@ -19,18 +19,35 @@ class OutcomeStyle:
     short: str
     meaning: str
 
+    @property
+    def ink(self) -> str:
+        """The colour of letters on this one: black or white, whichever contrasts more."""
+        red, green, blue = ((part / 255) ** 2.2 for part in rgb(self.colour))
+        luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+        return "#10131a" if (luminance + 0.05) ** 2 > 0.0525 else "#ffffff"
+
 
 OUTCOMES: dict[str, OutcomeStyle] = {
-    "TP": OutcomeStyle("#21c795", None, "found", "Found by the network and marked in the reference"),
-    "FP": OutcomeStyle("#ffd21f", (5, 3), "false alarm", "Found by the network but not marked in the reference"),
-    "FN": OutcomeStyle("#f05fc8", (2, 2), "missed", "Marked in the reference but missed by the network"),
-    "US": OutcomeStyle("#59a8ff", (7, 2), "under-segmented", "Found, but it overlaps the reference only a little"),
-    "TN": OutcomeStyle("#a3a3ad", (3, 3), "control", "Control region in healthy white matter"),
-    "n/a": OutcomeStyle("#f4f4f4", None, "predicted", "Found by the network; no reference was given"),
+    "TP": OutcomeStyle("#0c9660", None, "found", "Found by the network and marked in the reference"),
+    "FP": OutcomeStyle("#dfa000", (5, 3), "false alarm", "Found by the network but not marked in the reference"),
+    "FN": OutcomeStyle("#ee4fd6", (2, 2), "missed", "Marked in the reference but missed by the network"),
+    "US": OutcomeStyle("#7656e0", (7, 2), "under-segmented", "Found, but it overlaps the reference only a little"),
+    "TN": OutcomeStyle("#a0a0aa", (3, 3), "control", "Control region in healthy white matter"),
+    "n/a": OutcomeStyle("#1aa5a5", None, "predicted", "Found by the network; no reference was given"),
 }
 
-CHANNELS: tuple[str, ...] = ("#e07b39", "#4f8fd9", "#8a63c9", "#4a9c6d", "#b5547c", "#7a7f87")
-"""Colours of the input channels in charts, in the model's order."""
+SERIES: tuple[str, ...] = (
+    "#5f6f86",
+    "#b08a4a",
+    "#8f76ab",
+    "#5a9182",
+    "#a5687d",
+    "#98a0ab",
+    "#2f343e",
+    "#c9b48a",
+)
+"""Colours of what is neither an outcome nor a sign (channels in the model's order, networks, fills): muted hues, since red
+and blue mean for and against. Line styles, markers and hatches tell them apart too."""
 
 POSITIVE_STOPS: tuple[str, ...] = ("#c2311c", "#f4431f", "#ff8a4c")
 NEGATIVE_STOPS: tuple[str, ...] = ("#2440c8", "#2f7bf6", "#6cc6ff")
@@ -43,6 +60,11 @@ def outcome_style(outcome: str | None) -> OutcomeStyle:
     return OUTCOMES.get(outcome or "n/a", OUTCOMES["n/a"])
 
 
+def series_colour(number: int) -> str:
+    """Colour of the `number`th channel, network or other series; from the first again after the last."""
+    return SERIES[number % len(SERIES)]
+
+
 def rgb(colour: str) -> tuple[int, int, int]:
     """`#rrggbb` as three numbers from 0 to 255."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
@@ -51,8 +73,8 @@ def rgb(colour: str) -> tuple[int, int, int]:
 def faint(colour: str, alpha: float) -> str:
     """A colour for bands and boxes, as CSS.
 
-    >>> faint("#ffd21f", 0.15)
-    'rgba(255,210,31,0.15)'
+    >>> faint("#dfa000", 0.15)
+    'rgba(223,160,0,0.15)'
     """
     red, green, blue = rgb(colour)
     return f"rgba({red},{green},{blue},{alpha})"

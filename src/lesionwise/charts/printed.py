@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from lesionwise.experiments.chart import COLOURS, Bar, Chart, Heat, Line, Panel, Violin
+from lesionwise.charts.chart import Bar, Chart, Heat, Line, Panel, Violin
+from lesionwise.charts.palette import series_colour
 
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -50,7 +51,7 @@ def _draw_panel(ax: Any, panel: Panel, figure: Any, *, keyed: bool) -> None:
         ax.axhline(0, color="#888888", linewidth=0.7, zorder=0)
     violins: list[str] = []
     for number, mark in enumerate(panel.marks):
-        colour = getattr(mark, "colour", None) or COLOURS[number % len(COLOURS)]
+        colour = getattr(mark, "colour", None) or series_colour(number)
         if isinstance(mark, Line):
             _draw_line(ax, mark, number, colour)
         elif isinstance(mark, Violin):
@@ -122,7 +123,7 @@ def _draw_bars(ax: Any, bars: list[Bar], *, horizontal: bool) -> None:
     for bar in bars:
         which = series.index(bar.series)
         at = labels.index(bar.label) + (which - 0.5 * (len(series) - 1)) * width
-        colour = bar.colour or COLOURS[which % len(COLOURS)]
+        colour = bar.colour or series_colour(which)
         style = {"color": colour, "hatch": _HATCHES[which % 4], "edgecolor": "white", "linewidth": 0}
         ends = ([bar.low, bar.high], [at] * 2) if horizontal else ([at] * 2, [bar.low, bar.high])
         (ax.barh if horizontal else ax.bar)(at, bar.value, width, **style)
@@ -140,7 +141,7 @@ def _draw_bars(ax: Any, bars: list[Bar], *, horizontal: bool) -> None:
 
         keys = []
         for which, name in enumerate(series):
-            colour = next(b.colour for b in bars if b.series == name) or COLOURS[which % len(COLOURS)]
+            colour = next(b.colour for b in bars if b.series == name) or series_colour(which)
             keys.append(Patch(facecolor=colour, hatch=_HATCHES[which % 4], edgecolor="white", label=name))
         ax.legend(
             handles=keys, fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.0), ncols=len(series)

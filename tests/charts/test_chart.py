@@ -1,9 +1,13 @@
+import colorsys
 import json
 
 import numpy as np
 
-from lesionwise.experiments.chart import COLOURS, Bar, Chart, Heat, Line, Panel, Violin, save_chart
-from lesionwise.experiments.interactive import plotly_json
+from lesionwise.charts.chart import Bar, Chart, Heat, Line, Panel, Violin
+from lesionwise.charts.interactive import plotly_json
+from lesionwise.charts.palette import OUTCOMES, SERIES, outcome_style, rgb, series_colour
+from lesionwise.charts.printed import draw
+from lesionwise.charts.saving import save_chart
 
 LESIONS = (("sub-1", 1), ("sub-1", 2), ("sub-2", 1), ("sub-2", 9))
 CHART = Chart(
@@ -54,7 +58,29 @@ def test_points_that_are_lesions_say_which():
     assert "customdata" not in empty
 
 
-def test_colours_differ_for_colour_blind_readers_and_in_grey():
-    """Okabe-Ito, and lightness of the first four at least a few percent apart, or told apart by dash and marker."""
-    assert COLOURS[:3] == ("#0072B2", "#D55E00", "#009E73")
-    assert len(set(COLOURS)) == len(COLOURS)
+def test_series_are_never_red_or_blue_which_mean_for_and_against():
+    for colour in SERIES:
+        hue, saturation, _ = colorsys.rgb_to_hsv(*(part / 255 for part in rgb(colour)))
+        strong = saturation > 0.45
+        assert not (strong and (hue < 0.06 or hue > 0.94 or 0.5 < hue < 0.72)), colour
+    assert len(set(SERIES)) == len(SERIES)
+    assert series_colour(len(SERIES)) == SERIES[0]
+
+
+def test_outcomes_look_the_same_in_print_and_on_the_page():
+    """An outcome had one colour on the page and another in print: TN was green here, TP there."""
+    violin = Chart("one", "One", (Panel("", "", "", [Violin("TP", [1.0, 2, 3], outcome_style("TP").colour)]),))
+    page = json.loads(plotly_json(violin))
+    assert page["data"][0]["line"]["color"] == OUTCOMES["TP"].colour
+    drawn = draw(violin).axes[0].collections[0].get_facecolor()[0][:3]
+    np.testing.assert_allclose(255 * drawn, rgb(OUTCOMES["TP"].colour), atol=1)
+
+
+def test_letters_on_an_outcome_can_be_read():
+    for style in OUTCOMES.values():
+        light, dark = sorted((_luminance(style.colour), _luminance(style.ink)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) > 4.5, style
+
+
+def _luminance(colour: str) -> float:
+    return sum(weight * (part / 255) ** 2.2 for weight, part in zip((0.2126, 0.7152, 0.0722), rgb(colour), strict=True))

@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 
 from lesionwise.attribution import Attribution, SmoothGrad, attribute
+from lesionwise.geometry.box import Box
 from lesionwise.instances.components import component_voxels, label_components
 from lesionwise.models.zoo import load_model
 from lesionwise.phantom import synthesise
-from lesionwise.volume import Box
 
 
 def ratios(independent: Attribution, pairs: Attribution) -> tuple[float, float]:

@@ -31,6 +31,8 @@ from lesionwise.attribution import SmoothGrad
 from lesionwise.experiments.experiment import Finding
 from lesionwise.experiments.networks import run_networks
 from lesionwise.experiments.run import run_experiment
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.volume import Case
 from lesionwise.instances.components import label_components
 from lesionwise.io.bids import find_scans
 from lesionwise.io.cases import read_case
@@ -38,7 +40,6 @@ from lesionwise.models.zoo import load_models
 from lesionwise.phantom import synthesise
 from lesionwise.segmenter import AbstractSegmenter, Segmenter
 from lesionwise.units import Settings
-from lesionwise.volume import Box, Case
 
 OPTIONS: dict[str, Mapping[str, Any]] = {
     "modality": {"ig_steps": 8},

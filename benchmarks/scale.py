@@ -121,8 +121,8 @@ def table(folder: Path, scans: int) -> None:
     import pandas as pd
 
     from lesionwise import lesion_table, store
+    from lesionwise.geometry.volume import ScanName
     from lesionwise.study.group import run_group
-    from lesionwise.volume import ScanName
 
     rng, columns = np.random.default_rng(0), lesion_table.columns(("FLAIR", "T1w"))
     started = time.perf_counter()

@@ -8,7 +8,7 @@ import torch
 from monai.networks.nets import UNet
 from torch import nn
 
-from lesionwise.grids import AxisMap
+from lesionwise.geometry.grids import AxisMap
 from lesionwise.instances.components import component_voxels, label_components
 from lesionwise.io.cases import read_case
 from lesionwise.segmenter import Placement, Segmenter, Spec

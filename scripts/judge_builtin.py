@@ -18,14 +18,15 @@ from monai.networks.nets import UNet
 from safetensors.torch import load_file
 from train_builtin import NETWORK
 
-from lesionwise.head import find_head
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.head import find_head
+from lesionwise.geometry.volume import Case
 from lesionwise.instances.components import label_components
 from lesionwise.io.bids import find_scans
 from lesionwise.io.cases import read_case
 from lesionwise.metrics import dice, lesion_counts, normalised_dice
 from lesionwise.phantom import synthesise
 from lesionwise.segmenter import Segmenter, Spec
-from lesionwise.volume import Box, Case
 from lesionwise.windows import WindowGrid, predict, probability
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)

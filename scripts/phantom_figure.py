@@ -11,13 +11,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from lesionwise.head import find_head
+from lesionwise.geometry.head import find_head
+from lesionwise.geometry.volume import Case
 from lesionwise.io.bids import find_scans
 from lesionwise.io.cases import read_case
 from lesionwise.phantom import Phantom, synthesise
 from lesionwise.phantom.templates import MAP_ORIGIN_MM, mni_templates
 from lesionwise.segmenter import zscore
-from lesionwise.volume import Case
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -22,7 +22,7 @@ def small_phantom():
 @pytest.fixture(scope="session")
 def small_case(small_phantom):
     """That patient as a case with its reference."""
-    from lesionwise.volume import Case, ScanName
+    from lesionwise.geometry.volume import Case, ScanName
 
     return Case(small_phantom.image, small_phantom.head, small_phantom.reference, ScanName("small"))
 

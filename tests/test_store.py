@@ -11,7 +11,7 @@ import pytest
 
 from lesionwise import lesion_table, store
 from lesionwise.errors import InputError
-from lesionwise.volume import ScanName
+from lesionwise.geometry.volume import ScanName
 
 CHANNELS = ("FLAIR", "T1w")
 

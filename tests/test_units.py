@@ -10,10 +10,11 @@ import pytest
 
 from lesionwise import lesion_table
 from lesionwise.attribution import GradCAMPlusPlus, Gradient, SmoothGrad
+from lesionwise.geometry.affine import to_mm
+from lesionwise.geometry.volume import Case, ScanName
 from lesionwise.io.derivative import list_scans, read_scan
 from lesionwise.store import read_cohort
 from lesionwise.units import Settings, explain_case, predict_case
-from lesionwise.volume import Case, ScanName, to_mm
 
 SETTINGS = Settings(method=SmoothGrad(n_samples=4), lesions="largest:3", controls=2)
 
@@ -165,7 +166,7 @@ def test_missed_lesions_are_explained_over_the_reference(small_case, bright_mode
 
 def test_prediction_does_not_depend_on_the_orientation_of_the_file(small_case, bright_model):
     """The same head stored as LAS, with the affine saying so, gives the same probabilities at the same places."""
-    from lesionwise.volume import Volume
+    from lesionwise.geometry.volume import Volume
 
     flipped = small_case.image.affine.copy()
     flipped[:3, 3] = flipped[:3, :3] @ [small_case.image.shape[0] - 1, 0, 0] + flipped[:3, 3]

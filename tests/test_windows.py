@@ -6,7 +6,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-from lesionwise.volume import Box
+from lesionwise.geometry.box import Box
 from lesionwise.windows import WindowGrid, nnunet_starts, predict
 
 

@@ -12,13 +12,13 @@ from lesionwise import __version__
 from lesionwise.attribution.engine.method import AbstractMethod
 from lesionwise.attribution.methods.gradient import SmoothGrad
 from lesionwise.config import write_config
+from lesionwise.geometry.volume import Case
 from lesionwise.io.cases import read_case
 from lesionwise.io.derivative import ScanFiles, write_saliency
 from lesionwise.models.zoo import load_model
 from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.units import Explained, ProgressFn, Settings, explain_case, save_prediction, save_table
-from lesionwise.volume import Case
 
 __all__ = ["Result", "explain", "load_model", "read_case"]
 

@@ -16,6 +16,7 @@ import torch
 from lesionwise.charts.chart import Bar, Chart, Panel
 from lesionwise.charts.printed import draw
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import Case
 from lesionwise.instances.components import label_components
 from lesionwise.io.bids import BidsScan, find_scans
 from lesionwise.io.cases import read_case
@@ -25,7 +26,6 @@ from lesionwise.metrics import LesionCounts, lesion_table, normalised_dice, rate
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.stats.bootstrap import cluster_bootstrap, mean_over_patients
 from lesionwise.stats.comparisons import holm, paired_difference
-from lesionwise.volume import Case
 from lesionwise.windows import WindowGrid, predict, probability_on_scan
 
 ProgressFn = Callable[[str, int, int], None]

@@ -22,8 +22,8 @@ from jaxtyping import Float
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import cg
 
+from lesionwise.geometry.box import Box
 from lesionwise.types import ImageArray, MaskArray, Millimetres, Shape
-from lesionwise.volume import Box
 
 _ENOUGH_VOX = 64
 """Healthy voxels below which no local mean or texture is estimated."""

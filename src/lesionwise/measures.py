@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import ndimage
 
+from lesionwise.geometry.box import Box
 from lesionwise.types import Millimetres, VoxelArray
-from lesionwise.volume import Box
 
 SHELLS_MM = ((0.0, 3.0), (3.0, 7.0))
 """Distances (a, b] outside the lesion, in mm, over which the map is averaged."""

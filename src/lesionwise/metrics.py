@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
+from lesionwise.geometry.affine import voxel_sizes_mm, voxel_volume_mm3
 from lesionwise.types import Affine, LabelArray, MaskArray
-from lesionwise.volume import voxel_sizes_mm, voxel_volume_mm3
 
 if TYPE_CHECKING:
     import pandas as pd

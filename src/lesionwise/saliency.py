@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.affine import shifted_affine
+from lesionwise.geometry.box import Box
 from lesionwise.types import Affine, MapArray
-from lesionwise.volume import Box, shifted_affine
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lesionwise.errors import InputError, UnsupportedModelError
-from lesionwise.grids import AbstractGridMap, on_spacing
+from lesionwise.geometry.grids import AbstractGridMap, on_spacing
+from lesionwise.geometry.volume import Case
 from lesionwise.types import Shape
-from lesionwise.volume import Case
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.files import write_whole
 from lesionwise.lesion_table import BASE, PER_CHANNEL, TRIAGE
-from lesionwise.volume import ScanName
 
 SCHEMA_VERSION = 3
 """Raised whenever a column changes its meaning or its type, or one is added: 2 `instance`, 3 those of triage."""

@@ -17,9 +17,9 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.box import Box
 from lesionwise.segmenter import Placement, Spec, full_resolution
 from lesionwise.types import Shape
-from lesionwise.volume import Box
 
 Network = Callable[[Tensor], Tensor]
 

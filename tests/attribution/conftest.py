@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lesionwise.grids import AxisMap, on_spacing
+from lesionwise.geometry.grids import AxisMap, on_spacing
 from lesionwise.segmenter import Placement, Spec
 
 OBLIQUE = np.array([[0.0, -1.3, 0.2, 5], [1.1, 0.1, 0.3, -7], [0.1, 0.3, 0.9, 3], [0, 0, 0, 1]])

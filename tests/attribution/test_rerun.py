@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from lesionwise.attribution.rerun import Rerun
-from lesionwise.volume import Box
+from lesionwise.geometry.box import Box
 
 SIDE = 32
 WANTED = Box((13, 18, 11), (17, 21, 14))

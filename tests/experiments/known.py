@@ -7,9 +7,9 @@ from torch import nn
 
 from lesionwise.attribution import Gradient
 from lesionwise.experiments.scan import Scan
+from lesionwise.geometry.volume import Case, ScanName, Volume
 from lesionwise.segmenter import Segmenter, Spec
 from lesionwise.units import Settings, explain_case
-from lesionwise.volume import Case, ScanName, Volume
 
 SHAPE = (32, 32, 32)
 LESIONS = (((10, 10, 12), 2), ((20, 21, 16), 3))

@@ -25,7 +25,7 @@ class Elsewhere(Gradient):
             whole = np.zeros((len(found.data), *shape), dtype=found.data.dtype)
             whole[(slice(None), *found.box.slices)] = found.data
             flipped = np.roll(whole, (9, -8, 5), axis=(1, 2, 3))
-            from lesionwise.volume import Box
+            from lesionwise.geometry.box import Box
 
             yield number, replace(found, data=flipped, box=Box.whole(shape))
 

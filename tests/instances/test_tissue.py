@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import Case, Volume
 from lesionwise.instances import tissues, white_matter
-from lesionwise.volume import Case, Volume
 
 SHAPE = (40, 40, 40)
 

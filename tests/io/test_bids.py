@@ -3,8 +3,8 @@
 import pytest
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.bids import find_scans
-from lesionwise.volume import ScanName
 
 
 def _touch(root, *names):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from lesionwise.errors import GridMismatchError, ImageFileError, InputError
+from lesionwise.geometry.affine import to_mm
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.cases import guess_name, read_case
 from lesionwise.io.nifti import read_image, write_image
-from lesionwise.volume import ScanName, to_mm
 
 SHAPE = (24, 26, 22)
 AFFINE = np.array([[-1.0, 0, 0, 10], [0, 1.0, 0, -8], [0, 0, 1.0, 3], [0, 0, 0, 1]])

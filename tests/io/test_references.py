@@ -5,9 +5,9 @@ import json
 import pytest
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.bids import find_scans, read_filters
 from lesionwise.io.references import find_brain_masks, find_references
-from lesionwise.volume import ScanName
 
 
 def _touch(root, *names):

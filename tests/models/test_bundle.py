@@ -11,10 +11,10 @@ from monai.networks.nets import UNet
 from monai.transforms import Compose, Orientation, Spacing
 
 from lesionwise.errors import ModelFileError
+from lesionwise.geometry.volume import Case, Volume
 from lesionwise.models import zoo
 from lesionwise.models.description import describe
 from lesionwise.models.preprocessing import monai_steps
-from lesionwise.volume import Case, Volume
 
 ARGUMENTS = {"spatial_dims": 3, "in_channels": 2, "out_channels": 2, "channels": [4, 8], "strides": [2]}
 AFFINES = [np.diag([-1.0, 1.0, 1.0, 1.0]), np.array([[0, -1.2, 0, 4], [1.1, 0, 0, 2], [0, 0, 0.9, 1], [0, 0, 0, 1.0]])]

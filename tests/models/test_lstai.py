@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from lesionwise.errors import InputError, ModelFileError
+from lesionwise.geometry.volume import Case, Volume
 from lesionwise.models import lstai, zoo
 from lesionwise.models.description import describe
-from lesionwise.volume import Case, Volume
 from lesionwise.windows import WindowGrid, predict, probability_on_scan
 
 SMALL = {"in_channels": 2, "n_conv_blocks": 2, "n_filters": 4, "n_classes": 1}

@@ -6,8 +6,8 @@ import torch
 from monai.transforms import NormalizeIntensity
 
 from lesionwise.errors import ModelFileError
+from lesionwise.geometry.volume import Case, Volume
 from lesionwise.models import mindglide, zoo
-from lesionwise.volume import Case, Volume
 
 
 def a_case(affine, shape=(15, 18, 12)):

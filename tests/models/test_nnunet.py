@@ -12,10 +12,10 @@ from blobs import head_with_balls
 import lesionwise as lw
 from lesionwise.attribution import METHODS
 from lesionwise.errors import InputError, ModelFileError
+from lesionwise.geometry.volume import Case, Volume
 from lesionwise.io.nifti import write_image
 from lesionwise.models import nnunet, zoo
 from lesionwise.models.description import describe
-from lesionwise.volume import Case, Volume
 from lesionwise.windows import WindowGrid, predict, probability_on_scan
 
 pytest.importorskip("nnunetv2")

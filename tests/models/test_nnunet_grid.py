@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from lesionwise.errors import InputError, ModelFileError
+from lesionwise.geometry.volume import Case, Volume
 from lesionwise.models.nnunet_grid import Recipe
 from lesionwise.models.resampling import spline_resize
-from lesionwise.volume import Case, Volume
 from lesionwise.windows import probability_on_scan
 
 plans_handler = pytest.importorskip("nnunetv2.utilities.plans_handling.plans_handler")

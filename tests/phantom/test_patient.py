@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lesionwise.errors import InputError
-from lesionwise.head import find_head
+from lesionwise.geometry.head import find_head
 from lesionwise.metrics import dice
 from lesionwise.phantom import CHANNELS, Phantom, synthesise
 

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import ScanFiles, write_dataset_description, write_json, write_saliency, write_table
 from lesionwise.io.nifti import write_image
 from lesionwise.saliency import SaliencyMap
-from lesionwise.volume import Box, ScanName
 
 CHANNELS = ("FLAIR", "T1w")
 UNITS = "log-odds per SD of the channel"

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
+from lesionwise.geometry.volume import ScanName
 from lesionwise.report.writing import write_reports
-from lesionwise.volume import ScanName
 
 pytestmark = pytest.mark.browser
 

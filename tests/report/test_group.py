@@ -10,11 +10,11 @@ import pytest
 from lesionwise.charts.chart import Chart, Line, Panel, Violin
 from lesionwise.charts.saving import save_chart
 from lesionwise.experiments.experiment import Finding, lesions_of
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import write_table
 from lesionwise.report.findings import read_findings
 from lesionwise.report.group import MOST_POINTS, cohort_table, figures, render_group
 from lesionwise.report.writing import write_reports
-from lesionwise.volume import ScanName
 
 HOSTILE = "<img src=x onerror=\"window.hacked=1\"><a href='javascript:window.hacked=1'>T1</a>"
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import Case, ScanName, Volume
 from lesionwise.io.derivative import read_scan
 from lesionwise.report.notebook import result_html, view
-from lesionwise.volume import Case, ScanName, Volume
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from lesionwise.geometry.box import Box
 from lesionwise.io.derivative import read_scan
 from lesionwise.report.profile import Neighbourhood, distance_profile
 from lesionwise.report.scene import Turn, read_scene
-from lesionwise.volume import Box
 
 SHAPE = (4, 5, 6)
 

@@ -10,9 +10,9 @@ import pytest
 
 from lesionwise import lesion_table
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import ScanName
 from lesionwise.store import write_part
 from lesionwise.study.group import OUTLIER_COLUMNS, robust_z, run_group
-from lesionwise.volume import ScanName
 
 CHANNELS = ("FLAIR", "T1w")
 

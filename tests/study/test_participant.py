@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import list_scans, read_scan
 from lesionwise.store import read_cohort
 from lesionwise.study.engines import AbstractEngine
@@ -15,7 +16,6 @@ from lesionwise.study.participant import run_participant
 from lesionwise.study.plan import Shard, is_finished
 from lesionwise.study.receipts import Receipt, receipt_path
 from lesionwise.study.unit import ScanOutcome, explain_scan
-from lesionwise.volume import ScanName
 
 STEMS = ["sub-01", "sub-02", "sub-03_ses-a", "sub-03_ses-b"]
 

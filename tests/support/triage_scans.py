@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.volume import Case, ScanName, Volume
 from lesionwise.saliency import SaliencyMap
 from lesionwise.triage.scan import TriageScan
-from lesionwise.volume import Box, Case, ScanName, Volume
 
 CHANNELS = ("FLAIR", "T1w")
 SHAPE = (40, 40, 40)

@@ -25,8 +25,8 @@ from lesionwise.attribution.sparse.activations import RULES, in_place, pointwise
 from lesionwise.attribution.sparse.convolutions import Convolutions
 from lesionwise.attribution.sparse.footprint import CALLS, Footprint, convolved
 from lesionwise.attribution.sparse.local import LocalTensor, input_box
+from lesionwise.geometry.box import Box
 from lesionwise.segmenter import full_resolution
-from lesionwise.volume import Box
 
 _aten = torch.ops.aten
 _NOWHERE = Box((0, 0, 0), (0, 0, 0))

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from lesionwise.geometry.box import Box
 from lesionwise.types import MapArray
-from lesionwise.volume import Box
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,11 @@ from lesionwise.errors import InputError
 from lesionwise.experiments.networks import run_networks
 from lesionwise.experiments.registry import EXPERIMENTS
 from lesionwise.experiments.run import FOLDER, run_experiment
+from lesionwise.geometry.volume import Case
 from lesionwise.io.bids import BidsScan, find_scans
 from lesionwise.io.cases import read_case
 from lesionwise.io.files import check_output
 from lesionwise.models.zoo import load_models
-from lesionwise.volume import Case
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -11,13 +11,13 @@ from lesionwise.api import Result, resolve_device
 from lesionwise.cli import options as o
 from lesionwise.cli.console import reporting
 from lesionwise.config import write_config
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.cases import read_case
 from lesionwise.io.files import check_output
 from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.triage.model import TriageModel, load_triage
 from lesionwise.units import Explained, explain_case
-from lesionwise.volume import ScanName
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -17,9 +17,9 @@ from lesionwise.errors import InputError, UnsupportedModelError
 from lesionwise.experiments.deletion import AROUND_MM, Stage, curves
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, patients_note
 from lesionwise.experiments.scan import Scan
+from lesionwise.geometry.box import Box
 from lesionwise.instances.instance import Instance
 from lesionwise.stats import Interval, holm, paired_difference
-from lesionwise.volume import Box
 
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 BASELINES = ("random", "intensity", "distance")

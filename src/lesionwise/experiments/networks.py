@@ -14,9 +14,9 @@ from lesionwise.errors import InputError
 from lesionwise.experiments.experiment import Experiment, Finding
 from lesionwise.experiments.registry import experiment_named
 from lesionwise.experiments.run import FOLDER, collect_rows, save_finding
+from lesionwise.geometry.volume import Case
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.units import Settings
-from lesionwise.volume import Case
 
 PUBLISHED = " Published: "
 """What begins the last sentence of a finding; said once for all networks."""

@@ -17,12 +17,12 @@ from lesionwise.errors import InputError
 from lesionwise.experiments.experiment import Experiment, Finding
 from lesionwise.experiments.registry import experiment_named
 from lesionwise.experiments.scan import Scan
+from lesionwise.geometry.volume import Case
 from lesionwise.instances.matching import select
 from lesionwise.io.derivative import ScanFiles, write_table
 from lesionwise.io.files import write_text, write_whole
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.units import Explained, Settings, explain_case, find_lesions, model_facts, predict_case
-from lesionwise.volume import Case
 
 FOLDER = "experiments"
 

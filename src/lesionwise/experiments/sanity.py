@@ -16,9 +16,9 @@ from lesionwise.charts.chart import Chart, Line, Panel, Violin
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, mean_of, patients_note
 from lesionwise.experiments.randomisation import Mode, randomised
 from lesionwise.experiments.scan import Scan
+from lesionwise.geometry.box import Box
 from lesionwise.instances.instance import Instance
 from lesionwise.stats import MIN_PATIENTS, icc_agreement
-from lesionwise.volume import Box
 
 _AROUND_MM = 12.0
 SIMILARITIES = {

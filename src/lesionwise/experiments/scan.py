@@ -18,6 +18,9 @@ from lesionwise.attribution.rerun import Rerun
 from lesionwise.attribution.result import Attribution
 from lesionwise.attribution.target import target_named
 from lesionwise.experiments.norms import Statistics, has_instance_norm, norm_statistics
+from lesionwise.geometry.affine import voxel_sizes_mm
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.volume import Case
 from lesionwise.inpainting import inpaint, local_mean
 from lesionwise.instances.components import label_components
 from lesionwise.instances.instance import Instance
@@ -26,7 +29,6 @@ from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import AbstractSegmenter, Placement, full_resolution
 from lesionwise.types import MaskArray
 from lesionwise.units import Explained
-from lesionwise.volume import Box, Case, voxel_sizes_mm
 from lesionwise.windows import WindowGrid, probability
 
 WORTH_KEEPING = 6

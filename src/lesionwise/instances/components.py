@@ -7,8 +7,8 @@ from jaxtyping import Int32
 from scipy import ndimage
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.affine import voxel_volume_mm3
 from lesionwise.types import Affine, MaskArray, VoxelArray
-from lesionwise.volume import voxel_volume_mm3
 
 CONNECTIVITIES = {6: 1, 18: 2, 26: 3}
 SizeUnit = Literal["voxels", "mm3"]

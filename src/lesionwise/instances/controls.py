@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float32
 from scipy import ndimage
 
+from lesionwise.geometry.affine import voxel_sizes_mm
+from lesionwise.geometry.box import Box
 from lesionwise.instances.instance import Instance
 from lesionwise.types import MaskArray, Shape, VoxelArray
-from lesionwise.volume import Box, voxel_sizes_mm
 
 _CHUNK = 4_000_000
 _PROBES = 32

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.affine import to_mm, voxel_volume_mm3
+from lesionwise.geometry.box import Box
 from lesionwise.types import Affine, MaskArray, Millimetres, Outcome, Shape, VoxelArray
-from lesionwise.volume import Box, to_mm, voxel_volume_mm3
 
 Source = Literal["prediction", "reference", "control"]
 

@@ -8,8 +8,8 @@ from jaxtyping import Float32
 from scipy import ndimage
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import Case
 from lesionwise.types import MaskArray
-from lesionwise.volume import Case
 
 T1W_NAMES = ("t1w", "t1", "mprage", "mp2rage", "uniden")
 _MIXTURE_VOXELS = 50_000

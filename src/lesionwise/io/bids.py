@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.files import write_text
 from lesionwise.io.references import References, find_brain_masks, find_references
-from lesionwise.volume import ScanName
 
 CHANNEL_SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "FLAIR": ("FLAIR",),

@@ -8,10 +8,11 @@ import numpy as np
 from nilearn.image import resample_to_img
 
 from lesionwise.errors import GridMismatchError, ImageFileError, InputError
-from lesionwise.head import check_skull_stripped, find_head
+from lesionwise.geometry.affine import GRID_TOLERANCE_MM, grid_shift_mm
+from lesionwise.geometry.head import check_skull_stripped, find_head
+from lesionwise.geometry.volume import Case, ScanName, Volume
 from lesionwise.io.nifti import read_image, read_mask
 from lesionwise.types import Affine
-from lesionwise.volume import GRID_TOLERANCE_MM, Case, ScanName, Volume, grid_shift_mm
 
 
 def read_case(

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from lesionwise.errors import ImageFileError, InputError
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.files import write_text
 from lesionwise.io.nifti import read_array, read_image, write_image
 from lesionwise.saliency import SaliencyMap
 from lesionwise.types import Affine
-from lesionwise.volume import Box, ScanName
 
 BIDS_VERSION = "1.10.0"
 BIDSIGNORE = """config.toml

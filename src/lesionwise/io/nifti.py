@@ -9,9 +9,9 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError as NibabelError
 
 from lesionwise.errors import GridMismatchError, ImageFileError
+from lesionwise.geometry.affine import GRID_TOLERANCE_MM, grid_shift_mm
 from lesionwise.io.files import write_whole
 from lesionwise.types import Affine, Shape
-from lesionwise.volume import GRID_TOLERANCE_MM, grid_shift_mm
 
 
 def read_array(path: Path | str) -> tuple[np.ndarray, Affine]:

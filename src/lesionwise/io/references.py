@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lesionwise.errors import InputError
-from lesionwise.volume import ScanName
+from lesionwise.geometry.volume import ScanName
 
 MASK_PATTERNS: tuple[str, ...] = (
     "label-L_mask",

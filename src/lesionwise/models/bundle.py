@@ -14,13 +14,13 @@ from typing import Any
 from torch import nn
 
 from lesionwise.errors import InputError, ModelFileError
+from lesionwise.geometry.volume import Case
 from lesionwise.models import preprocessing
 from lesionwise.models.architecture import build, checked, load_weights
 from lesionwise.models.channels import bids_channel, lesion_index
 from lesionwise.models.exported import refuse_code, script
 from lesionwise.models.statedict import read_toml, read_weights
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec
-from lesionwise.volume import Case
 
 OPTIONS: tuple[str, ...] = ("channels", "lesion")
 

@@ -20,11 +20,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lesionwise.errors import InputError, ModelFileError
+from lesionwise.geometry.affine import voxel_sizes_mm
+from lesionwise.geometry.volume import Case
 from lesionwise.models.architecture import load_weights
 from lesionwise.models.resampling import axis_map, cropping, placed_back
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec, select_channels
 from lesionwise.types import Shape
-from lesionwise.volume import Case, voxel_sizes_mm
 
 OPTIONS: tuple[str, ...] = ("member", "weights")
 SUMMARY = "LST-AI 2 (lst-ai?member=A for one member); weights are yours, inputs in MNI space, skull-stripped"

@@ -15,7 +15,10 @@ from monai.networks.nets import DynUNet
 from torch import nn
 
 from lesionwise.errors import InputError, ModelFileError
-from lesionwise.grids import reorientation
+from lesionwise.geometry.affine import voxel_sizes_mm
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.grids import reorientation
+from lesionwise.geometry.volume import Case
 from lesionwise.models.architecture import load_weights, without_in_place
 from lesionwise.models.resampling import (
     axis_map,
@@ -29,7 +32,6 @@ from lesionwise.models.resampling import (
 from lesionwise.models.statedict import read_weights
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec, select_channels
 from lesionwise.types import Shape
-from lesionwise.volume import Box, Case, voxel_sizes_mm
 
 OPTIONS: tuple[str, ...] = ("weights", "channel")
 SUMMARY = "MindGlide (mindglide?channel=T1w for another modality than FLAIR); weights are yours"

@@ -20,12 +20,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lesionwise.errors import InputError, MissingExtraError, ModelFileError
+from lesionwise.geometry.volume import Case
 from lesionwise.models.architecture import load_weights, without_in_place
 from lesionwise.models.channels import bids_channel, lesion_index
 from lesionwise.models.nnunet_grid import Recipe
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec
 from lesionwise.types import Shape
-from lesionwise.volume import Case
 
 OPTIONS = ("folds", "checkpoint", "mirroring", "channels", "lesion")
 """What may follow the folder as ?name=value&name=value."""

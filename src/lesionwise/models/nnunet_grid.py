@@ -12,7 +12,9 @@ import torch
 from scipy.ndimage import binary_fill_holes
 
 from lesionwise.errors import InputError, ModelFileError
-from lesionwise.grids import AxisOperator, reorientation
+from lesionwise.geometry.affine import voxel_sizes_mm
+from lesionwise.geometry.grids import AxisOperator, reorientation
+from lesionwise.geometry.volume import Case
 from lesionwise.models.resampling import (
     axis_map,
     cropping,
@@ -25,7 +27,6 @@ from lesionwise.models.resampling import (
 )
 from lesionwise.segmenter import Placement, select_channels
 from lesionwise.types import Shape
-from lesionwise.volume import Case, voxel_sizes_mm
 
 ANISOTROPY = 3.0
 """Ratio of voxel edges above which nnU-Net treats the coarse axis on its own."""

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 
 from lesionwise.errors import ModelFileError
-from lesionwise.grids import reorientation
+from lesionwise.geometry.affine import voxel_sizes_mm
+from lesionwise.geometry.grids import reorientation
+from lesionwise.geometry.volume import Case
 from lesionwise.models.resampling import axis_map, linear_at, placed_back
 from lesionwise.segmenter import Placement, select_channels
-from lesionwise.volume import Case, voxel_sizes_mm
 
 Image = Float[np.ndarray, "channels i j k"]
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
 
-from lesionwise.grids import AxisMap, AxisOperator
+from lesionwise.geometry.grids import AxisMap, AxisOperator
 from lesionwise.types import Shape
 
 

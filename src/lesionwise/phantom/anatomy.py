@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.box import Box
 from lesionwise.phantom.fields import blur, sheets, smooth_field
 from lesionwise.phantom.templates import MAP_ORIGIN_MM, Templates, mni_templates
 from lesionwise.types import Affine, Shape
-from lesionwise.volume import Box
 
 FULL_SHAPE: Shape = (182, 218, 182)
 FULL_ORIGIN_MM = (-90.0, -126.0, -72.0)

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lesionwise.geometry.box import Box
 from lesionwise.phantom.anatomy import Anatomy
 from lesionwise.phantom.fields import smooth_field
 from lesionwise.types import Shape
-from lesionwise.volume import Box
 
 COUNT_QUANTILES = ((0.0, 0.25, 0.5, 0.75, 1.0), (12, 25, 57, 99, 309))
 BODY_QUANTILES_MM3 = ((0.0, 0.051, 0.255, 0.51, 0.765, 0.969, 1.0), (5, 7, 13, 27, 63, 355, 1000))

@@ -6,11 +6,11 @@ from typing import Literal
 import numpy as np
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import Case, ScanName, Volume
 from lesionwise.phantom.anatomy import Anatomy, bend
 from lesionwise.phantom.contrast import ChannelContrast, Contrast, draw_contrast, render, strip
 from lesionwise.phantom.lesions import LesionMap, LesionPlan, followed_up, plan_lesions, plant
 from lesionwise.phantom.mimics import mimic_maps, non_lesion_labels
-from lesionwise.volume import Case, ScanName, Volume
 
 CHANNELS = ("FLAIR", "T1w")
 TISSUES = {"csf": 1, "gm": 2, "wm": 3}

@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from lesionwise import __version__
 from lesionwise.charts import palette
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import ScanOutput, list_scans, read_scan
 from lesionwise.io.files import write_text
 from lesionwise.report.findings import FOLDER, read_findings
@@ -20,7 +21,6 @@ from lesionwise.report.narrative import short_units
 from lesionwise.report.privacy import without_paths
 from lesionwise.report.viewer import Script, asset, json_markup, policy, script, templates
 from lesionwise.stats.bootstrap import mean_over_patients
-from lesionwise.volume import ScanName
 
 SHELLS = (("mean_in", "inside"), ("mean_shell_0_3mm", "0 to 3 mm"), ("mean_shell_3_7mm", "3 to 7 mm"))
 OUTLIERS = "study/outliers.tsv"

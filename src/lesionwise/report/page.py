@@ -9,6 +9,8 @@ import pandas as pd
 
 from lesionwise import __version__
 from lesionwise.charts import palette
+from lesionwise.geometry.affine import shifted_affine
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import ScanFiles
 from lesionwise.io.files import write_text
 from lesionwise.report.limits import colour_limit, table_tops
@@ -20,7 +22,6 @@ from lesionwise.report.scene import Scene, read_scene
 from lesionwise.report.verdicts import Verdict, candidate, judge, note
 from lesionwise.report.viewer import asset, json_markup, niivue, packed, policy, script, templates
 from lesionwise.report.viewers import Layers, fsleyes_command
-from lesionwise.volume import ScanName, shifted_affine
 
 SCRIPTS = ("data.js", "planes.js", "charts.js", "lesions.js", "look.js", "render.js", "app.js")
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from lesionwise.geometry.box import Box
 from lesionwise.report.scene import Scene
 from lesionwise.saliency import SaliencyMap
-from lesionwise.volume import Box
 
 MAP_BUDGET_BYTES = 9_000_000
 """Room for all maps of a one-file page, after base64; the head's images take about 7 MB, so a page stays below 20."""

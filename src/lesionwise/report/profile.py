@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from lesionwise.geometry.box import Box
 from lesionwise.report.scene import Scene
 from lesionwise.saliency import SaliencyMap
-from lesionwise.volume import Box
 
 REACH_MM = 16.0
 """How far from the lesion's border the profile goes."""

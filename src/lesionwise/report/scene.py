@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 
 from lesionwise.errors import LesionwiseError
+from lesionwise.geometry.affine import closest_axes, grid_shift_mm, voxel_sizes_mm
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import ScanFiles, ScanOutput, TriageOutput, read_saliency, read_scan, read_triage
 from lesionwise.io.nifti import read_image
 from lesionwise.saliency import SaliencyMap
 from lesionwise.types import Affine, Shape
-from lesionwise.volume import Box, ScanName, grid_shift_mm, voxel_sizes_mm
 
 SAME_GRID_MM = 0.05
 
@@ -29,11 +31,10 @@ class Turn:
 
     @classmethod
     def of(cls, affine: Affine, shape: Shape) -> "Turn":
-        """The turn for a scan; each world axis takes the voxel axis that points most along it, all three at once."""
-        directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-        best = max(_ORDERS, key=lambda order: sum(abs(directions[world, voxel]) for world, voxel in enumerate(order)))
-        flips = tuple(bool(directions[world, voxel] < 0) for world, voxel in enumerate(best))
-        return cls(best, (flips[0], flips[1], flips[2]), shape)
+        """The turn for a scan, by the same rule as the networks' grids."""
+        along, signs = closest_axes(affine)
+        a, b, c = (along.index(world) for world in range(3))
+        return cls((a, b, c), (signs[a] < 0, signs[b] < 0, signs[c] < 0), shape)
 
     def array(self, data: np.ndarray) -> np.ndarray:
         """The last three axes turned."""
@@ -60,9 +61,6 @@ class Turn:
             start.append(n - b if flip else a)
             stop.append(n - a if flip else b)
         return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
-
-
-_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from threading import Lock
 from urllib.parse import quote, unquote, urlsplit
 
 from lesionwise.errors import InputError, LesionwiseError
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import list_scans
 from lesionwise.report.group import render_group
 from lesionwise.report.page import render_scan
 from lesionwise.report.payload import Blob
 from lesionwise.report.scene import read_scene
-from lesionwise.volume import ScanName
 
 KEPT_SCANS = 3
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)$")

@@ -12,6 +12,7 @@ from lesionwise.attribution.engine.plan import plan_attribution
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import locate
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import Case
 from lesionwise.instances.components import component_voxels, label_components
 from lesionwise.io.bids import BidsScan
 from lesionwise.io.cases import read_case
@@ -22,7 +23,6 @@ from lesionwise.study.plan import is_finished
 from lesionwise.study.receipts import Receipt
 from lesionwise.study.unit import ScanTask
 from lesionwise.units import Settings
-from lesionwise.volume import Case
 from lesionwise.windows import WindowGrid
 
 ASSUMED_LESIONS = 25

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import write_json, write_table
 from lesionwise.io.files import write_whole
 from lesionwise.store import Unit, described, write_cohort
 from lesionwise.study.left_out import refresh_left_out
-from lesionwise.volume import ScanName
 
 ROBUST_Z = 5.0
 """Robust z-score beyond which a lesion or a scan is listed to be looked at."""

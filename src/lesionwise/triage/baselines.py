@@ -5,8 +5,8 @@ Whatever saliency is worth must show beside these (METHOD 5.7).
 
 import numpy as np
 
+from lesionwise.geometry.affine import to_mm
 from lesionwise.triage.scan import LesionView, TriageScan
-from lesionwise.volume import to_mm
 
 RIM_MM = 2.0
 _TINY = 1e-6

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesionwise.geometry.affine import to_mm
 from lesionwise.instances.components import component_voxels, label_components
 from lesionwise.triage.baselines import baseline_features
 from lesionwise.triage.features import BASELINES, catalogue, of_families
 from lesionwise.triage.fitting import Cohort, fit
 from lesionwise.triage.scan import TriageScan
 from lesionwise.triage.scorer import Calibration, LinearScorer
-from lesionwise.volume import to_mm
 
 LOWER = 0.1
 """The lower threshold as a fraction of the model's: low enough that misses are among the candidates."""

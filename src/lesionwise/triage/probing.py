@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lesionwise.attribution.engine.noise import spread
+from lesionwise.geometry.box import Box
 from lesionwise.instances.tissue import white_matter
 from lesionwise.segmenter import AbstractSegmenter, Placement, Spec
 from lesionwise.triage.scan import LesionView, TriageScan
 from lesionwise.types import ImageArray, MaskArray
-from lesionwise.volume import Box
 
 _SMALL = 1e-7
 

@@ -11,13 +11,15 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.affine import to_mm, voxel_sizes_mm
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.volume import Case, ScanName
 from lesionwise.io.cases import read_case
 from lesionwise.io.derivative import ScanOutput
 from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import zscore
 from lesionwise.types import Affine, MaskArray, Millimetres, VoxelArray
 from lesionwise.units import Explained
-from lesionwise.volume import Box, Case, ScanName, to_mm, voxel_sizes_mm
 
 REACH_MM = 10.0
 """How far around a lesion its surroundings are looked at."""

@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 
 from lesionwise import lesion_table
+from lesionwise.geometry.affine import voxel_sizes_mm
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.volume import Case
 from lesionwise.instances.instance import Instance, instances_to_labels
 from lesionwise.measures import SHELLS_MM, map_measures
 from lesionwise.saliency import SaliencyMap
 from lesionwise.units.settings import Settings
-from lesionwise.volume import Box, Case, voxel_sizes_mm
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lesionwise.geometry.volume import Case
 from lesionwise.instances.instance import Instance
-from lesionwise.volume import Case
 
 
 def case_key(case: Case) -> str:

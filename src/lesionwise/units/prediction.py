@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lesionwise.geometry.volume import Case
 from lesionwise.instances.controls import place_controls
 from lesionwise.instances.instance import Instance
 from lesionwise.instances.matching import find_instances
@@ -17,7 +18,6 @@ from lesionwise.io.nifti import read_image
 from lesionwise.segmenter import AbstractSegmenter, Placement
 from lesionwise.units.keys import case_key, digest, stored
 from lesionwise.units.settings import ProgressFn, Settings
-from lesionwise.volume import Case
 from lesionwise.windows import WindowGrid, predict, probability_on_scan
 
 

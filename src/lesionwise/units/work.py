@@ -15,6 +15,7 @@ from lesionwise import lesion_table
 from lesionwise.attribution.engine.plan import plan_attribution
 from lesionwise.attribution.engine.session import stream
 from lesionwise.attribution.result import Attribution
+from lesionwise.geometry.volume import Case
 from lesionwise.instances.instance import Instance
 from lesionwise.instances.matching import select
 from lesionwise.io.derivative import ScanFiles, read_saliency, write_saliency
@@ -25,7 +26,6 @@ from lesionwise.units.keys import digest, instance_key, sidecar, stored
 from lesionwise.units.prediction import find_lesions, model_facts, predict_case
 from lesionwise.units.record import remove_stale_maps, save_prediction, save_table
 from lesionwise.units.settings import ProgressFn, Settings, map_units
-from lesionwise.volume import Case
 
 MEMORY_SHARE = 0.6
 """Fraction of the free memory that explaining may take."""

@@ -5,7 +5,7 @@ import pytest
 
 from lesionwise.attribution import Gradient, SmoothGrad, attribute, plan_attribution
 from lesionwise.errors import InputError
-from lesionwise.volume import Box
+from lesionwise.geometry.box import Box
 from lesionwise.windows import WindowGrid
 
 from ..conftest import OBLIQUE, OMEGA, place, random_scan, small_network, small_spec

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from lesionwise.attribution.engine.noise import normal, random_subset, spread, uniform
-from lesionwise.volume import Box
+from lesionwise.geometry.box import Box
 
 SHAPE = (31, 29, 37)
 

@@ -11,7 +11,7 @@ from lesionwise.attribution.engine.draws import Noisy
 from lesionwise.attribution.engine.noise import spread
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.errors import InputError, UnsupportedModelError
-from lesionwise.volume import Box
+from lesionwise.geometry.box import Box
 
 from ..conftest import OBLIQUE, OMEGA, place, random_scan, small_network, small_spec
 

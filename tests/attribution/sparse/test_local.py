@@ -10,7 +10,7 @@ from lesionwise.attribution import SmoothGrad, attribute, plan_attribution
 from lesionwise.attribution.engine.passes import Cotangent, Runner, WindowPass
 from lesionwise.attribution.sparse.footprint import Footprint, Part, Watched
 from lesionwise.attribution.sparse.local import LocalCotangent
-from lesionwise.volume import Box
+from lesionwise.geometry.box import Box
 
 from ..conftest import place, random_scan, small_spec
 

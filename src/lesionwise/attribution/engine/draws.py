@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lesionwise.attribution.engine.noise import normal
 from lesionwise.attribution.engine.scene import Scene
-from lesionwise.volume import Box
+from lesionwise.geometry.box import Box
 
 
 class AbstractDraws(ABC):

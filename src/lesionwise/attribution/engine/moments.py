@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 
-from lesionwise.volume import Box
+from lesionwise.geometry.box import Box
 
 
 @dataclass(eq=False)

@@ -14,8 +14,8 @@ from lesionwise.attribution.engine.workload import is_out_of_memory
 from lesionwise.attribution.sparse.convolutions import Convolutions
 from lesionwise.attribution.sparse.footprint import Footprint, Part, Watched
 from lesionwise.attribution.sparse.local import LocalActivation, LocalCotangent
+from lesionwise.geometry.box import Box
 from lesionwise.segmenter import full_resolution
-from lesionwise.volume import Box
 
 Strategy = Literal["loop", "batched", "local"]
 _SPREAD_VOX = 4  # cotangents go together if that widens the box of each by no more than this

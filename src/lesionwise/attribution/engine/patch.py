@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lesionwise.attribution.engine.moments import placed
-from lesionwise.volume import Box
+from lesionwise.geometry.box import Box
 
 
 @dataclass(eq=False)

@@ -18,8 +18,8 @@ from lesionwise.attribution.engine.workload import Workload, is_out_of_memory
 from lesionwise.attribution.sparse.footprint import Footprint, Part
 from lesionwise.attribution.target import AbstractTarget
 from lesionwise.errors import OutOfMemoryError
+from lesionwise.geometry.box import Box
 from lesionwise.segmenter import Placement, Spec
-from lesionwise.volume import Box
 
 _MAPS_PER_LESION = 6  # mean and squares of both halves, the draw, and what a reduction copies
 _DEFAULT_MEMORY = 4 << 30

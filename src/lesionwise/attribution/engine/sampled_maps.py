@@ -17,8 +17,8 @@ from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.work import Work
 from lesionwise.attribution.result import Attribution, trimmed
+from lesionwise.geometry.box import Box
 from lesionwise.types import Reduction
-from lesionwise.volume import Box
 
 _CHECK_EVERY = 10  # draws between two looks at the tolerance; fixed, so that grouping cannot change when a lesion stops
 

@@ -21,8 +21,8 @@ from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Readout, Site
 from lesionwise.attribution.engine.workload import Workload, is_out_of_memory
 from lesionwise.attribution.sparse.footprint import Footprint, Part
+from lesionwise.geometry.box import Box
 from lesionwise.types import Reduction
-from lesionwise.volume import Box
 
 Found = TypeVar("Found")
 

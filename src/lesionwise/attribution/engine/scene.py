@@ -13,8 +13,8 @@ from lesionwise.attribution.engine.passes import Runner
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.target import AbstractTarget, target_named
 from lesionwise.errors import InputError
+from lesionwise.geometry.box import Box
 from lesionwise.segmenter import Placement, Spec
-from lesionwise.volume import Box
 from lesionwise.windows import WindowGrid
 
 ProgressFn = Callable[[int, int], None]

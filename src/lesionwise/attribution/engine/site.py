@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lesionwise.errors import InputError
-from lesionwise.grids import AbstractGridMap
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.grids import AbstractGridMap
 from lesionwise.segmenter import Placement
 from lesionwise.types import VoxelArray
-from lesionwise.volume import Box
 from lesionwise.windows import WindowGrid
 
 VoxelSet = Int[np.ndarray, "_ 3"]

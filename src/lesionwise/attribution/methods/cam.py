@@ -24,9 +24,9 @@ from lesionwise.attribution.engine.work import Work
 from lesionwise.attribution.result import Attribution, trimmed
 from lesionwise.attribution.target import AbstractTarget
 from lesionwise.errors import UnsupportedModelError
+from lesionwise.geometry.box import Box
 from lesionwise.segmenter import Spec, full_resolution
 from lesionwise.types import Shape
-from lesionwise.volume import Box
 
 Activations = Float[Tensor, "filters i j k"]
 

@@ -25,8 +25,8 @@ from lesionwise.attribution.engine.workload import Workload
 from lesionwise.attribution.result import Attribution, trimmed
 from lesionwise.attribution.target import AbstractTarget
 from lesionwise.errors import InputError
+from lesionwise.geometry.box import Box
 from lesionwise.types import Millimetres
-from lesionwise.volume import Box
 
 _BLUR_MM = 6.0
 _MOST_PLAYERS = 12

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lesionwise.attribution.sparse.local import LocalActivation, Rule, cut
 from lesionwise.attribution.sparse.unchanged import rules_that_keep_values
-from lesionwise.volume import Box
+from lesionwise.geometry.box import Box
 
 _aten = torch.ops.aten
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lesionwise.attribution.sparse.local import LocalActivation, LocalCotangent, Rule, cut, input_box, window
 from lesionwise.attribution.sparse.unchanged import rules_that_keep_values
-from lesionwise.volume import Box
+from lesionwise.geometry.box import Box
 
 _aten = torch.ops.aten
 

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lesionwise.attribution.sparse.convolutions import Convolutions
 from lesionwise.attribution.sparse.local import LocalActivation, cut, input_box, window
+from lesionwise.geometry.box import Box
 from lesionwise.types import Shape
-from lesionwise.volume import Box
 
 _aten = torch.ops.aten
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lesionwise.attribution.sparse.convolutions import Convolutions
-from lesionwise.volume import Box
+from lesionwise.geometry.box import Box
 
 NoteFn = Callable[[Tensor, Tensor, Box], None]
 """Told (input, second operand, box of the output that matters) of every layer that the cotangents come through."""

@@ -8,8 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import Volume
 from lesionwise.types import MaskArray
-from lesionwise.volume import Volume
 
 DARK = 0.55
 """Mean over channels of intensity / typical tissue intensity (at most 1 each) below which a voxel is fluid, rim, ring

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from lesionwise.grids import AxisMap, on_spacing, reorientation
-from lesionwise.volume import Box, to_mm
+from lesionwise.geometry.affine import to_mm
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.grids import AxisMap, on_spacing, reorientation
 
 OBLIQUE = np.array([[0.0, -1.9, 0.2, 5], [1.1, 0.1, 0.3, -7], [0.1, 0.3, 0.9, 3], [0, 0, 0, 1]])
 AFFINES = [np.diag([-1.0, 1, 1, 1]), np.diag([-1.2, 2.0, 1.0, 1.0]), OBLIQUE]

@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.affine import closest_axes, voxel_sizes_mm
+from lesionwise.geometry.box import Box
 from lesionwise.types import Affine, Shape
-from lesionwise.volume import Box, voxel_sizes_mm
 
 AxisOperator = Float[np.ndarray, "_ _"]
 
@@ -139,10 +140,10 @@ def reorientation(affine: Affine, shape: Shape, *, axes: str | None) -> AxisMap:
     """
     if axes is None:
         return AxisMap.identity(shape)
-    from_codes, _ = _closest_axes(affine)
+    along, directions = closest_axes(affine)
     wanted = [("RL", "AP", "SI").index(pair) for letter in axes for pair in ("RL", "AP", "SI") if letter in pair]
-    permutation = [from_codes.index(world) for world in wanted]
-    signs = [_closest_axes(affine)[1][axis] for axis in permutation]
+    permutation = [along.index(world) for world in wanted]
+    signs = [directions[axis] for axis in permutation]
     matrices = []
     for letter, axis, sign in zip(axes, permutation, signs, strict=True):
         positive = (letter in "RAS") == (sign > 0)
@@ -209,19 +210,6 @@ def on_spacing(
     )
     there = compose(turned, scaled)
     return there, inverse_interpolation(there, zooms)
-
-
-def _closest_axes(affine: Affine) -> tuple[list[int], list[int]]:
-    """For each voxel axis, the world axis it runs closest along, and its sign."""
-    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    world, sign = [0, 0, 0], [1, 1, 1]
-    remaining = np.abs(cosines)
-    for _ in range(3):
-        row, column = np.unravel_index(int(np.argmax(remaining)), remaining.shape)
-        world[int(column)], sign[int(column)] = int(row), 1 if cosines[row, column] > 0 else -1
-        remaining[row, :] = -1
-        remaining[:, column] = -1
-    return world, sign
 
 
 def _is_identity(matrix: np.ndarray) -> bool:

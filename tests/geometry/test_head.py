@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lesionwise.errors import InputError
-from lesionwise.head import check_skull_stripped, find_head
+from lesionwise.geometry.head import check_skull_stripped, find_head
+from lesionwise.geometry.volume import Volume
 from lesionwise.segmenter import zscore
-from lesionwise.volume import Volume
 
 SHAPE = (60, 60, 60)
 

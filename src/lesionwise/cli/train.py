@@ -15,13 +15,29 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def train(
-    bids_dir: Annotated[Path, typer.Argument(help="BIDS data set with lesion masks in its derivatives.")],
+    bids_dir: Annotated[
+        list[Path], typer.Argument(help="BIDS data set with lesion masks in its derivatives; several may be given.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run; --model takes it afterwards.")],
     network: Annotated[str, typer.Option("--network", help="unet, dynunet or swinunetr.")] = "unet",
     channels: Annotated[str, typer.Option("--channels", help="Inputs, in order.")] = "FLAIR,T1w",
     size: Annotated[
-        str, typer.Option("--size", help="published, small (for CPUs) or tiny (for trying out).")
+        str,
+        typer.Option(
+            "--size", help="published, compact (the built-in model's), small (for CPUs) or tiny (to try out)."
+        ),
     ] = "published",
+    recipe: Annotated[
+        str,
+        typer.Option("--recipe", help="published (the paper's), or small-data: wide augmentation, averaged weights."),
+    ] = "published",
+    start: Annotated[
+        str, typer.Option("--from", help="Model or run to start from: builtin-synthetic, a run, any --model.")
+    ] = "",
+    mix: Annotated[
+        str | None,
+        typer.Option("--mix", help="DIR:SHARE, a second data set (synthetic patients) in a share of patches."),
+    ] = None,
     patch: Annotated[int, typer.Option("--patch", help="Side of a patch and of the window, in voxels.")] = 96,
     spacing: Annotated[str, typer.Option("--spacing", help="Voxel size in mm to train at, or scan.")] = "1.0",
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Most epochs.")] = 300,
@@ -31,8 +47,10 @@ def train(
     patience: Annotated[int, typer.Option("--patience", min=1, help="Validations without gain before stopping.")] = 20,
     validate_every: Annotated[int, typer.Option("--validate-every", min=1, help="Epochs between validations.")] = 5,
     folds: Annotated[int, typer.Option("--folds", min=1, help="Folds of patients (1: a share is held out).")] = 1,
-    fold: Annotated[int, typer.Option("--fold", min=0, help="The fold to validate on.")] = 0,
-    validation: Annotated[float, typer.Option("--validation", help="Share of patients held out without folds.")] = 0.2,
+    fold: Annotated[str, typer.Option("--fold", help="The fold to validate on, or all: one training per fold.")] = "0",
+    validation: Annotated[
+        float, typer.Option("--validation", help="Share of patients held out without folds; 0 trains on all.")
+    ] = 0.2,
     precision: Annotated[str, typer.Option("--precision", help="auto, 32-true, 16-mixed or bf16-mixed.")] = "auto",
     participant_label: Annotated[
         list[str] | None, typer.Option("--participant-label", help="Only these patients; may be given often.")
@@ -54,16 +72,26 @@ def train(
                 raise InputError(f"Expected --export nnunet, found {export!r}.")
             from lesionwise.train.nnunet_export import export_nnunet
 
+            if len(bids_dir) != 1:
+                raise InputError(f"Expected one data set with --export, found {len(bids_dir)}.")
             folder = export_nnunet(
-                bids_dir, out, number=dataset, channels=names, participants=participant_label, progress_fn=reporter.step
+                bids_dir[0],
+                out,
+                number=dataset,
+                channels=names,
+                participants=participant_label,
+                progress_fn=reporter.step,
             )
             typer.echo(f"nnU-Net data set: {folder}")
             return
+        from lesionwise.train.folds import train_folds
         from lesionwise.train.recipe import Recipe
         from lesionwise.train.run import train as run
 
-        recipe = Recipe(
-            network=network,
+        mix_dir, share = _mix(mix)
+        chosen = Recipe.named(
+            recipe,
+            network,
             channels=names,
             size=size,
             patch=(patch, patch, patch),
@@ -75,25 +103,50 @@ def train(
             patience=patience,
             validate_every=validate_every,
             folds=folds,
-            fold=fold,
+            fold=0 if fold == "all" else _whole("--fold", fold),
             validation=validation,
             precision=o.one_of("--precision", precision, ("auto", "32-true", "16-mixed", "bf16-mixed")),
             seed=seed,
+            mix=share,
+            start=start,
         )
-        trained = run(
+        trained = (train_folds if fold == "all" else run)(
             bids_dir,
             out,
-            recipe,
+            chosen,
             participants=participant_label,
+            mix_dir=mix_dir,
             device=device,
             devices=int(devices) if devices.isdigit() else "auto",
             progress_fn=reporter.step,
         )
-    state = "finished" if trained.finished else "not finished"
-    typer.echo(
-        f"{network}: {trained.epochs} epochs, {state}; validation nDSC {trained.val_ndsc:.3f} at threshold "
-        f"{trained.threshold:g}. Model: {trained.folder}"
-    )
+    for done in trained if isinstance(trained, list) else [trained]:
+        state = "finished" if done.finished else "not finished"
+        judged = (
+            f"validation nDSC {done.val_ndsc:.3f} at threshold {done.threshold:g}"
+            if done.val_ndsc >= 0
+            else "no validation"
+        )
+        typer.echo(f"{network}: {done.epochs} epochs, {state}; {judged}. Model: {done.folder}")
+
+
+def _mix(text: str | None) -> tuple[Path | None, float]:
+    if text is None:
+        return None, 0.0
+    folder, _, share = text.rpartition(":")
+    try:
+        value = float(share)
+    except ValueError as error:
+        raise InputError(f"Expected --mix as DIR:SHARE, such as phantoms:0.3, found {text!r}.") from error
+    if not folder or not 0 < value < 1:
+        raise InputError(f"Expected --mix as DIR:SHARE with a share between 0 and 1, found {text!r}.")
+    return Path(folder), value
+
+
+def _whole(option: str, text: str) -> int:
+    if not text.isdigit():
+        raise InputError(f"Expected {option} to be a whole number or all, found {text!r}.")
+    return int(text)
 
 
 def _spacing(text: str) -> float | None:

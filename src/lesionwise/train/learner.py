@@ -1,7 +1,7 @@
 """The training loop's parts for PyTorch Lightning. Importing this module needs the extra `train`."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,12 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from lesionwise.metrics import normalised_dice
 from lesionwise.segmenter import Spec
-from lesionwise.train.loss import PublishedLoss
+from lesionwise.train.loss import DiceCrossEntropyLoss, PublishedLoss
 from lesionwise.train.patches import Patches
 from lesionwise.train.recipe import Recipe
 from lesionwise.windows import WindowGrid, predict, probability
@@ -26,14 +27,25 @@ class Learner(pl.LightningModule):
     """A network being trained. `curves` holds one row per epoch and is part of the checkpoint."""
 
     def __init__(
-        self, network: nn.Module, recipe: Recipe, spec: Spec, *, folder: Path, train: list[str], val: list[str]
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        spec: Spec,
+        *,
+        folder: Path,
+        train: Sequence[Sequence[str]],
+        val: Sequence[str],
+        mixed: Sequence[Sequence[str]] = (),
     ):
+        """`train` and `mixed` list the scans of each patient; `val` the scans to validate on."""
         super().__init__()
         self.network, self.recipe, self.spec, self.folder = network, recipe, spec, folder
-        self.names = {"train": train, "val": val}
-        self.loss_fn = PublishedLoss(
-            ndsc_weight=recipe.ndsc_weight, focal_weight=recipe.focal_weight, gamma=recipe.focal_gamma
-        )
+        self.patients, self.mixed, self.val = train, mixed, list(val)
+        self.loss_fn = loss_of(recipe)
+        self.average: AveragedModel | None = None
+        if recipe.average:
+            self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True)
+            self.average.eval()
         self.curves: list[dict[str, float]] = []
         self.best = {"ndsc": -1.0, "threshold": 0.5, "epoch": -1.0, "stale": 0.0}
         self.best_weights: dict[str, Tensor] = {}
@@ -46,7 +58,7 @@ class Learner(pl.LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         """This epoch's patches."""
-        data = Patches(self.folder, self.names["train"], self.recipe, epoch=self.current_epoch)
+        data = Patches(self.folder, self.patients, self.recipe, epoch=self.current_epoch, mixed=self.mixed)
         workers = 0 if self.recipe.size == "tiny" else min(4, (os.cpu_count() or 1) // 2)
         return DataLoader(data, batch_size=self.recipe.batch, num_workers=workers)
 
@@ -60,6 +72,16 @@ class Learner(pl.LightningModule):
         self.losses.append(loss.detach())
         self.log("loss", loss, prog_bar=False)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Moves the averaged weights."""
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is kept: the averaged one if there is one."""
+        return self.network if self.average is None else self.average.module
 
     def on_train_start(self) -> None:
         """A run that had stopped early has nothing left to do."""
@@ -82,23 +104,26 @@ class Learner(pl.LightningModule):
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
         """Mean normalised Dice over the validation scans at the best threshold, and that threshold."""
-        self.network.eval()
-        scores = np.zeros((len(self.names["val"]), len(THRESHOLDS)))
-        for row, name in enumerate(self.names["val"]):
+        network = self.result
+        network.eval()
+        scores = np.zeros((len(self.val), len(THRESHOLDS)))
+        for row, name in enumerate(self.val):
             x = torch.from_numpy(np.load(self.folder / name / "image.npy").astype(np.float32))[None].to(self.device)
             reference = np.load(self.folder / name / "mask.npy")
             grid = WindowGrid.of(self.spec, (x.shape[2], x.shape[3], x.shape[4]))
-            p = probability(predict(self.network, x, grid), self.spec).cpu().numpy()
+            p = probability(predict(network, x, grid), self.spec).cpu().numpy()
             scores[row] = [normalised_dice(p > threshold, reference) for threshold in THRESHOLDS]
         self.network.train()
+        if not self.val:
+            return float("nan"), 0.5
         mean = scores.mean(axis=0)
         best = int(np.argmax(mean))
         return float(mean[best]), THRESHOLDS[best]
 
     def _remember(self, ndsc: float, threshold: float) -> None:
-        if ndsc > self.best["ndsc"]:
+        if ndsc > self.best["ndsc"] or self.recipe.keep == "last":
             self.best = {"ndsc": ndsc, "threshold": threshold, "epoch": float(self.current_epoch), "stale": 0.0}
-            self.best_weights = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in self.result.state_dict().items()}
         else:
             self.best["stale"] += 1
             if self.best["stale"] >= self.recipe.patience:
@@ -120,6 +145,13 @@ class Learner(pl.LightningModule):
         """Takes curves and best weights back."""
         kept = checkpoint["lesionwise"]
         self.curves, self.best, self.best_weights = kept["curves"], kept["best"], kept["best_weights"]
+
+
+def loss_of(recipe: Recipe) -> nn.Module:
+    """The recipe's loss on two-class logits and a mask."""
+    if recipe.loss == "dice-ce":
+        return DiceCrossEntropyLoss()
+    return PublishedLoss(ndsc_weight=recipe.ndsc_weight, focal_weight=recipe.focal_weight, gamma=recipe.focal_gamma)
 
 
 class Keeper(pl.callbacks.Checkpoint):

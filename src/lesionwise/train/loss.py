@@ -46,3 +46,23 @@ class PublishedLoss(nn.Module):
         log_odds = (logits[:, 1] - logits[:, 0]).float()
         ndsc = soft_ndsc_loss(torch.sigmoid(log_odds), reference)
         return self.ndsc_weight * ndsc + self.focal_weight * focal_loss(log_odds, reference, gamma=self.gamma)
+
+
+class DiceCrossEntropyLoss(nn.Module):
+    """Soft Dice over the whole batch plus cross-entropy in which lesion voxels weigh 1.5, on two-class logits.
+
+    Over the batch, not per patch, so that a patch without lesions does not count as a total failure.
+    """
+
+    SMOOTH = 10.0
+
+    def forward(
+        self, logits: Float[Tensor, "batch 2 i j k"], reference: Float[Tensor, "batch i j k"]
+    ) -> Float[Tensor, ""]:
+        """The loss of a batch, computed in single precision whatever the network's."""
+        log_odds = (logits[:, 1] - logits[:, 0]).float()
+        p = torch.sigmoid(log_odds)
+        dice = (2 * (p * reference).sum() + self.SMOOTH) / (p.sum() + reference.sum() + self.SMOOTH)
+        weight = 1 + 0.5 * reference
+        entropy = nn.functional.binary_cross_entropy_with_logits(log_odds, reference, weight=weight, reduction="sum")
+        return 1 - dice + entropy / weight.sum()

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Compose, RandAffined, RandFlipd, RandRotate90d, RandScaleIntensityd, RandShiftIntensityd
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -15,17 +14,45 @@ from lesionwise.errors import InputError
 from lesionwise.io.bids import BidsScan, find_scans
 from lesionwise.io.cases import read_case
 from lesionwise.io.files import write_text, write_whole
+from lesionwise.io.nifti import read_image
 from lesionwise.segmenter import AbstractSegmenter
+from lesionwise.train.augmentation import augmentation, paste_lesion
 from lesionwise.train.recipe import Recipe
+from lesionwise.volume import voxel_sizes_mm
 
 ProgressFn = Callable[[str, int, int], None]
 
+THICK_MM = 3.0
+"""Scans with a voxel side above this are of thick slices: folds and validation hold their share of both kinds."""
 
-def scans_of(bids_dir: Path, recipe: Recipe, *, participants: Sequence[str] | None = None) -> list[BidsScan]:
-    """Scans with every channel and a mask, sorted by name.
+DONOR_VOX = 24
+"""Side of the block around a lesion that may be pasted into another patient's patch."""
 
-    Raises InputError that names the first scan without a modality or a mask, or a data set of one patient.
+
+def scans_of(
+    bids_dirs: Path | Sequence[Path], recipe: Recipe, *, participants: Sequence[str] | None = None
+) -> list[BidsScan]:
+    """Scans of one or several data sets with every channel and a mask, sorted by name within a data set.
+
+    Raises InputError that names the first scan without a modality or a mask, a participant who is in two of the data
+    sets, or data of one patient only.
     """
+    scans: list[BidsScan] = []
+    for bids_dir in [bids_dirs] if isinstance(bids_dirs, Path) else bids_dirs:
+        more = _scans_of_one(bids_dir, recipe, participants)
+        twice = {s.name.subject for s in scans} & {s.name.subject for s in more}
+        if twice:
+            raise InputError(
+                f"Expected every participant in one data set only, found {sorted(twice)[0]} in {bids_dir} and before it."
+            )
+        scans += more
+    if len({scan.name.subject for scan in scans}) < 2:
+        where = ", ".join(str(d) for d in ([bids_dirs] if isinstance(bids_dirs, Path) else bids_dirs))
+        raise InputError(f"Expected at least two patients to train and validate on, found one in {where}.")
+    return scans
+
+
+def _scans_of_one(bids_dir: Path, recipe: Recipe, participants: Sequence[str] | None) -> list[BidsScan]:
     found = find_scans(bids_dir, channels=recipe.channels, participants=participants)
     if found.left_out:
         left = found.left_out[0]
@@ -35,23 +62,50 @@ def scans_of(bids_dir: Path, recipe: Recipe, *, participants: Sequence[str] | No
     unmarked = [scan.name.stem for scan in found.scans if scan.reference is None]
     if unmarked:
         raise InputError(f"Expected a lesion mask for every scan of {bids_dir}, found none for {unmarked[0]}.")
-    if len({scan.name.subject for scan in found.scans}) < 2:
-        raise InputError(f"Expected at least two patients to train and validate on, found one in {bids_dir}.")
     return list(found.scans)
+
+
+def by_patient(scans: Sequence[BidsScan]) -> list[list[str]]:
+    """Names of the scans of each patient, patients in order of their names."""
+    patients: dict[str, list[str]] = {}
+    for scan in scans:
+        patients.setdefault(scan.name.subject, []).append(scan.name.stem)
+    return [patients[name] for name in sorted(patients)]
 
 
 def split(scans: Sequence[BidsScan], recipe: Recipe) -> tuple[list[BidsScan], list[BidsScan]]:
     """Training and validation scans; a patient is never in both. A function of the seed and the patients' names."""
+    folds = deal(scans, recipe)
+    if recipe.folds > 1:
+        held = set(folds[recipe.fold])
+    else:
+        patients = [name for fold in folds for name in fold]
+        held = set(
+            patients[: min(round(recipe.validation * len(patients)) or bool(recipe.validation), len(patients) - 1)]
+        )
+    return [s for s in scans if s.name.subject not in held], [s for s in scans if s.name.subject in held]
+
+
+def deal(scans: Sequence[BidsScan], recipe: Recipe) -> list[list[str]]:
+    """The patients of each fold: shuffled, then dealt out like cards, those with thick slices after the others.
+
+    So every fold holds its share of thick slices, and fold sizes differ by one at most.
+    """
     patients = sorted({scan.name.subject for scan in scans})
+    if recipe.folds > len(patients):
+        raise InputError(f"Expected at most as many folds as patients, found {recipe.folds} for {len(patients)}.")
     order = np.random.default_rng([recipe.seed, 20]).permutation(len(patients))
     shuffled = [patients[n] for n in order]
+    thick = {scan.name.subject for scan in scans if is_thick(scan)}
     if recipe.folds > 1:
-        if recipe.folds > len(patients):
-            raise InputError(f"Expected at most as many folds as patients, found {recipe.folds} for {len(patients)}.")
-        held = set(shuffled[recipe.fold :: recipe.folds])
-    else:
-        held = set(shuffled[: min(max(1, round(recipe.validation * len(patients))), len(patients) - 1)])
-    return [s for s in scans if s.name.subject not in held], [s for s in scans if s.name.subject in held]
+        shuffled.sort(key=lambda name: name in thick)
+    return [shuffled[fold :: recipe.folds] for fold in range(recipe.folds)]
+
+
+def is_thick(scan: BidsScan) -> bool:
+    """True if a voxel side of the scan's first channel is above THICK_MM."""
+    _, affine = read_image(next(iter(scan.images.values())))
+    return max(voxel_sizes_mm(affine)) > THICK_MM
 
 
 def prepare(
@@ -79,52 +133,81 @@ def prepare(
 class Patches(Dataset):
     """One epoch's patches: `image` (channels, *patch) and `mask` (*patch), float32.
 
+    `patients` and `mixed` list the scans of each patient: a patient weighs the same however often they were scanned.
     Patch n of an epoch is the same whatever was drawn before, so that a resumed run sees what it would have seen.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], recipe: Recipe, *, epoch: int) -> None:
-        self.folder, self.names, self.recipe, self.epoch = folder, list(names), recipe, epoch
+    def __init__(
+        self,
+        folder: Path,
+        patients: Sequence[Sequence[str]],
+        recipe: Recipe,
+        *,
+        epoch: int,
+        mixed: Sequence[Sequence[str]] = (),
+    ) -> None:
+        self.folder, self.patients, self.mixed = folder, [list(p) for p in patients], [list(p) for p in mixed]
+        self.recipe, self.epoch = recipe, epoch
         self.augment = augmentation(recipe)
 
     def __len__(self) -> int:
         return self.recipe.steps * self.recipe.batch
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.recipe.seed, 1, self.epoch, number])
-        place = self.folder / self.names[int(rng.integers(len(self.names)))]
-        image, mask = np.load(place / "image.npy", mmap_mode="r"), np.load(place / "mask.npy", mmap_mode="r")
-        lesion, head = np.load(place / "lesion.npy", mmap_mode="r"), np.load(place / "head.npy", mmap_mode="r")
-        pool = lesion if len(lesion) and (rng.uniform() < self.recipe.positive or not len(head)) else head
-        centre = np.array(np.unravel_index(int(pool[int(rng.integers(len(pool)))]), mask.shape))
-        patch = np.array(self.recipe.patch)
-        start = np.clip(centre - patch // 2, 0, np.maximum(np.array(mask.shape) - patch, 0))
-        cut = {"image": _cut(image, start, patch).astype(np.float32), "mask": _cut(mask[None], start, patch)}
+        recipe = self.recipe
+        rng = np.random.default_rng([recipe.seed, 1, self.epoch, number])
+        second_kind = bool(self.mixed) and rng.uniform() < recipe.mix
+        scan = _Prepared.drawn(self.folder, self.mixed if second_kind else self.patients, rng)
+        centre = scan.centre(rng, positive=recipe.positive)
+        patch = np.array(recipe.patch)
+        jitter = rng.integers(-patch // 4, patch // 4 + 1) if recipe.augmentation == "wide" else 0
+        start = np.clip(centre + jitter - patch // 2, 0, np.maximum(np.array(scan.shape) - patch, 0))
+        image, mask = scan.cut(start, patch)
+        if recipe.copy_paste and rng.uniform() < recipe.copy_paste:
+            donor = _Prepared.drawn(self.folder, self.patients, rng)
+            _paste(image, mask, donor, rng)
         self.augment.set_random_state(seed=int(rng.integers(2**31)))
-        out: Any = self.augment(
-            {"image": torch.from_numpy(cut["image"]), "mask": torch.from_numpy(cut["mask"]).float()}
-        )
+        out: Any = self.augment({"image": torch.from_numpy(image), "mask": torch.from_numpy(mask)[None].float()})
         return {"image": _plain(out["image"]), "mask": (_plain(out["mask"])[0] > 0.5).float()}
 
 
-def augmentation(recipe: Recipe) -> Compose:
-    """Published augmentation: flips, quarter turns, affine +-15 degrees and 10 %, intensity shift and scale 0.1."""
-    keys, angle = ("image", "mask"), np.deg2rad(recipe.rotation_deg)
-    return Compose(
-        [
-            *(RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(3)),
-            *([RandRotate90d(keys, prob=0.5, max_k=3)] if recipe.patch[0] == recipe.patch[1] else []),
-            RandAffined(
-                keys,
-                prob=0.5,
-                rotate_range=[angle] * 3,
-                scale_range=[recipe.zoom] * 3,
-                mode=("bilinear", "nearest"),
-                padding_mode="zeros",
-            ),
-            RandScaleIntensityd("image", factors=recipe.scale, prob=0.5),
-            RandShiftIntensityd("image", offsets=recipe.shift, prob=0.5),
-        ]
-    )
+class _Prepared:
+    """A scan as `prepare` wrote it."""
+
+    def __init__(self, place: Path) -> None:
+        self.image, self.mask, self.lesion, self.head = (
+            np.load(place / f"{name}.npy", mmap_mode="r") for name in ("image", "mask", "lesion", "head")
+        )
+        self.shape = self.mask.shape
+
+    @classmethod
+    def drawn(cls, folder: Path, patients: Sequence[Sequence[str]], rng: np.random.Generator) -> "_Prepared":
+        """A scan of a patient, each patient equally likely."""
+        scans = patients[int(rng.integers(len(patients)))]
+        return cls(folder / scans[int(rng.integers(len(scans)))])
+
+    def centre(self, rng: np.random.Generator, *, positive: float) -> np.ndarray:
+        """A lesion voxel with probability `positive`, else one in the head."""
+        lesions = len(self.lesion) and (rng.uniform() < positive or not len(self.head))
+        pool = self.lesion if lesions else self.head
+        return np.array(np.unravel_index(int(pool[int(rng.integers(len(pool)))]), self.shape))
+
+    def cut(self, start: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Image (channels, *size) float32 and mask (*size) from `start` on, zeros beyond the volume's end."""
+        image = _cut(self.image, start, size).astype(np.float32)
+        return image, _cut(self.mask[None], start, size)[0].astype(bool)
+
+
+def _paste(image: np.ndarray, mask: np.ndarray, donor: _Prepared, rng: np.random.Generator) -> None:
+    """A lesion of `donor` at a place in the head of the patch, in place; nothing where either has none."""
+    size = np.minimum(DONOR_VOX, np.minimum(image.shape[1:], donor.shape))
+    inside = np.argwhere(image[0] != 0)
+    if not len(donor.lesion) or not len(inside):
+        return
+    start = np.clip(donor.centre(rng, positive=1.0) - size // 2, 0, np.array(donor.shape) - size)
+    donor_image, donor_mask = donor.cut(start, size)
+    corner = np.clip(inside[int(rng.integers(len(inside)))] - size // 2, 0, np.array(mask.shape) - size)
+    paste_lesion(image, mask, donor_image, donor_mask, corner)
 
 
 def _cut(volume: np.ndarray, start: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -8,11 +8,37 @@ from lesionwise.errors import InputError
 from lesionwise.types import Shape
 
 WIDTHS: Mapping[str, Mapping[str, Any]] = {
-    "unet": {"published": [32, 64, 128, 256, 512], "small": [16, 32, 64, 128], "tiny": [4, 8, 8]},
+    "unet": {
+        "published": [32, 64, 128, 256, 512],
+        "compact": [24, 48, 96, 128, 160],
+        "small": [16, 32, 64, 128],
+        "tiny": [4, 8, 8],
+    },
     "dynunet": {"published": [16, 32, 64], "small": [12, 24, 48], "tiny": [4, 8, 8]},
     "swinunetr": {"published": 24, "small": 12, "tiny": 12},
 }
-"""Filters per level (feature size for Swin UNETR) of each network at each size."""
+"""Filters per level (feature size for Swin UNETR) of each network at each size; "compact" is the built-in model's."""
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "published": {},
+    "small-data": {
+        "augmentation": "wide",
+        "loss": "dice-ce",
+        "average": 0.99,
+        "keep": "last",
+        "copy_paste": 0.3,
+        "channel_dropout": 0.15,
+        "positive": 0.6,
+    },
+}
+"""Recipes by name: what the paper did, and what a dozen patients ask for. Any setting can still be changed."""
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "augmentation": ("published", "wide"),
+    "loss": ("published", "dice-ce"),
+    "keep": ("best", "last"),
+}
+"""Allowed words of the settings that are words."""
 
 DIVISOR = {"unet": 16, "dynunet": 4, "swinunetr": 32}
 """What every side of a patch must be a multiple of, at the published size."""
@@ -26,7 +52,16 @@ class Recipe:
     of which `positive` centre on a lesion voxel (published 4:1). The loss is `ndsc_weight` times the soft normalised
     Dice loss plus `focal_weight` times the focal loss with `focal_gamma`. Training ends after `epochs`, or when the
     normalised Dice of the validation patients has not risen for `patience` validations, one every `validate_every`
-    epochs. `fold` of `folds` is held out for validation; with one fold, `validation` is the share of the patients.
+    epochs. `fold` of `folds` is held out for validation; with one fold, `validation` is the share of the patients, and
+    0 trains on all of them.
+
+    `augmentation` "wide" adds gamma, blur, noise, bias fields and simulated thick slices to the published one; a share
+    `copy_paste` of the patches receives a lesion of another training patient, in a share `channel_dropout` one of the
+    channels after the first is missing (0 everywhere). `loss` "dice-ce" is soft Dice plus cross-entropy.
+    `average` is the decay per step of an exponential average of the weights, which is then what is kept (0: none).
+    `keep` says whether the weights of the best validation or the last ones are the result: with few patients, the
+    best of many validations flatters. A share `mix` of the patches comes from the patients of a second kind (synthetic
+    ones). `start` names the model whose weights are the first ones.
     """
 
     network: str
@@ -55,6 +90,14 @@ class Recipe:
     fold: int = 0
     validation: float = 0.2
     seed: int = 0
+    augmentation: str = "published"
+    loss: str = "published"
+    average: float = 0.0
+    keep: str = "best"
+    copy_paste: float = 0.0
+    channel_dropout: float = 0.0
+    mix: float = 0.0
+    start: str = ""
 
     def __post_init__(self) -> None:
         if self.network not in WIDTHS:
@@ -68,8 +111,14 @@ class Recipe:
             raise InputError(f"Expected a patch above {step} voxels for {self.network}, found {self.patch}.")
         if not 0 <= self.fold < self.folds:
             raise InputError(f"Expected --fold to be 0 to {self.folds - 1}, found {self.fold}.")
-        if not 0 < self.validation < 1:
-            raise InputError(f"Expected a share of validation patients between 0 and 1, found {self.validation}.")
+        if not 0 <= self.validation < 1:
+            raise InputError(f"Expected a share of validation patients from 0 to below 1, found {self.validation}.")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"Expected {name} to be one of {', '.join(allowed)}, found {getattr(self, name)}.")
+        for name in ("average", "copy_paste", "channel_dropout", "mix"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"Expected {name} to be from 0 to below 1, found {getattr(self, name)}.")
         if min(self.epochs, self.steps, self.batch, self.patience, self.validate_every) < 1:
             raise InputError("Expected epochs, steps, batch, patience and validate-every to be at least 1.")
 
@@ -108,6 +157,13 @@ class Recipe:
                 "res_block": True,
             }
         return "monai.networks.nets.SwinUNETR", {"in_channels": channels, "out_channels": 2, "feature_size": width}
+
+    @classmethod
+    def named(cls, preset: str, network: str, **settings: Any) -> "Recipe":
+        """The recipe of a preset with some settings changed. Raises InputError for an unknown preset."""
+        if preset not in PRESETS:
+            raise InputError(f"Expected --recipe to be one of {', '.join(PRESETS)}, found {preset}.")
+        return cls(network, **{**PRESETS[preset], **settings})
 
     def table(self) -> dict[str, Any]:
         """Plain values for TOML; None is left out."""

@@ -18,10 +18,11 @@ from torch import nn
 
 from lesionwise.errors import InputError, MissingExtraError
 from lesionwise.io.files import write_text
-from lesionwise.models.architecture import build
+from lesionwise.models.architecture import build, match_prefix
 from lesionwise.models.statedict import save_model
+from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import Segmenter, Spec
-from lesionwise.train.patches import ProgressFn, prepare, scans_of, split
+from lesionwise.train.patches import ProgressFn, by_patient, prepare, scans_of, split
 from lesionwise.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -40,44 +41,60 @@ class Trained:
 
 
 def train(
-    bids_dir: Path | str,
+    bids_dir: Path | str | Sequence[Path | str],
     run: Path | str,
     recipe: Recipe,
     *,
     participants: Sequence[str] | None = None,
+    mix_dir: Path | str | None = None,
+    cache: Path | None = None,
     device: str = "auto",
     devices: int | str = "auto",
     progress_fn: ProgressFn | None = None,
 ) -> Trained:
     """Trains (or goes on training) and writes RUN: model.toml + model.safetensors, config.toml, curves.csv, splits.json.
 
+    `bids_dir` is one data set or several. `mix_dir` is the data set of the recipe's share `mix` of patches, none of whose
+    patients is validated on. `cache` is where the scans are prepared, RUN/cache unless given.
     `progress_fn(stage, done, total)` is called while preparing and after every epoch.
-    Raises InputError for a data set without masks or modalities, or a RUN that holds another training;
-    MissingExtraError without pytorch-lightning.
+    Raises InputError for a data set without masks or modalities, a starting model of another layout, or a RUN that
+    holds another training; MissingExtraError without pytorch-lightning.
     """
     pl = _lightning()
     from lesionwise.train.learner import Keeper, Learner
 
-    bids_dir, run = Path(bids_dir), Path(run)
+    bids_dirs = [Path(d) for d in ([bids_dir] if isinstance(bids_dir, (str, Path)) else bids_dir)]
+    run = Path(run)
     _same_run(run, recipe)
-    scans = scans_of(bids_dir, recipe, participants=participants)
-    parts = dict(zip(("train", "val"), split(scans, recipe), strict=True))
-    names = {part: [scan.name.stem for scan in members] for part, members in parts.items()}
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(run / "config.toml", tomli_w.dumps(_config(recipe, bids_dir)))
-    write_text(run / "splits.json", json.dumps(names, indent=2) + "\n")
-
-    torch.manual_seed(recipe.seed)
+    scans = scans_of(bids_dirs, recipe, participants=participants)
+    members, held = split(scans, recipe)
+    mixed = scans_of(Path(mix_dir), recipe) if mix_dir is not None else []
     class_name, arguments = recipe.architecture()
+    torch.manual_seed(recipe.seed)
     network = build(class_name, _for_training(recipe, arguments), where="the recipe")
+    if recipe.start:
+        start_from(network, recipe.start)
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(run / "config.toml", tomli_w.dumps(_config(recipe, bids_dirs, mix_dir)))
+    names = {"train": [s.name.stem for s in members], "val": [s.name.stem for s in held]}
+    write_text(run / "splits.json", json.dumps(names, indent=2) + "\n")
     spec = spec_of(recipe)
-    prepare(scans, Segmenter(network, spec), run / "cache", progress_fn=progress_fn)
-    learner = Learner(network, recipe, spec, folder=run / "cache", train=names["train"], val=names["val"])
+    folder = run / "cache" if cache is None else cache
+    prepare([*scans, *mixed], Segmenter(network, spec), folder, progress_fn=progress_fn)
+    learner = Learner(
+        network,
+        recipe,
+        spec,
+        folder=folder,
+        train=by_patient(members),
+        val=names["val"],
+        mixed=by_patient(mixed),
+    )
 
     def after_epoch(current: "Learner") -> None:
         write_curves(run / "curves.csv", current.curves)
         if current.best_weights:
-            write_best(run, current, len(names["train"]), class_name, arguments)
+            write_best(run, current, names, class_name, arguments)
         if progress_fn is not None:
             progress_fn("train", int(current.curves[-1]["epoch"]) + 1, recipe.epochs)
 
@@ -121,16 +138,18 @@ def spec_of(recipe: Recipe, *, threshold: float = 0.5, card: Mapping[str, Any] |
     )
 
 
-def write_best(run: Path, learner: "Learner", patients: int, class_name: str, arguments: Mapping[str, Any]) -> None:
+def write_best(
+    run: Path, learner: "Learner", names: Mapping[str, Sequence[str]], class_name: str, arguments: Mapping[str, Any]
+) -> None:
     """The best weights so far as a model folder, the threshold chosen on validation patients."""
     recipe, best = learner.recipe, learner.best
     card = {
-        "summary": f"{recipe.network} ({recipe.size}), trained by lesionwise on {patients} scans",
-        "trained_scans": patients,
-        "validated_scans": len(learner.names["val"]),
+        "summary": f"{recipe.network} ({recipe.size}), trained by lesionwise on {len(names['train'])} scans",
+        "trained_scans": len(names["train"]),
+        "validated_scans": len(names["val"]),
         "epoch": int(best["epoch"]) + 1,
         "epochs_run": len(learner.curves),
-        "val_ndsc": round(best["ndsc"], 4),
+        "val_ndsc": round(best["ndsc"], 4) if names["val"] else None,
         "seed": recipe.seed,
     }
     network = build(class_name, arguments, where="the recipe")
@@ -149,6 +168,26 @@ def write_curves(path: Path, curves: Sequence[Mapping[str, float]]) -> None:
     for row in curves:
         writer.writerow({**row, "epoch": int(row["epoch"])})
     write_text(path, stream.getvalue())
+
+
+def start_from(network: nn.Module, ref: str) -> list[str]:
+    """Copies another model's weights into a network, in place; returns the names of those that did not fit.
+
+    Only the last layer may differ, as it does when the classes do: it then keeps its fresh values. Raises InputError
+    if the model is of another layout.
+    """
+    given, wanted = load_model(ref).network.state_dict(), network.state_dict()
+    given = match_prefix(given, wanted)
+    other = [name for name, value in wanted.items() if name not in given or given[name].shape != value.shape]
+    last = {name.rpartition(".")[0] for name in list(wanted)[-2:]}
+    elsewhere = [name for name in other if name.rpartition(".")[0] not in last]
+    if elsewhere:
+        raise InputError(
+            f"Expected a model of the same layout to start from, but {ref} differs in {len(elsewhere)} of "
+            f"{len(wanted)} weights, such as {elsewhere[0]}: choose the --network and --size it was built with."
+        )
+    network.load_state_dict({**wanted, **{k: v for k, v in given.items() if k in wanted and k not in other}})
+    return other
 
 
 def _for_training(recipe: Recipe, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,14 +212,17 @@ def _same_run(run: Path, recipe: Recipe) -> None:
         )
 
 
-def _config(recipe: Recipe, bids_dir: Path) -> dict[str, Any]:
+def _config(recipe: Recipe, bids_dirs: Sequence[Path], mix_dir: Path | str | None) -> dict[str, Any]:
     packages = ("torch", "monai", "pytorch-lightning", "numpy")
     versions = {name: metadata.version(name) for name in packages}
     class_name, arguments = recipe.architecture()
     return {
         "recipe": recipe.table(),
         "network": {"class": class_name, "arguments": arguments},
-        "data": {"bids_dir": str(bids_dir.resolve())},
+        "data": {
+            "bids_dir": [str(d.resolve()) for d in bids_dirs],
+            **({} if mix_dir is None else {"mix_dir": str(Path(mix_dir).resolve())}),
+        },
         "versions": versions,
     }
 

@@ -5,10 +5,11 @@ normalisation) and remembers the linear maps there and back. Loaders of foreign 
 subclass `AbstractSegmenter` with a placement of their own.
 """
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +35,8 @@ class Spec:
     along the channel axis, `members * classes` in all, because logits fuse linearly and probabilities do not.
     `orientation` (such as "RAS") and `spacing_mm` describe the grid the network was trained on; None leaves the scan's.
     `receptive_field_vox` is the extent per axis beyond which an input cannot matter, None if unbounded or unknown.
-    `cam_layer` is the module name that Grad-CAM++ looks at unless told otherwise.
+    `cam_layer` is the module name that Grad-CAM++ looks at unless told otherwise. `optional_channels` are those that a
+    scan may lack, because the network was trained to do without them (0 everywhere) at times.
     """
 
     name: str
@@ -55,11 +57,18 @@ class Spec:
     normalisation: Literal["zscore", "none"] = "zscore"
     receptive_field_vox: Shape | None = None
     cam_layer: str | None = None
+    optional_channels: tuple[str, ...] = ()
     card: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.channels:
             raise InputError("A model needs at least one input channel, found none.")
+        odd = [name for name in self.optional_channels if name not in self.channels]
+        if odd or set(self.optional_channels) == set(self.channels):
+            raise InputError(
+                f"Optional channels must be some of {', '.join(self.channels)} and not all, "
+                f"found {', '.join(self.optional_channels)}."
+            )
         if not 0 <= self.overlap < 1:
             raise InputError(f"Window overlap must be at least 0 and below 1, found {self.overlap}.")
         if not 0 <= self.lesion_class < self.classes:
@@ -116,6 +125,14 @@ class AbstractSegmenter(ABC):
     def place(self, case: Case) -> Placement:
         """Lays a case on the network's grid, normalised as the network expects."""
 
+    def for_case(self, case: Case) -> "AbstractSegmenter":
+        """The model to ask about this case: itself, unless it has another for it.
+
+        A cross-validated model answers with the network that has not seen the patient; a model with optional channels
+        with one for the channels that the case has. Everything that predicts or explains a scan asks this first.
+        """
+        return self
+
     def prepare(self, case: Case) -> Float[Tensor, "1 channels i j k"]:
         """The exact input tensor that windows are cut from."""
         return self.place(case).input
@@ -148,6 +165,11 @@ class AbstractModuleSegmenter(AbstractSegmenter):
 class Segmenter(AbstractModuleSegmenter):
     """Any `torch.nn.Module` with a `Spec`: orientation, spacing and z-score are applied as the spec says."""
 
+    def for_case(self, case: Case) -> "AbstractSegmenter":
+        """Itself, or its network without the optional channels that the case lacks."""
+        lacking = [name for name in self.spec.optional_channels if name not in case.image.channels]
+        return without_channels(self, lacking) if lacking else self
+
     def place(self, case: Case) -> Placement:
         """Selects channels by name, z-scores them in the head, lays them on the network's grid."""
         spec = self.spec
@@ -156,6 +178,60 @@ class Segmenter(AbstractModuleSegmenter):
             image = zscore(image, case.head)
         maps = on_spacing(case.image.affine, case.image.shape, axes=spec.orientation, spacing_mm=spec.spacing_mm)
         return place_on(torch.from_numpy(image), torch.from_numpy(case.head), *maps)
+
+
+def without_channels(model: Segmenter, lacking: Sequence[str]) -> Segmenter:
+    """The model for scans that lack some channels: the same numbers as with those channels 0 everywhere.
+
+    Layers that read the input lose the weights of those channels, so that nothing is computed for them.
+    """
+    spec = model.spec
+    kept = [n for n, name in enumerate(spec.channels) if name not in lacking]
+    network = copy.deepcopy(model.network)
+    if not _slice_input(network, kept, channels=len(spec.channels), window=spec.window):
+        network = WithZeros(network, kept, len(spec.channels))
+    channels = tuple(spec.channels[n] for n in kept)
+    optional = tuple(name for name in spec.optional_channels if name in channels and len(channels) > 1)
+    card = {**spec.card, "without": ", ".join(lacking)}
+    return Segmenter(network.eval(), replace(spec, channels=channels, optional_channels=optional, card=card))
+
+
+class WithZeros(nn.Module):
+    """A network given some of its channels; the others are 0."""
+
+    def __init__(self, network: nn.Module, kept: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.network, self.kept, self.channels = network, list(kept), channels
+
+    def forward(self, x: Float[Tensor, "batch kept i j k"]) -> Any:
+        """The network's output."""
+        zero = torch.zeros_like(x[:, :1])
+        parts = [x[:, [self.kept.index(n)]] if n in self.kept else zero for n in range(self.channels)]
+        return self.network(torch.cat(parts, dim=1))
+
+
+def _slice_input(network: nn.Module, kept: Sequence[int], *, channels: int, window: Shape) -> bool:
+    """Takes the lacking channels' weights out of the convolutions that read the input, in place; False if others read it."""
+    readers: list[nn.Module] = []
+    x = torch.zeros((1, channels, *window))
+    handles = [
+        module.register_forward_pre_hook(lambda m, args: readers.append(m) if args and args[0] is x else None)
+        for module in network.modules()
+        if not list(module.children())
+    ]
+    try:
+        with torch.no_grad():
+            network.eval()(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    plain = [m for m in readers if isinstance(m, nn.Conv3d) and m.groups == 1]
+    if not readers or len(plain) != len(readers):
+        return False
+    for module in plain:
+        module.weight = nn.Parameter(module.weight.detach()[:, list(kept)].clone(), requires_grad=False)
+        module.in_channels = len(kept)
+    return True
 
 
 def select_channels(case: Case, channels: tuple[str, ...]) -> np.ndarray:

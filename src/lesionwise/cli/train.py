@@ -61,6 +61,10 @@ def train(
     dataset: Annotated[int, typer.Option("--dataset", help="Number of the exported nnU-Net data set.")] = 1,
     device: o.Device = "auto",
     devices: Annotated[str, typer.Option("--devices", help="Number of GPUs, or auto for all.")] = "auto",
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse a data set with a scan that cannot be used, instead of leaving it out."),
+    ] = False,
     seed: o.Seed = 0,
 ) -> None:
     """Train one of the paper's networks. The same command goes on where an interrupted run stopped."""
@@ -116,11 +120,16 @@ def train(
             chosen,
             participants=participant_label,
             mix_dir=mix_dir,
+            strict=strict,
             device=device,
             devices=int(devices) if devices.isdigit() else "auto",
             progress_fn=reporter.step,
         )
-    for done in trained if isinstance(trained, list) else [trained]:
+    runs = trained if isinstance(trained, list) else [trained]
+    left_out = {name: reason for done in runs for name, reason in done.left_out.items()}
+    for name, reason in sorted(left_out.items()):
+        typer.echo(f"Left out: {name}: {reason}", err=True)
+    for done in runs:
         state = "finished" if done.finished else "not finished"
         judged = (
             f"validation nDSC {done.val_ndsc:.3f} at threshold {done.threshold:g}"
@@ -128,6 +137,8 @@ def train(
             else "no validation"
         )
         typer.echo(f"{network}: {done.epochs} epochs, {state}; {judged}. Model: {done.folder}")
+    if left_out:
+        raise typer.Exit(3)
 
 
 def _mix(text: str | None) -> tuple[Path | None, float]:

@@ -23,6 +23,7 @@ from lesionwise.errors import InputError, ModelFileError
 from lesionwise.geometry.affine import voxel_sizes_mm
 from lesionwise.geometry.volume import Case
 from lesionwise.models.architecture import load_weights
+from lesionwise.models.members import Members
 from lesionwise.models.resampling import axis_map, cropping, placed_back
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec, select_channels
 from lesionwise.types import Shape
@@ -151,18 +152,6 @@ class LstAi(AbstractModuleSegmenter):
             placed_back([crop.T for crop in crops], (0, 1, 2)),
             passes=torch.from_numpy(np.stack(passes)),
         )
-
-
-class Members(nn.Module):
-    """Several networks side by side: their logits along the channel axis."""
-
-    def __init__(self, members: list[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, x: Float[Tensor, "batch channels i j k"]) -> Float[Tensor, "batch members i j k"]:
-        """Logits of every member."""
-        return torch.cat([member(x) for member in self.members], dim=1)
 
 
 class Member(nn.Module):

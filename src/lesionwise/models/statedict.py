@@ -118,7 +118,7 @@ def spec_of(table: Mapping[str, Any], *, where: Path) -> Spec:
     missing = [name for name in required if name not in given]
     if missing:
         raise ModelFileError(f"Expected [spec] with {', '.join(required)} in {where}, {missing[0]} is missing.")
-    for name in ("channels", "window", "receptive_field_vox"):
+    for name in ("channels", "window", "receptive_field_vox", "optional_channels"):
         if name in given:
             given[name] = tuple(given[name])
     for name in ("orientation", "spacing_mm"):

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from lesionwise.errors import InputError, ModelFileError
-from lesionwise.models import builtin, bundle, exported, lstai, mindglide, nnunet, statedict
+from lesionwise.models import builtin, bundle, exported, folds, lstai, mindglide, nnunet, statedict
 from lesionwise.segmenter import AbstractSegmenter
 
 
@@ -50,6 +50,7 @@ LOADERS: Mapping[str, Loader] = {
     "an nnU-Net v2 results folder (plans.json, dataset.json, fold_*)": nnunet,
     "a MONAI bundle (configs/metadata.json, configs/inference.json, models/)": bundle,
     "a TorchScript or torch.export archive": exported,
+    "a cross-validated run (folds.json, fold-0, fold-1, ...) or a file NAME.folds.npz": folds,
     "a folder or file with weights and a TOML that names the network": statedict,
 }
 """Kinds of files and folders, in the order in which they are asked."""

@@ -6,11 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from lesionwise.errors import InputError
+from lesionwise.io.bids import BidsScan
 from lesionwise.io.files import write_text
-from lesionwise.train.patches import deal, scans_of
+from lesionwise.models.folds import INDEX, CrossValidated, load
+from lesionwise.models.statedict import read_toml
+from lesionwise.segmenter import Segmenter
+from lesionwise.train.operating_point import choose_out_of_fold, write_choices
+from lesionwise.train.patches import ProgressFn, deal, prepare, scans_of
 from lesionwise.train.recipe import Recipe
-from lesionwise.train.run import Trained, train
+from lesionwise.train.run import Trained, network_of, spec_of, train
 
 
 def train_folds(
@@ -30,9 +37,15 @@ def train_folds(
         raise InputError(f"Expected --fold all with at least --folds 2, found {recipe.folds}.")
     run = Path(run)
     dirs = [Path(d) for d in ([bids_dir] if isinstance(bids_dir, (str, Path)) else bids_dir)]
-    folds = deal(scans_of(dirs, recipe, participants=participants), recipe)
-    write_text(run / "folds.json", json.dumps({"held_out": folds}, indent=2) + "\n")
-    return [
+    left_out: dict[str, str] = {}
+    noted = None if options.get("strict") else left_out
+    scans = scans_of(dirs, recipe, participants=participants, left_out=noted)
+    model = Segmenter(network_of(recipe), spec_of(recipe))
+    prepare(scans, model, run / "cache", left_out=noted, progress_fn=options.get("progress_fn"))
+    scans = [scan for scan in scans if scan.name.stem not in left_out]
+    folds = deal(scans, recipe)
+    write_text(run / INDEX, json.dumps({"held_out": folds}, indent=2) + "\n")
+    trained = [
         train(
             dirs,
             run / f"fold-{fold}",
@@ -43,3 +56,29 @@ def train_folds(
         )
         for fold in range(recipe.folds)
     ]
+    contents = [[_content(run / "cache", s) for s in scans if s.name.subject in fold] for fold in folds]
+    write_text(run / INDEX, json.dumps({"held_out": folds, "contents": contents}, indent=2) + "\n")
+    if all(one.finished for one in trained):
+        set_operating_points(run, scans, progress_fn=options.get("progress_fn"))
+    return trained
+
+
+def set_operating_points(run: Path, scans: Sequence[BidsScan], *, progress_fn: ProgressFn | None = None) -> None:
+    """Chooses thresholds and smallest lesions out of fold and writes them into the folds' models."""
+    if (run / "out-of-fold.json").is_file():
+        return
+    model = load(run)
+    if not isinstance(model, CrossValidated):
+        raise InputError(f"Expected a cross-validated run in {run}, found another model.")
+    chosen = choose_out_of_fold(model, scans, progress_fn=progress_fn)
+    for fold, point in enumerate(chosen.folds):
+        description = run / f"fold-{fold}" / "model.toml"
+        table = read_toml(description)
+        table["spec"] |= {"threshold": point.threshold, "min_size_vox": point.min_size_vox}
+        table["card"] |= {"threshold_from": f"{point.patients} patients of the other folds"}
+        write_text(description, tomli_w.dumps(table))
+    write_choices(run, chosen)
+
+
+def _content(cache: Path, scan: BidsScan) -> str:
+    return str(json.loads((cache / scan.name.stem / "done.json").read_text(encoding="utf-8"))["content"])

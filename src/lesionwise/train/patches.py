@@ -15,6 +15,7 @@ from lesionwise.io.bids import BidsScan, find_scans
 from lesionwise.io.cases import read_case
 from lesionwise.io.files import write_text, write_whole
 from lesionwise.io.nifti import read_image
+from lesionwise.models.folds import content_hash
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.train.augmentation import augmentation, paste_lesion
 from lesionwise.train.recipe import Recipe
@@ -30,39 +31,38 @@ DONOR_VOX = 24
 
 
 def scans_of(
-    bids_dirs: Path | Sequence[Path], recipe: Recipe, *, participants: Sequence[str] | None = None
+    bids_dirs: Path | Sequence[Path],
+    recipe: Recipe,
+    *,
+    participants: Sequence[str] | None = None,
+    left_out: dict[str, str] | None = None,
 ) -> list[BidsScan]:
     """Scans of one or several data sets with every channel and a mask, sorted by name within a data set.
 
-    Raises InputError that names the first scan without a modality or a mask, a participant who is in two of the data
-    sets, or data of one patient only.
+    Scans without are noted in `left_out` (name: reason). Raises InputError for the first of them if it is None, for
+    a participant who is in two of the data sets, and for data of one patient only.
     """
+    dirs = [bids_dirs] if isinstance(bids_dirs, Path) else list(bids_dirs)
     scans: list[BidsScan] = []
-    for bids_dir in [bids_dirs] if isinstance(bids_dirs, Path) else bids_dirs:
-        more = _scans_of_one(bids_dir, recipe, participants)
+    for bids_dir in dirs:
+        found = find_scans(bids_dir, channels=recipe.channels, participants=participants)
+        reasons = {left.name.stem: left.reason for left in found.left_out}
+        reasons |= {scan.name.stem: "no lesion mask" for scan in found.scans if scan.reference is None}
+        if reasons and left_out is None:
+            name, reason = next(iter(reasons.items()))
+            raise InputError(f"Expected every scan of {bids_dir} to be fit for training, but {name} has {reason}.")
+        (left_out if left_out is not None else {}).update(reasons)
+        more = [scan for scan in found.scans if scan.reference is not None]
         twice = {s.name.subject for s in scans} & {s.name.subject for s in more}
         if twice:
             raise InputError(
-                f"Expected every participant in one data set only, found {sorted(twice)[0]} in {bids_dir} and before it."
+                f"Expected every participant in one data set only, found {min(twice)} in {bids_dir} and before it."
             )
         scans += more
     if len({scan.name.subject for scan in scans}) < 2:
-        where = ", ".join(str(d) for d in ([bids_dirs] if isinstance(bids_dirs, Path) else bids_dirs))
+        where = ", ".join(str(d) for d in dirs)
         raise InputError(f"Expected at least two patients to train and validate on, found one in {where}.")
     return scans
-
-
-def _scans_of_one(bids_dir: Path, recipe: Recipe, participants: Sequence[str] | None) -> list[BidsScan]:
-    found = find_scans(bids_dir, channels=recipe.channels, participants=participants)
-    if found.left_out:
-        left = found.left_out[0]
-        raise InputError(
-            f"Expected every scan with {', '.join(recipe.channels)}, but {left.name.stem} has {left.reason}."
-        )
-    unmarked = [scan.name.stem for scan in found.scans if scan.reference is None]
-    if unmarked:
-        raise InputError(f"Expected a lesion mask for every scan of {bids_dir}, found none for {unmarked[0]}.")
-    return list(found.scans)
 
 
 def by_patient(scans: Sequence[BidsScan]) -> list[list[str]]:
@@ -109,25 +109,42 @@ def is_thick(scan: BidsScan) -> bool:
 
 
 def prepare(
-    scans: Sequence[BidsScan], model: AbstractSegmenter, folder: Path, *, progress_fn: ProgressFn | None = None
+    scans: Sequence[BidsScan],
+    model: AbstractSegmenter,
+    folder: Path,
+    *,
+    left_out: dict[str, str] | None = None,
+    progress_fn: ProgressFn | None = None,
 ) -> None:
-    """Writes each scan as the network sees it (float16 image, mask, voxel numbers to centre patches on), once."""
+    """Writes each scan as the network sees it (float16 image, mask, voxel numbers to centre patches on), once.
+
+    Scans that cannot be read are noted in `left_out` (name: reason); the first one raises InputError if it is None.
+    """
     for number, scan in enumerate(scans, start=1):
-        target = folder / scan.name.stem
-        if not (target / "done.json").is_file():
-            case = read_case(dict(scan.images), reference=scan.reference, name=scan.name, resample=True)
-            if case.reference is None:
-                raise InputError(f"Expected a lesion mask for {scan.name.stem}, found none.")
-            placement = model.place(case)
-            mask = placement.to_network.forward(torch.from_numpy(case.reference.astype(np.float32))) > 0.5
-            lesion, head = mask.flatten().nonzero().flatten(), placement.head.flatten().nonzero().flatten()
-            _save(target / "image.npy", placement.input[0].half().numpy())
-            _save(target / "mask.npy", mask.numpy())
-            _save(target / "lesion.npy", lesion.numpy())
-            _save(target / "head.npy", head.numpy())
-            write_text(target / "done.json", json.dumps({"shape": list(mask.shape)}))
+        try:
+            _prepare_one(scan, model, folder / scan.name.stem)
+        except InputError as error:
+            if left_out is None:
+                raise
+            left_out[scan.name.stem] = str(error)
         if progress_fn is not None:
             progress_fn("prepare", number, len(scans))
+
+
+def _prepare_one(scan: BidsScan, model: AbstractSegmenter, target: Path) -> None:
+    if (target / "done.json").is_file():
+        return
+    case = read_case(dict(scan.images), reference=scan.reference, name=scan.name, resample=True)
+    if case.reference is None:
+        raise InputError(f"Expected a lesion mask for {scan.name.stem}, found none.")
+    placement = model.place(case)
+    mask = placement.to_network.forward(torch.from_numpy(case.reference.astype(np.float32))) > 0.5
+    lesion, head = mask.flatten().nonzero().flatten(), placement.head.flatten().nonzero().flatten()
+    _save(target / "image.npy", placement.input[0].half().numpy())
+    _save(target / "mask.npy", mask.numpy())
+    _save(target / "lesion.npy", lesion.numpy())
+    _save(target / "head.npy", head.numpy())
+    write_text(target / "done.json", json.dumps({"shape": list(mask.shape), "content": content_hash(case)}))
 
 
 class Patches(Dataset):

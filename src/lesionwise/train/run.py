@@ -7,7 +7,7 @@ import logging
 import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training run left: the model's folder, its best validation nDSC and the threshold chosen there."""
+    """What a training run left: the model's folder, its validation nDSC, the threshold chosen there, and the scans that
+    could not be used (name: reason)."""
 
     folder: Path
     epochs: int
     val_ndsc: float
     threshold: float
     finished: bool
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def train(
@@ -48,6 +50,7 @@ def train(
     participants: Sequence[str] | None = None,
     mix_dir: Path | str | None = None,
     cache: Path | None = None,
+    strict: bool = False,
     device: str = "auto",
     devices: int | str = "auto",
     progress_fn: ProgressFn | None = None,
@@ -55,7 +58,8 @@ def train(
     """Trains (or goes on training) and writes RUN: model.toml + model.safetensors, config.toml, curves.csv, splits.json.
 
     `bids_dir` is one data set or several. `mix_dir` is the data set of the recipe's share `mix` of patches, none of whose
-    patients is validated on. `cache` is where the scans are prepared, RUN/cache unless given.
+    patients is validated on. `cache` is where the scans are prepared, RUN/cache unless given. Scans that cannot be
+    used are left out and named, or refused if `strict`.
     `progress_fn(stage, done, total)` is called while preparing and after every epoch.
     Raises InputError for a data set without masks or modalities, a starting model of another layout, or a RUN that
     holds another training; MissingExtraError without pytorch-lightning.
@@ -66,9 +70,10 @@ def train(
     bids_dirs = [Path(d) for d in ([bids_dir] if isinstance(bids_dir, (str, Path)) else bids_dir)]
     run = Path(run)
     _same_run(run, recipe)
-    scans = scans_of(bids_dirs, recipe, participants=participants)
-    members, held = split(scans, recipe)
-    mixed = scans_of(Path(mix_dir), recipe) if mix_dir is not None else []
+    left_out: dict[str, str] = {}
+    noted = None if strict else left_out
+    scans = scans_of(bids_dirs, recipe, participants=participants, left_out=noted)
+    mixed = scans_of(Path(mix_dir), recipe, left_out=noted) if mix_dir is not None else []
     class_name, arguments = recipe.architecture()
     torch.manual_seed(recipe.seed)
     network = build(class_name, _for_training(recipe, arguments), where="the recipe")
@@ -76,11 +81,13 @@ def train(
         start_from(network, recipe.start)
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / "config.toml", tomli_w.dumps(_config(recipe, bids_dirs, mix_dir)))
-    names = {"train": [s.name.stem for s in members], "val": [s.name.stem for s in held]}
-    write_text(run / "splits.json", json.dumps(names, indent=2) + "\n")
     spec = spec_of(recipe)
     folder = run / "cache" if cache is None else cache
-    prepare([*scans, *mixed], Segmenter(network, spec), folder, progress_fn=progress_fn)
+    prepare([*scans, *mixed], Segmenter(network, spec), folder, left_out=noted, progress_fn=progress_fn)
+    scans, mixed = ([s for s in part if s.name.stem not in left_out] for part in (scans, mixed))
+    members, held = split(scans, recipe)
+    names = {"train": [s.name.stem for s in members], "val": [s.name.stem for s in held]}
+    write_text(run / "splits.json", json.dumps({**names, "left_out": left_out}, indent=2) + "\n")
     learner = Learner(
         network,
         recipe,
@@ -122,7 +129,8 @@ def train(
     done = len(learner.curves)
     best = learner.best
     stopped_early = best["stale"] >= recipe.patience
-    return Trained(run, done, best["ndsc"], best["threshold"], done >= recipe.epochs or stopped_early)
+    finished = done >= recipe.epochs or stopped_early
+    return Trained(run, done, best["ndsc"], best["threshold"], finished, left_out)
 
 
 def spec_of(recipe: Recipe, *, threshold: float = 0.5, card: Mapping[str, Any] | None = None) -> Spec:
@@ -134,6 +142,7 @@ def spec_of(recipe: Recipe, *, threshold: float = 0.5, card: Mapping[str, Any] |
         overlap=0.25,
         threshold=threshold,
         spacing_mm=recipe.spacing_mm,
+        optional_channels=recipe.channels[1:] if recipe.channel_dropout else (),
         card=dict(card or {}),
     )
 

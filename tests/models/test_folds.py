@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from lesionwise.errors import InputError, ModelFileError
+from lesionwise.geometry.volume import Case, ScanName, Volume
 from lesionwise.models.folds import CrossValidated, content_hash, save_folds
 from lesionwise.models.statedict import save_model
 from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import Segmenter, Spec, WithZeros, without_channels
-from lesionwise.volume import Case, ScanName, Volume
 
 ARGUMENTS = {
     "spatial_dims": 3,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import ScanName
 from lesionwise.io.bids import BidsScan
 from lesionwise.io.nifti import write_image
 from lesionwise.segmenter import Segmenter
@@ -16,7 +17,6 @@ from lesionwise.train import patches as patches_module
 from lesionwise.train.patches import Patches, deal, prepare, scans_of, split
 from lesionwise.train.recipe import Recipe
 from lesionwise.train.run import network_of, spec_of
-from lesionwise.volume import ScanName
 
 RECIPE = Recipe("unet", size="tiny", patch=(16, 16, 16), steps=4, batch=3)
 
@@ -134,7 +134,9 @@ def test_every_fold_holds_its_share_of_thick_slices(tmp_path):
     scans = []
     for n in range(10):
         path = tmp_path / f"sub-p{n}_FLAIR.nii.gz"
-        write_image(path, np.random.default_rng(n).normal(size=(6, 6, 6)), np.diag([1.0, 1.0, 6.5 if n < 5 else 1.0, 1.0]))
+        write_image(
+            path, np.random.default_rng(n).normal(size=(6, 6, 6)), np.diag([1.0, 1.0, 6.5 if n < 5 else 1.0, 1.0])
+        )
         scans.append(BidsScan(ScanName(f"p{n}"), {"FLAIR": path}))
     folds = deal(scans, replace(RECIPE, folds=5))
     assert [sum(int(name[1:]) < 5 for name in fold) for fold in folds] == [1] * 5

@@ -22,12 +22,12 @@ import torch
 from torch import nn
 
 from lesionwise.errors import InputError, ModelFileError
+from lesionwise.geometry.volume import Case
 from lesionwise.io.files import write_whole
 from lesionwise.models.architecture import build, load_weights
 from lesionwise.models.members import Members
 from lesionwise.models.statedict import load_pair, spec_of, spec_table
 from lesionwise.segmenter import AbstractSegmenter, Placement, Segmenter, Spec
-from lesionwise.volume import Case
 
 OPTIONS = ("fold",)
 INDEX = "folds.json"

@@ -77,10 +77,10 @@ def wide(recipe: Recipe) -> Compose:
 class InsideHead(Compose):
     """Transforms of intensities, after which voxels that were exactly 0 (outside the head) are 0 again."""
 
-    def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, input_: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """The patch with its background kept."""
-        outside = data["image"] == 0
-        out = super().__call__(data, *args, **kwargs)
+        outside = input_["image"] == 0
+        out = super().__call__(input_, *args, **kwargs)
         return {**out, "image": torch.where(outside, torch.zeros_like(out["image"]), out["image"])}
 
 
@@ -159,7 +159,7 @@ def paste_lesion(
     that their grey values compare.
     """
     block = tuple(slice(int(c), int(c) + n) for c, n in zip(corner, donor_mask.shape, strict=True))
-    free = (image[(0, *block)] != 0) & ~mask[block]
+    free = (image[0][block] != 0) & ~mask[block]
     weight = np.clip(ndimage.gaussian_filter(donor_mask.astype(np.float32), 0.6) * 1.5, 0, 1) * free
     image[(slice(None), *block)] += weight * (donor_image - image[(slice(None), *block)])
     mask[block] |= donor_mask & free

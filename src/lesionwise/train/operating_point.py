@@ -16,6 +16,7 @@ from jaxtyping import Float
 from scipy import optimize, special
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import Case
 from lesionwise.instances.components import label_components
 from lesionwise.io.bids import BidsScan
 from lesionwise.io.cases import read_case
@@ -23,7 +24,6 @@ from lesionwise.io.files import write_text
 from lesionwise.metrics import lesion_counts, normalised_dice
 from lesionwise.models.folds import CrossValidated
 from lesionwise.train.patches import ProgressFn
-from lesionwise.volume import Case
 from lesionwise.windows import WindowGrid, predict, probability_on_scan
 
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(2, 19))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.volume import voxel_sizes_mm
 from lesionwise.io.bids import BidsScan, find_scans
 from lesionwise.io.cases import read_case
 from lesionwise.io.files import write_text, write_whole
@@ -19,7 +20,6 @@ from lesionwise.models.folds import content_hash
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.train.augmentation import augmentation, paste_lesion
 from lesionwise.train.recipe import Recipe
-from lesionwise.volume import voxel_sizes_mm
 
 ProgressFn = Callable[[str, int, int], None]
 

@@ -13,6 +13,8 @@ import resource
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +162,7 @@ def table(folder: Path, scans: int) -> None:
 
 def overhead(units: int, scheduler: str | None) -> None:
     """Empty units: what each engine costs by itself, then what claims, keys and receipts add."""
-    from lesionwise.study.engines import DaskCluster, InProcess, LocalProcesses
+    from lesionwise.cohort.engines import DaskCluster, InProcess, LocalProcesses
 
     def timed(engine) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -181,9 +183,10 @@ def overhead(units: int, scheduler: str | None) -> None:
 def bookkeeping(folder: Path, units: int) -> None:
     """Everything but the science: scans of empty files found, claimed, hashed, noted as finished, and found finished."""
     from lesionwise.attribution import SmoothGrad
-    from lesionwise.study.participant import make_tasks, run_participant
+    from lesionwise.cohort import run_cohort
+    from lesionwise.models.reference import ModelRef
+    from lesionwise.study.participant import make_tasks
     from lesionwise.study.plan import plan_study
-    from lesionwise.study.unit import ModelRef
     from lesionwise.units import Settings
 
     bids, out = folder / "bids", folder / "out"
@@ -198,27 +201,24 @@ def bookkeeping(folder: Path, units: int) -> None:
     _say(f"{len(tasks)} scans found in the data set", wall, cpu, units)
     for what in ("claimed, hashed and noted as finished", "found finished"):
         wall, cpu = time.perf_counter(), time.process_time()
-        run_participant(plan, tasks, unit_fn=_empty_scan)
+        run_cohort([task.unit for task in tasks], unit_fn=_empty_scan)
         _say(f"{len(tasks)} scans {what}", wall, cpu, units)
 
 
-def _empty_scan(task):
-    """A unit as `explain_scan`, without images and network."""
-    from lesionwise.study.claims import Claim
-    from lesionwise.study.receipts import Receipt, claim_path, hash_inputs, input_stamps, remove_leftovers
-    from lesionwise.study.unit import ScanOutcome
+def _empty_scan(unit):
+    """A unit as it runs, without images and network."""
+    from lesionwise.cohort.unit import run_unit
 
-    files = task.files
-    with Claim.take(claim_path(files)):
-        known = Receipt.read(files)
-        remove_leftovers(files)
-        files.folder.mkdir(parents=True, exist_ok=True)
-        part = files.out / "lesions.parquet" / f"{files.name.stem}.parquet"
-        part.parent.mkdir(exist_ok=True)
-        part.touch()
-        hashes = hash_inputs(task.inputs, known)
-        Receipt(task.key(hashes), input_stamps(task.inputs), hashes, (), 0).write(files)
-    return ScanOutcome(files.name.stem, "done")
+    part = unit.out / "lesions.parquet" / f"{unit.name.stem}.parquet"
+    return run_unit(replace(unit, run_fn=partial(_touch, part), sound_fn=part.is_file))
+
+
+def _touch(path):
+    from lesionwise.cohort.unit import UnitResult
+
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    return UnitResult([])
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def write_part(
         keyed.insert(position, key, value)
     keyed[INSTANCE] = None if instances is None else list(instances)
     content, units = _arrow(keyed), [unit]
-    path = out / FOLDER / f"{name.stem}.parquet"
+    path = part_path(out, name)
     if path.is_file():
         before = read_part(path)
         kept = _kept(before.table, content, model, method)
@@ -101,7 +101,7 @@ def write_columns(out: Path, name: ScanName, values: pd.DataFrame, *, model: str
 
     Rows of other models and methods keep theirs. Nothing happens where the cohort's table does not have the scan.
     """
-    path = out / FOLDER / f"{name.stem}.parquet"
+    path = part_path(out, name)
     if not path.is_file():
         return
     part = read_part(path)
@@ -165,6 +165,11 @@ def write_cohort(
             if each_fn is not None:
                 each_fn(table.to_pandas(), [unit for part in found for unit in part.units])
     return rows
+
+
+def part_path(out: Path, name: ScanName) -> Path:
+    """Where a scan's part of the cohort's table lies."""
+    return Path(out) / FOLDER / f"{name.stem}.parquet"
 
 
 def cohort_parts(out: Path) -> list[Path]:

@@ -107,7 +107,7 @@ def snapshot(out: Path) -> dict[str, object]:
     """Every file of OUT by name: its bytes, without what differs between two equal runs (computing time, the date)."""
     found: dict[str, object] = {}
     for path in sorted(p for p in out.rglob("*") if p.is_file()):
-        if path.parent in (out, out / "study", out / ".lesionwise" / "claims") and ".tmp." in path.name:
+        if path.parent in (out, out / "study", out / ".lesionwise" / "study" / "claims") and ".tmp." in path.name:
             continue  # of a process killed while it wrote a file that belongs to no scan: swept by age
         name = str(path.relative_to(out))
         if path.name.endswith("_saliency.json"):
@@ -121,6 +121,9 @@ def snapshot(out: Path) -> dict[str, object]:
             rows = [line.split("\t") for line in path.read_text().splitlines()]
             place = rows[0].index("seconds")
             found[name] = [row[:place] + row[place + 1 :] for row in rows]
+        elif path.parent.name == "receipts":
+            noted = json.loads(path.read_text())
+            found[name] = {**noted, "Outputs": sorted(noted["Outputs"])}  # their time stamps are each run's own
         elif path.name == "config.toml":
             found[name] = re.sub(r"^written = .*$", "", path.read_text(), flags=re.M)
         else:

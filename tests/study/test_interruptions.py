@@ -15,9 +15,9 @@ import pytest
 from dask_cluster import dask_cluster
 from study_runs import die_at_rename, run
 
-from lesionwise.study.engines import DaskCluster, LocalProcesses
+from lesionwise.cohort.engines import DaskCluster, LocalProcesses
+from lesionwise.cohort.unit import run_unit
 from lesionwise.study.participant import run_participant
-from lesionwise.study.unit import explain_scan
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["study_runs"])
@@ -82,7 +82,7 @@ def test_a_run_takes_over_from_one_that_was_killed(
     out = tmp_path / "out"
     first = SERVER.Process(target=run, args=(cohort, network, out))
     first.start()
-    claims = out / ".lesionwise" / "claims"
+    claims = out / ".lesionwise" / "study" / "claims"
     deadline = time.time() + 20
     while not (claims.is_dir() and any(claims.iterdir())) and time.time() < deadline:
         time.sleep(0.005)
@@ -123,12 +123,12 @@ def test_on_a_cluster_with_a_worker_killed_in_the_middle_of_a_scan(
     out = tmp_path / "out"
     paths = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     over, killed = threading.Event(), []
-    watcher = threading.Thread(target=_kill_first_owner, args=(out / ".lesionwise" / "claims", over, killed))
+    watcher = threading.Thread(target=_kill_first_owner, args=(out / ".lesionwise" / "study" / "claims", over, killed))
     with dask_cluster(tmp_path, ["--nworkers", "2"], environment=paths) as file:
         plan, tasks = make_run(out)
         watcher.start()
         try:
-            result = run_participant(plan, tasks, engine=DaskCluster(str(file)), unit_fn=explain_scan)
+            result = run_participant(plan, tasks, engine=DaskCluster(str(file)), unit_fn=run_unit)
         finally:
             over.set()
             watcher.join()

@@ -6,16 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from lesionwise.cohort import Shard, is_finished
+from lesionwise.cohort.engines import AbstractEngine
+from lesionwise.cohort.receipts import Receipt
+from lesionwise.cohort.unit import Outcome, run_unit
 from lesionwise.errors import InputError
 from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import list_scans, read_scan
 from lesionwise.store import read_cohort
-from lesionwise.study.engines import AbstractEngine
-from lesionwise.study.left_out import read_left_out
-from lesionwise.study.participant import run_participant
-from lesionwise.study.plan import Shard, is_finished
-from lesionwise.study.receipts import Receipt, receipt_path
-from lesionwise.study.unit import ScanOutcome, explain_scan
+from lesionwise.study.participant import left_out_list, run_participant
 
 STEMS = ["sub-01", "sub-02", "sub-03_ses-a", "sub-03_ses-b"]
 
@@ -32,7 +31,7 @@ def finished(undisturbed, tmp_path):
 
 def test_good_scans_are_explained_and_others_listed_with_the_reason(undisturbed):
     assert [name.stem for name in list_scans(undisturbed)] == STEMS
-    rows = {scan: (found, reason) for scan, found, reason in read_left_out(undisturbed)}
+    rows = {scan: (found, reason) for scan, found, reason in left_out_list(undisturbed).read()}
     assert rows["sub-04"] == ("data set", "no T1w image")
     found, reason = rows["sub-05"]
     assert found == "run"
@@ -47,12 +46,12 @@ def test_good_scans_are_explained_and_others_listed_with_the_reason(undisturbed)
 
 def test_a_second_run_computes_nothing(make_run, finished):
     plan, tasks = make_run(finished)
-    assert [is_finished(task) for task in tasks] == [True] * 4 + [False]  # the damaged one is tried again
+    assert [is_finished(task.unit) for task in tasks] == [True] * 4 + [False]  # the damaged one is tried again
     told = []
 
-    def forbidden(task):
-        told.append(task.files.name.stem)
-        return explain_scan(task)
+    def forbidden(unit):
+        told.append(unit.stem)
+        return run_unit(unit)
 
     result = run_participant(plan, tasks, unit_fn=forbidden)
     assert told == ["sub-05"]
@@ -63,9 +62,9 @@ def test_a_second_run_computes_nothing(make_run, finished):
 def test_inputs_with_new_time_stamps_but_equal_content_are_kept(make_run, cohort, finished, tmp_path):
     moved = shutil.copytree(cohort, tmp_path / "bids", copy_function=shutil.copyfile)
     _, tasks = make_run(finished, bids=moved, participants=["01"])
-    assert not is_finished(tasks[0])
-    assert explain_scan(tasks[0]).status == "kept"
-    assert is_finished(tasks[0])  # the new stamps are noted
+    assert not is_finished(tasks[0].unit)
+    assert run_unit(tasks[0].unit).status == "kept"
+    assert is_finished(tasks[0].unit)  # the new stamps are noted
 
 
 def test_a_changed_reference_recomputes_that_scan_alone(make_run, cohort, finished, tmp_path):
@@ -148,21 +147,21 @@ def test_shards_are_a_partition():
 
 def test_a_subset_run_leaves_the_reasons_of_others_alone(make_run, finished):
     run_participant(*make_run(finished, participants=["01"]))
-    assert {scan for scan, _, _ in read_left_out(finished)} == {"sub-04", "sub-05"}
+    assert {scan for scan, _, _ in left_out_list(finished).read()} == {"sub-04", "sub-05"}
 
 
 def test_a_unit_that_raises_or_dies_is_a_reason_not_the_end(make_run, tmp_path):
     plan, tasks = make_run(tmp_path / "out")
 
-    def faulty(task):
-        if task.files.name.subject == "02":
+    def faulty(unit):
+        if unit.name.subject == "02":
             raise ZeroDivisionError("a fault of ours")
-        return ScanOutcome(task.files.name.stem, "done")
+        return Outcome(unit.stem, "done")
 
     result = run_participant(plan, tasks, unit_fn=faulty)
     assert _statuses(result)["sub-02"] == "left_out"
     assert dict(result.left_out)["sub-02"] == "ZeroDivisionError: a fault of ours"
-    noted = json.loads((tmp_path / "out/.lesionwise/left_out/sub-02.json").read_text())
+    noted = json.loads((tmp_path / "out/.lesionwise/study/left_out/sub-02.json").read_text())
     assert "Traceback" in noted["Details"]
 
 
@@ -170,12 +169,12 @@ def test_scans_in_other_hands_are_asked_for_again(make_run, tmp_path, monkeypatc
     plan, tasks = make_run(tmp_path / "out", participants=["01", "02"])
     asked: dict[str, int] = {}
 
-    def busy_twice(task):
-        stem = task.files.name.stem
+    def busy_twice(unit):
+        stem = unit.stem
         asked[stem] = asked.get(stem, 0) + 1
-        return ScanOutcome(stem, "busy" if stem == "sub-02" and asked[stem] < 3 else "done")
+        return Outcome(stem, "busy" if stem == "sub-02" and asked[stem] < 3 else "done")
 
-    monkeypatch.setattr("lesionwise.study.participant.WAIT_S", (0.01, 0.02))
+    monkeypatch.setattr("lesionwise.cohort.runner.WAIT_S", (0.01, 0.02))
     result = run_participant(plan, tasks, unit_fn=busy_twice)
     assert asked == {"sub-01": 1, "sub-02": 3}
     assert _statuses(result) == {"sub-01": "done", "sub-02": "done"}
@@ -184,16 +183,16 @@ def test_scans_in_other_hands_are_asked_for_again(make_run, tmp_path, monkeypatc
 def test_another_model_under_the_same_name_is_refused(make_run, tmp_path):
     _, tasks = make_run(tmp_path / "out", participants=["01"])
     changed = replace(tasks[0], model=replace(tasks[0].model, fingerprint="0123456789abcdef"))
-    outcome = explain_scan(changed)
+    outcome = run_unit(changed.unit)
     assert outcome.status == "left_out"
     assert "0123456789abcdef" in outcome.reason
 
 
 def test_a_broken_receipt_is_no_receipt(make_run, finished):
     _, tasks = make_run(finished, participants=["01"])
-    receipt_path(tasks[0].files).write_text('{"Key": "abc", "Inputs": [')
-    assert Receipt.read(tasks[0].files) is None
-    assert explain_scan(tasks[0]).status == "done"
+    tasks[0].unit.receipt_path.write_text('{"Key": "abc", "Inputs": [')
+    assert Receipt.read(tasks[0].unit.receipt_path) is None
+    assert run_unit(tasks[0].unit).status == "done"
 
 
 def test_results_in_any_order_are_told_by_scan(make_run, tmp_path):
@@ -206,7 +205,5 @@ def test_results_in_any_order_are_told_by_scan(make_run, tmp_path):
             for index in reversed(range(len(tasks))):
                 yield index, unit_fn(tasks[index])
 
-    result = run_participant(
-        plan, tasks, engine=Backwards(), unit_fn=lambda task: ScanOutcome(task.files.name.stem, "done")
-    )
+    result = run_participant(plan, tasks, engine=Backwards(), unit_fn=lambda unit: Outcome(unit.stem, "done"))
     assert [outcome.stem for outcome in result.outcomes] == [*STEMS, "sub-05"]

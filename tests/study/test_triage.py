@@ -12,15 +12,15 @@ import pytest
 from dask_cluster import dask_cluster
 from triage_models import by_volume
 
+from lesionwise.cohort import Shard, is_finished
+from lesionwise.cohort.engines import DaskCluster, LocalProcesses
+from lesionwise.cohort.unit import run_unit
 from lesionwise.errors import InputError
 from lesionwise.io.derivative import list_scans
 from lesionwise.report.group import render_group
 from lesionwise.store import read_cohort
-from lesionwise.study.engines import DaskCluster, LocalProcesses
 from lesionwise.study.group import run_group
 from lesionwise.study.participant import run_participant
-from lesionwise.study.plan import Shard, is_finished
-from lesionwise.study.unit import explain_scan
 from lesionwise.triage.model import load_triage, save_model
 
 FINDS = {"threshold": 0.68, "min_size": 3.0, "lesions": "largest:4", "samples": 2}
@@ -70,7 +70,7 @@ def test_another_triage_model_judges_anew_and_makes_no_map_again(make_run, triag
     before, probability = _maps(copied), copied / "sub-01/anat/sub-01_label-L_probseg.nii.gz"
     predicted = probability.stat().st_mtime_ns
     plan, tasks = make_run(copied, triage=triage[1], **FINDS)
-    assert not any(is_finished(task) for task in tasks)
+    assert not any(is_finished(task.unit) for task in tasks)
     assert run_participant(plan, tasks).count("done") == 4
     assert _maps(copied) == before
     assert probability.stat().st_mtime_ns == predicted
@@ -108,7 +108,7 @@ def test_on_a_cluster_as_in_one(make_run, triage, judged, tmp_path, assert_equal
     out, paths = tmp_path / "out", {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     with dask_cluster(tmp_path, ["--nworkers", "2"], environment=paths) as file:
         plan, tasks = make_run(out, triage=triage[0], **FINDS)
-        result = run_participant(plan, tasks, engine=DaskCluster(str(file)), unit_fn=explain_scan)
+        result = run_participant(plan, tasks, engine=DaskCluster(str(file)), unit_fn=run_unit)
     assert result.count("done") == 4
     assert_equal_outputs(out, judged)
 
@@ -132,7 +132,7 @@ def test_a_changed_file_under_the_same_name_is_refused(make_run, triage, tmp_pat
     _, tasks = make_run(tmp_path / "out", triage=triage[0], participants=["01"], **FINDS)
     other = tmp_path / "strict.json"
     other.write_bytes(triage[1].read_bytes())
-    outcome = explain_scan(replace(tasks[0], triage=replace(tasks[0].triage, ref=str(other))))
+    outcome = run_unit(replace(tasks[0], triage=replace(tasks[0].triage, ref=str(other))).unit)
     assert outcome.status == "left_out"
     assert "all workers must see the same file" in outcome.reason
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from lesionwise.attribution import SmoothGrad
+from lesionwise.models.reference import ModelRef
 from lesionwise.models.zoo import load_model
 from lesionwise.study.participant import make_tasks, run_participant
 from lesionwise.study.plan import plan_study
-from lesionwise.study.unit import ModelRef, TriageRef
+from lesionwise.study.unit import TriageRef
 from lesionwise.triage.model import load_triage
 from lesionwise.units import Settings
 

@@ -71,6 +71,12 @@ Triage = Annotated[
 Snr = Annotated[bool, typer.Option("--snr/--no-snr", help="Also write the map's signal-to-noise ratio.")]
 
 
+Shard = Annotated[str, typer.Option("--shard", help="i/n: the i-th of n equal shares of the scans.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Local processes that share cores, or take a GPU each.")
+]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Address or scheduler file of a Dask cluster.")]
+Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Keep what is finished.")]
 ReferenceFrom = Annotated[
     Path | None, typer.Option("--reference-from", help="Folder of reference masks (the data set's derivatives).")
 ]

@@ -12,11 +12,12 @@ from typer.core import TyperCommand, TyperOption
 from lesionwise import __version__
 from lesionwise.cli import options as o
 from lesionwise.cli.console import Reporter, reporting
+from lesionwise.cli.spread import Spread, absolute_ref, tell_left_out
 from lesionwise.errors import InputError
 
 if TYPE_CHECKING:
+    from lesionwise.cohort import CohortResult
     from lesionwise.segmenter import AbstractSegmenter
-    from lesionwise.study.participant import StudyResult
     from lesionwise.study.plan import StudyPlan
     from lesionwise.study.unit import ScanTask
 
@@ -104,14 +105,10 @@ def study(
         Path | None, typer.Option("--brain-masks-from", help="Folder of brain masks, for heads with skull.")
     ] = None,
     resample: o.Resample = False,
-    shard: Annotated[str, typer.Option("--shard", help="i/n: the i-th of n equal shares of the scans.")] = "1/1",
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Local processes that share cores, or take a GPU each.")
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option("--scheduler", help="Address or scheduler file of a Dask cluster.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Keep what is finished.")] = True,
+    shard: o.Shard = "1/1",
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
+    resume: o.Resume = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     model: o.Model = "builtin",
     trust: o.Trust = False,
@@ -127,23 +124,22 @@ def study(
     if level is Level.group:
         collect(out, report=report)
         return
-    if workers is not None and scheduler is not None:
-        raise InputError("Expected either --workers or --scheduler, found both.")
     # heavy imports wait until they are needed: the group level runs without torch
+    from lesionwise.cohort.shard import Shard
     from lesionwise.config import write_config
     from lesionwise.io.bids import read_filters
     from lesionwise.io.files import check_output
+    from lesionwise.models.reference import ModelRef
     from lesionwise.models.zoo import load_model
     from lesionwise.study.participant import make_tasks, run_participant
-    from lesionwise.study.plan import Shard, plan_study
-    from lesionwise.study.resources import engine_for, memory_per_process
-    from lesionwise.study.unit import ModelRef, TriageRef
+    from lesionwise.study.plan import plan_study
+    from lesionwise.study.unit import TriageRef
     from lesionwise.triage.model import load_triage
     from lesionwise.units import model_facts
 
     check_output(out)
-    share = Shard.parse(shard)
-    where = _device(choices.device, workers=workers, scheduler=scheduler)
+    share, spread = Shard.parse(shard), Spread(workers, scheduler)
+    where = spread.device(choices.device)
     segmenter = load_model(model, trust=trust, device=where if dry_run else "cpu")
     channels = segmenter.spec.channels
     settings = o.settings_of(segmenter, replace(choices, device=where))
@@ -166,25 +162,16 @@ def study(
             raise InputError(f"Expected scans of {bids_dir} with the labels asked for, found none.")
         typer.echo(f"No scan falls to share {share.index}/{share.count}.")
         return
-    engine = None
-    if not dry_run:
-        engine = engine_for(
-            workers=workers,
-            scheduler=scheduler,
-            device=settings.device,
-            bids_dir=bids_dir,
-            out=out,
-            version=__version__,
-        )
+    engine = None if dry_run else spread.engine(settings.device, sees=[bids_dir], writes=out)
     tasks = make_tasks(
         plan,
-        model=ModelRef(_absolute(model), segmenter.fingerprint, trust),
+        model=ModelRef(absolute_ref(model), segmenter.fingerprint, trust),
         settings=settings,
         version=__version__,
         resume=resume,
         resample=resample,
-        memory_bytes=None if scheduler is not None else memory_per_process(workers or 1, device=settings.device),
-        triage=None if judge is None else TriageRef(_absolute(str(triage)), judge.fingerprint),
+        memory_bytes=spread.memory_bytes(settings.device),
+        triage=None if judge is None else TriageRef(absolute_ref(str(triage)), judge.fingerprint),
     )
     if dry_run:
         show_plan(plan, tasks, segmenter)
@@ -199,15 +186,15 @@ def study(
 
 def show_plan(plan: "StudyPlan", tasks: "Sequence[ScanTask]", model: "AbstractSegmenter") -> None:
     """`--dry-run`: every scan with what is known of it, scans that cannot be used, and what it all will cost."""
+    from lesionwise.cohort import is_finished
     from lesionwise.study.estimate import estimate, known_lesions
-    from lesionwise.study.plan import is_finished
 
     for task in tasks:
         count = None
         if len(tasks) <= COUNT_UP_TO:
             count = known_lesions(task.scan, connectivity=task.settings.connectivity)
         known = "" if count is None else f", {count} reference lesions"
-        state = "finished" if task.resume and is_finished(task) else "to do"
+        state = "finished" if task.resume and is_finished(task.unit) else "to do"
         typer.echo(f"{task.scan.name.stem}: {state}{known}")
     for scan in plan.left_out:
         typer.echo(f"{scan.name.stem}: left out, {scan.reason}")
@@ -216,23 +203,6 @@ def show_plan(plan: "StudyPlan", tasks: "Sequence[ScanTask]", model: "AbstractSe
     if tasks:
         for sentence in estimate(tasks, model, tasks[0].settings).sentences():
             typer.echo(sentence)
-
-
-def _absolute(ref: str) -> str:
-    """A file's or folder's path that is right in every process; the name of a shipped model, and options, as they are."""
-    path, mark, options = ref.partition("?")
-    return f"{Path(path).resolve()}{mark}{options}" if Path(path).exists() else ref
-
-
-def _device(device: str, *, workers: int | None, scheduler: str | None) -> str:
-    from lesionwise.api import resolve_device
-    from lesionwise.study.resources import cluster_device
-
-    if scheduler is not None:
-        return cluster_device(scheduler) if device == "auto" else device
-    resolved = resolve_device(device)
-    # a process of several sees one GPU, whatever its number here
-    return "cuda" if resolved.startswith("cuda") and workers is not None and workers > 1 else resolved
 
 
 def collect(out: Path, *, report: bool) -> None:
@@ -248,20 +218,14 @@ def collect(out: Path, *, report: bool) -> None:
     )
 
 
-def conclude(result: "StudyResult", out: Path) -> None:
+def conclude(result: "CohortResult", out: Path) -> None:
     """Says what was done; exit code 3 if scans were left out."""
     done = result.count("done")
     typer.echo(
         f"{done} scan{'' if done == 1 else 's'} explained, {result.count('kept')} kept, {len(result.left_out)} left out "
         f"in {result.seconds:.0f} s. Results: {out}"
     )
-    if result.left_out:
-        for stem, reason in result.left_out[:20]:
-            typer.echo(f"left out: {stem}: {reason}", err=True)
-        more = len(result.left_out) - 20
-        where = out / "study" / "left_out.tsv"
-        typer.echo(f"{f'{more} more; ' if more > 0 else ''}reasons: {where}", err=True)
-        raise typer.Exit(3)
+    tell_left_out(result.left_out, out / "study" / "left_out.tsv")
 
 
 def _group_report(reporter: Reporter) -> Callable[[Path], Path]:

@@ -47,6 +47,12 @@ class BidsScan:
     reference: Path | None = None
     brain_mask: Path | None = None
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """All files of the scan by what they are: channels, `reference`, `brain mask`."""
+        extra = {"reference": self.reference, "brain mask": self.brain_mask}
+        return {**self.images, **{what: path for what, path in extra.items() if path is not None}}
+
 
 @dataclass(frozen=True)
 class LeftOut:

@@ -11,6 +11,8 @@ import torch
 from lesionwise.attribution.engine.plan import plan_attribution
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import locate
+from lesionwise.cohort.receipts import Receipt
+from lesionwise.cohort.unit import is_finished
 from lesionwise.errors import InputError
 from lesionwise.geometry.volume import Case
 from lesionwise.instances.components import component_voxels, label_components
@@ -19,8 +21,6 @@ from lesionwise.io.cases import read_case
 from lesionwise.io.nifti import read_image
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.store import cohort_parts, iter_cohort
-from lesionwise.study.plan import is_finished
-from lesionwise.study.receipts import Receipt
 from lesionwise.study.unit import ScanTask
 from lesionwise.units import Settings
 from lesionwise.windows import WindowGrid
@@ -61,7 +61,7 @@ class Estimate:
 
 def estimate(tasks: Sequence[ScanTask], model: AbstractSegmenter, settings: Settings) -> Estimate:
     """Counts the reference lesions of some scans, looks at finished scans, and times one window of this network here."""
-    todo = [task for task in tasks if not (task.resume and is_finished(task))]
+    todo = [task for task in tasks if not (task.resume and is_finished(task.unit))]
     if not todo:
         return Estimate(0, len(tasks), 0, "nothing to do", 0, "nothing to do", 0, "nothing to do")
     finished = len(tasks) - len(todo)
@@ -115,9 +115,9 @@ def _lesions(tasks: Sequence[ScanTask], settings: Settings) -> tuple[float, str]
         counts = [count for count in counted if count is not None]
         if counts:
             return float(np.mean(counts)), f"mean of {len(counts)} reference masks"
-    receipts = [receipt for task in tasks[:2000] if (receipt := Receipt.read(task.files)) is not None]
+    receipts = [receipt for task in tasks[:2000] if (receipt := Receipt.read(task.unit.receipt_path)) is not None]
     if receipts:
-        return float(np.mean([r.lesions for r in receipts])), f"mean of {len(receipts)} finished scans"
+        return float(np.mean([_lesions_of(r) for r in receipts])), f"mean of {len(receipts)} finished scans"
     return float(ASSUMED_LESIONS), "assumed: there are neither references nor finished scans"
 
 
@@ -146,8 +146,8 @@ def _past(out: Path, tasks: Sequence[ScanTask], fingerprint: str, method: str) -
         for task in tasks[:50]
         if task.files.lesions_sidecar.is_file()
     ]
-    receipts = [r for task in tasks[:50] if (r := Receipt.read(task.files)) is not None]
-    lesions = sum(r.lesions for r in receipts)
+    receipts = [r for task in tasks[:50] if (r := Receipt.read(task.unit.receipt_path)) is not None]
+    lesions = sum(_lesions_of(r) for r in receipts)
     if not lesions:
         return None
     return seconds / count / 3600, sum(sizes) / lesions, f"measured on {len(parts)} scans in OUT"
@@ -212,3 +212,9 @@ def _typical_lesions(case: Case, settings: Settings) -> list[np.ndarray]:
     limit = np.asarray(case.image.shape) - 2
     centres = inside[np.linspace(0, len(inside) - 1, ASSUMED_LESIONS).astype(int)]
     return [np.clip(centre, 1, limit) + cube for centre in centres]
+
+
+def _lesions_of(receipt: Receipt) -> int:
+    """Lesions explained in a finished scan."""
+    count = (receipt.facts or {}).get("Lesions", 0)
+    return count if isinstance(count, int) else 0

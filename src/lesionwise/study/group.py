@@ -12,7 +12,7 @@ from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import write_json, write_table
 from lesionwise.io.files import write_whole
 from lesionwise.store import Unit, described, write_cohort
-from lesionwise.study.left_out import refresh_left_out
+from lesionwise.study.participant import left_out_list
 
 ROBUST_Z = 5.0
 """Robust z-score beyond which a lesion or a scan is listed to be looked at."""
@@ -86,7 +86,7 @@ def run_group(
     _write(folder / "patients.tsv", patients, _described(patients))
     outliers = find_outliers(pd.read_parquet(folder / "cohort.parquet", columns=_looked_at(scans)), scans)
     _write(folder / "outliers.tsv", outliers, OUTLIER_COLUMNS)
-    left_out = refresh_left_out(out)
+    left_out = left_out_list(out).refresh()
     say(f"{rows} rows of {scans['scan'].nunique()} scans and {patients['subject'].nunique()} patients: {folder}")
     say(f"{len(outliers)} lesions or scans stand out, {len(left_out)} scans are left out.")
     page = None if report_fn is None else report_fn(out)

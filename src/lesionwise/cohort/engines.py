@@ -8,6 +8,7 @@ cohort.
 import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
@@ -301,6 +302,7 @@ def _serve(pipe: Connection, threads: int, gpu: str | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     limit_threads(threads)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     while True:
         try:
             unit_fn, task = pipe.recv()
@@ -310,6 +312,14 @@ def _serve(pipe: Connection, threads: int, gpu: str | None) -> None:
             pipe.send(_guarded(unit_fn, task))
         except (BrokenPipeError, KeyboardInterrupt):
             return
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker when the process that hired it is gone, also in the middle of a scan that nobody waits for."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _on_cluster(unit_fn: UnitFn, task: Any) -> Any:

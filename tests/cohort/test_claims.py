@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from lesionwise.study.claims import Claim
+from lesionwise.cohort.claims import Claim
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_of_many_that_try_at_once_one_wins(path):
 
 def test_the_claim_of_a_killed_process_is_free_at_once(path):
     code = (
-        "import sys, time; from pathlib import Path; from lesionwise.study.claims import Claim; "
+        "import sys, time; from pathlib import Path; from lesionwise.cohort.claims import Claim; "
         "Claim.take(Path(sys.argv[1])); print('claimed', flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen(

@@ -1,12 +1,13 @@
 """Cores and memory that a run may use, and the engine that uses them."""
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from lesionwise import __version__
-from lesionwise.study.engines import (
+from lesionwise.cohort.engines import (
     AbstractEngine,
     DaskCluster,
     InProcess,
@@ -14,17 +15,23 @@ from lesionwise.study.engines import (
     limit_threads,
     usable_threads,
 )
+from lesionwise.errors import InputError
 
 MEMORY_SHARE = 0.6
 """Of free memory that attributions may hold; the rest is for images, the network and maps on their way to disk."""
 
 
 def engine_for(
-    *, workers: int | None, scheduler: str | None, device: str, bids_dir: Path, out: Path, version: str
+    *, workers: int | None, scheduler: str | None, device: str, sees: Sequence[Path], writes: Path
 ) -> AbstractEngine:
-    """The engine that the command line asks for. Raises InputError where cores or GPUs do not suffice."""
+    """The engine that the command line asks for; cluster workers must see the folders `sees` and write to `writes`.
+
+    Raises InputError where cores or GPUs do not suffice, or if both processes and a cluster are asked for.
+    """
+    if workers is not None and scheduler is not None:
+        raise InputError("Expected either --workers or --scheduler, found both.")
     if scheduler is not None:
-        check_fn = partial(unfit_worker, str(bids_dir.resolve()), str(out.resolve()), version)
+        check_fn = partial(unfit_worker, [str(one.resolve()) for one in sees], str(writes.resolve()), __version__)
         return DaskCluster(scheduler, gpu=device.startswith("cuda"), check_fn=check_fn)
     if workers is not None and workers > 1:
         return LocalProcesses.share(workers, device=device)
@@ -32,12 +39,13 @@ def engine_for(
     return InProcess()
 
 
-def unfit_worker(bids_dir: str, out: str, version: str) -> str | None:
-    """Why this machine cannot take part in a study; None if it can. Runs on every worker before the first unit."""
+def unfit_worker(sees: Sequence[str], out: str, version: str) -> str | None:
+    """Why this machine cannot take part in a run; None if it can. Runs on every worker before the first unit."""
     if __version__ != version:
         return f"it runs lesionwise {__version__}, the study {version}"
-    if not Path(bids_dir).is_dir():
-        return f"it does not see the data set {bids_dir}"
+    unseen = [folder for folder in sees if not Path(folder).is_dir()]
+    if unseen:
+        return f"it does not see the folder {unseen[0]}"
     if not os.access(Path(out).parent if not Path(out).exists() else out, os.W_OK):
         return f"it cannot write to {out}"
     return None

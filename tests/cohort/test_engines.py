@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from dask_cluster import dask_cluster
 
+from lesionwise.cohort.engines import DaskCluster, InProcess, LocalProcesses, UnitFault, usable_cores, usable_threads
 from lesionwise.errors import InputError
-from lesionwise.study.engines import DaskCluster, InProcess, LocalProcesses, UnitFault, usable_cores, usable_threads
 
 WORK = '''
 import os, signal, time

@@ -2,13 +2,15 @@
 
 A claim saves work, it does not guard data: every file is written whole and equal work gives equal files, so two runs
 that both believe to own a scan only waste time. A claim ends when its owner lets go, when its owner is found dead (on
-the same machine), or when its owner's heartbeat has not been seen for `EXPIRY_S` (anywhere).
+the same machine), or when its owner's heartbeat has not been seen for `EXPIRY_S` (anywhere): by the clock of the file
+system, or, where that cannot be right, by having watched it for so long.
 """
 
 import json
 import os
 import socket
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +86,18 @@ def _abandoned(path: Path, expiry_s: float) -> bool:
         last = path.stat().st_mtime
     except FileNotFoundError:
         return True
-    return _file_system_time(path.parent) - last > expiry_s
+    if _file_system_time(path.parent) - last > expiry_s:
+        return True
+    # a heartbeat stamped in the future never grows old by the clock: it is dead if it does not move while we watch
+    seen, now = _watched.get(path), time.monotonic()
+    if seen is None or seen[0] != last:
+        _watched[path] = (last, now)
+        return False
+    return now - seen[1] > expiry_s
+
+
+_watched: dict[Path, tuple[float, float]] = {}
+"""Heartbeat of a claim of somebody else, and when (by our own monotonic clock) it was first seen at that."""
 
 
 def _remove_abandoned(path: Path) -> None:

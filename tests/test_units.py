@@ -1,5 +1,6 @@
 """One scan's work: the outputs are a contract, a repeated run redoes only what changed, the map sits on the lesion."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from lesionwise import lesion_table
 from lesionwise.attribution import GradCAMPlusPlus, Gradient, SmoothGrad
@@ -195,3 +197,21 @@ def test_a_class_activation_map_has_one_channel_for_all(small_case, bright_model
     assert saliency.provenance["Quantitative"] is False
     assert "peak_all" in result.lesions
     assert read_scan(tmp_path, ScanName("small")).maps[1]["gradcampp"].channels == ("all",)
+
+
+def test_a_cross_validated_model_explains_a_patient_by_the_network_that_has_not_seen_them(small_case, bright_model):
+    from lesionwise.models.folds import CrossValidated
+    from lesionwise.segmenter import Segmenter
+
+    with torch.no_grad():
+        other = copy.deepcopy(bright_model.network)
+        other[2].bias += torch.tensor([5.0, -5.0])[:]
+    parts = (Segmenter(other, bright_model.spec), bright_model)
+    model = CrossValidated(parts, (("somebody",), (small_case.name.subject,)))
+    settings = Settings(method=SmoothGrad(n_samples=1), lesions="largest:1")
+    explained = explain_case(model, small_case, settings)
+    alone = explain_case(bright_model, small_case, settings)
+    assert np.array_equal(explained.prediction, alone.prediction)
+    assert any("fold 1" in note for note in explained.notes)
+    assert explained.model["Fingerprint"] == model.fingerprint
+    assert explained.model["NetworkFingerprint"] == bright_model.fingerprint

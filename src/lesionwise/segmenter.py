@@ -192,7 +192,9 @@ def without_channels(model: Segmenter, lacking: Sequence[str]) -> Segmenter:
         network = WithZeros(network, kept, len(spec.channels))
     channels = tuple(spec.channels[n] for n in kept)
     optional = tuple(name for name in spec.optional_channels if name in channels and len(channels) > 1)
-    card = {**spec.card, "without": ", ".join(lacking)}
+    names = ", ".join(lacking)
+    note = f"{names} was not given: the network sees 0 there, as in part of its training, and misses more than with it."
+    card = {**spec.card, "lacking": note}
     return Segmenter(network.eval(), replace(spec, channels=channels, optional_channels=optional, card=card))
 
 

@@ -56,7 +56,9 @@ def run(tmp_path, model):
 
 def test_a_patient_is_asked_of_the_network_that_left_them_out(model):
     assert [model.fold_of(case_of(name, seed=9)) for name in ("a", "b", "c", "stranger")] == [0, 1, 2, None]
-    assert model.for_case(case_of("b", seed=9)) is model.parts[1]
+    chosen = model.for_case(case_of("b", seed=9))
+    assert chosen.network is model.parts[1].network
+    assert "fold 1" in chosen.spec.card["chosen"]
 
 
 def test_a_known_scan_under_another_name_is_recognised_by_its_voxels(model):

@@ -111,6 +111,7 @@ def unexplained(
     model: AbstractSegmenter, case: Case, settings: Settings, *, known: ScanFiles | None = None
 ) -> Explained:
     """A scan with its lesions found but not explained; `known` names an output folder to read the prediction from."""
+    named, model = model, model.for_case(case)
     predicted = predict_case(model, case, device=settings.device, known=known)
     mask, instances, notes = find_lesions(model, case, predicted.probability, settings)
     voxels = hashlib.sha256()
@@ -119,7 +120,7 @@ def unexplained(
     return Explained(
         case=case,
         settings=settings,
-        model=model_facts(model),
+        model=model_facts(named, used=model),
         prediction=predicted.probability,
         mask=mask,
         instances=tuple(instances),
@@ -156,7 +157,7 @@ def _rows(
         say(f"{case.name.stem}: rows of {experiment.name} are there already.")
         return pd.read_parquet(path), False
     say(f"{case.name.stem}: {experiment.name} ...")
-    rows = experiment.rows_fn(Scan(model, explained, settings.device, wanted), **options)
+    rows = experiment.rows_fn(Scan(model.for_case(case), explained, settings.device, wanted), **options)
     with write_whole(path) as temporary:
         rows.to_parquet(temporary)
     write_text(note, json.dumps({"Key": key}))

@@ -76,7 +76,13 @@ class CrossValidated(AbstractSegmenter):
     def for_case(self, case: Case) -> AbstractSegmenter:
         """The network that has not seen this patient, or the ensemble if none has."""
         fold = self.fold_of(case)
-        return (self.alone() if fold is None else self.parts[fold]).for_case(case)
+        return (self.alone() if fold is None else self._part(fold)).for_case(case)
+
+    def _part(self, fold: int) -> Segmenter:
+        """The network of a fold, with the reason why it is asked."""
+        part = self.parts[fold]
+        note = f"Predicted by the network of fold {fold}, which was trained without this patient."
+        return Segmenter(part.network, replace(part.spec, card={**part.spec.card, "chosen": note}))
 
     def alone(self) -> Segmenter:
         """The ensemble as a plain model, for a stranger."""

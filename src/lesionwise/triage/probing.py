@@ -54,6 +54,7 @@ class Probe:
         """None where the scan's images are not at hand."""
         if scan.case is None:
             return None
+        model = model.for_case(scan.case)
         placement = model.place(scan.case)
         healthy = _on_network(placement, white_matter(scan.case).mask) & ~_on_network(placement, scan.mask)
         return cls(scan, model.spec, model.network, placement, healthy)

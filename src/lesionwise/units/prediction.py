@@ -30,12 +30,14 @@ class Prediction:
     key: str
 
 
-def model_facts(model: AbstractSegmenter) -> dict[str, Any]:
-    """Which model spoke: name, fingerprint, what its card says."""
-    spec = model.spec
+def model_facts(model: AbstractSegmenter, *, used: AbstractSegmenter | None = None) -> dict[str, Any]:
+    """Which model spoke: name, fingerprint, what its card says; `used` is what it gave for one case (`for_case`)."""
+    spec = (used or model).spec
+    chosen = {} if used is None or used is model else {"NetworkFingerprint": used.fingerprint}
     return {
         "Name": spec.name,
         "Fingerprint": model.fingerprint,
+        **chosen,
         "Channels": list(spec.channels),
         "Window": list(spec.window),
         "Threshold": spec.threshold,

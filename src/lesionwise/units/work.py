@@ -50,6 +50,7 @@ def explain_case(
     """
     say = announce_fn or (lambda sentence: None)
     files = None if out is None else ScanFiles(Path(out), case.name)
+    named, model = model, model.for_case(case)
     predicted = predict_case(model, case, device=settings.device, progress_fn=progress_fn, known=files)
     mask, instances, notes = find_lesions(model, case, predicted.probability, settings)
     wanted = select(instances, settings.lesions, seed=settings.seed) if instances else []
@@ -64,7 +65,7 @@ def explain_case(
     explained = Explained(
         case=case,
         settings=settings,
-        model=model_facts(model),
+        model=model_facts(named, used=model),
         prediction=predicted.probability,
         mask=mask,
         instances=tuple(instances),
@@ -72,7 +73,7 @@ def explain_case(
         lesions=pd.DataFrame(columns=lesion_table.columns(channels)),
         columns=lesion_table.described(channels, units=map_units(settings)),
         map_channels=channels,
-        notes=(*case.notes, *notes),
+        notes=(*case.notes, *choice_notes(model), *notes),
         keys=keys,
     )
     if files is not None:
@@ -93,6 +94,12 @@ def explain_case(
     if files is not None:
         save_table(explained, files)
     return explained
+
+
+def choice_notes(model: AbstractSegmenter) -> tuple[str, ...]:
+    """Sentences about why this network was asked, where the model has several or the scan lacks a channel."""
+    card = model.spec.card
+    return tuple(str(card[key]) for key in ("chosen", "lacking") if key in card)
 
 
 def _explain(

@@ -19,13 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lesionwise.attribution import Gradient
 from lesionwise.experiments.context import DISTANCES_MM, context_rows
-from lesionwise.experiments.run import unexplained
 from lesionwise.experiments.scan import Scan
 from lesionwise.instances.matching import select
 from lesionwise.io.bids import find_scans
 from lesionwise.io.cases import read_case
 from lesionwise.models.zoo import load_model
-from lesionwise.units import Settings
+from lesionwise.units import Settings, find_case
 
 PREDICTIONS = 34
 
@@ -43,7 +42,7 @@ def main() -> None:
     found = next(scan for scan in find_scans(given.bids_dir, channels=model.spec.channels).scans if scan.reference)
     case = read_case(found.images, reference=found.reference, name=found.name)
     settings = Settings(method=Gradient(), lesions=given.lesions, seed=1)
-    explained, whole_s, whole = measured(partial(unexplained, model, case, settings))
+    (_, _, explained), whole_s, whole = measured(partial(find_case, model, case, settings))
     chosen = select(list(explained.instances), given.lesions, seed=settings.seed)
     print(
         f"{case.name.stem}, {model.spec.name}: one whole-volume prediction: {whole / 2e9:.0f} G multiply-adds, "

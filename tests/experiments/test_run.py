@@ -3,6 +3,7 @@ import pytest
 from known import Linear, case, segmenter
 
 from lesionwise.attribution import Gradient
+from lesionwise.cohort import CohortRunner, Shard
 from lesionwise.errors import InputError
 from lesionwise.experiments.registry import EXPERIMENTS
 from lesionwise.experiments.run import run_experiment
@@ -30,7 +31,7 @@ def run(name, out, *, network=None, cases=None, **options):
         out,
         settings=Settings(method=Gradient(), lesions="largest:1", controls=2 if name == "controls" else 0),
         options=options or SMALL[name],
-        announce_fn=sentences.append,
+        runner=CohortRunner(announce_fn=sentences.append),
     )
     return finding, sentences
 
@@ -52,14 +53,16 @@ def test_every_experiment_writes_its_finding_tables_and_figures(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["modality", "context"])
 def test_it_resumes_and_only_what_changed_is_done_again(name, tmp_path):
-    first, _ = run(name, tmp_path)
+    first, sentences = run(name, tmp_path)
+    assert [s.split(":")[0] for s in sentences] == ["[1/2] sub-00", "[2/2] sub-01"]
     again, sentences = run(name, tmp_path)
     assert again.text == first.text
-    assert sum("there already" in s and name in s for s in sentences) == 2
+    assert sentences == ["2 of 2 scans are finished already and are kept."]
     _, sentences = run(name, tmp_path, network=Linear((2.5, 0.0), bias=3.0))
-    assert not any("rows of" in s for s in sentences)
-    assert any(s.startswith("1 of 2 scans done, about") for s in sentences)
-    assert "2 of 2 scans done." in sentences
+    assert len(sentences) == 2
+    _, sentences = run(name, tmp_path, network=Linear((2.5, 0.0), bias=3.0), cases=[case(0), case(7, subject="01")])
+    assert sentences[0] == "1 of 2 scans are finished already and are kept."
+    assert len(sentences) == 2
 
 
 def test_lesions_are_chosen_as_everywhere(tmp_path):
@@ -92,3 +95,59 @@ def test_options_may_be_written_as_on_a_command_line(tmp_path):
         run("context", tmp_path, distances_mm="near,far")
     with pytest.raises(InputError, match="tea leaves"):
         run("faithfulness", tmp_path, methods="tea leaves")
+
+
+def test_a_scan_that_cannot_be_looked_at_is_left_out_and_counted(tmp_path):
+    def gone():
+        raise InputError("Expected an image, found none.")
+
+    gone_case = case(1, subject="01")
+    calls = []
+
+    def vanishing():
+        calls.append(1)
+        return gone_case if len(calls) == 1 else gone()
+
+    runner = CohortRunner()
+    model = segmenter(Linear((3.0, 0.0), bias=3.0))
+    settings = Settings(method=Gradient(), lesions="largest:1")
+    finding = run_experiment(
+        "modality",
+        model,
+        [case(0, subject="00"), vanishing],
+        tmp_path,
+        settings=settings,
+        options=SMALL["modality"],
+        runner=runner,
+    )
+    assert "1 patient" in finding.text
+    assert runner.left_out == {"sub-01": "Expected an image, found none."}
+    folder = tmp_path / "experiments" / "modality"
+    assert "1 scan was left out" in (folder / "finding.md").read_text()
+    assert "sub-01\trun\tExpected an image, found none." in (folder / "left_out.tsv").read_text()
+
+
+def test_a_share_keeps_rows_and_leaves_the_finding_to_the_whole(tmp_path):
+    model = segmenter(Linear((3.0, 0.0), bias=3.0))
+    settings = Settings(method=Gradient(), lesions="largest:1")
+    cases = [case(n, subject=f"{n:02d}") for n in range(2)]
+    for index in (1, 2):
+        runner = CohortRunner(shard=Shard(index, 2))
+        told = run_experiment(
+            "modality", model, cases, tmp_path, settings=settings, options=SMALL["modality"], runner=runner
+        )
+        assert f"share {index}/2" in told.text
+    folder = tmp_path / "experiments" / "modality"
+    assert not (folder / "finding.md").exists()
+    said = []
+    run_experiment(
+        "modality",
+        model,
+        cases,
+        tmp_path,
+        settings=settings,
+        options=SMALL["modality"],
+        runner=CohortRunner(announce_fn=said.append),
+    )
+    assert said == ["2 of 2 scans are finished already and are kept."]
+    assert (folder / "finding.md").is_file()

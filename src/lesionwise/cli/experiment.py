@@ -1,23 +1,22 @@
 """`lesionwise experiment`."""
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lesionwise.api import resolve_device
 from lesionwise.cli import options as o
 from lesionwise.cli.console import reporting
+from lesionwise.cli.spread import Spread, tell_left_out
+from lesionwise.cohort import CohortRunner, Shard
 from lesionwise.errors import InputError
 from lesionwise.experiments.networks import run_networks
 from lesionwise.experiments.registry import EXPERIMENTS
 from lesionwise.experiments.run import FOLDER, run_experiment
-from lesionwise.geometry.volume import Case
-from lesionwise.io.bids import BidsScan, find_scans
-from lesionwise.io.cases import read_case
+from lesionwise.io.bids import LeftOut, find_scans
 from lesionwise.io.files import check_output
-from lesionwise.models.zoo import load_models
+from lesionwise.models.reference import references
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -36,7 +35,10 @@ def experiment(
     option: Annotated[
         list[str] | None, typer.Option("--option", help="NAME=VALUE of the experiment; see docs/experiments.md.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Keep the rows of finished scans.")] = True,
+    resume: o.Resume = True,
+    shard: o.Shard = "1/1",
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
     model: Annotated[
         list[str] | None, typer.Option("--model", help="A model (builtin); give it again to hold several side by side.")
     ] = None,
@@ -54,33 +56,30 @@ def experiment(
     if name not in EXPERIMENTS:
         raise InputError(f"Expected an experiment ({', '.join(EXPERIMENTS)}), found {name!r}.")
     check_output(out)
-    models = load_models(model or ["builtin"], names=name_of, trust=trust, device=resolve_device(choices.device))
-    settings = {key: o.settings_of(segmenter, choices) for key, segmenter in models.items()}
-    channels = list(dict.fromkeys(channel for segmenter in models.values() for channel in segmenter.spec.channels))
+    spread, share = Spread(workers, scheduler), Shard.parse(shard)
+    device = spread.device(choices.device)
+    models = references(model or ["builtin"], names=name_of, trust=trust)
+    specs = {key: one.load().spec for key, one in models.items()}
+    settings = {key: o.settings_of(one.load(), replace(choices, device=device)) for key, one in models.items()}
+    channels = list(dict.fromkeys(channel for spec in specs.values() for channel in spec.channels))
     found = find_scans(bids_dir, channels=channels, participants=participant_label, reference_from=reference_from)
     usable = [scan for scan in found.scans if scan.reference is not None]
-    left_out = [f"{one.name.stem}: {one.reason}" for one in found.left_out]
-    left_out += [f"{scan.name.stem}: no reference mask" for scan in found.scans if scan.reference is None]
+    missing = [*found.left_out]
+    missing += [LeftOut(scan.name, "no reference mask") for scan in found.scans if scan.reference is None]
     if not usable:
         raise InputError(f"Expected scans with a reference mask in {bids_dir}, found none.")
     with reporting() as reporter:
-        for line in left_out:
-            reporter.say(f"Left out - {line}")
-        cases = [partial(_read, scan) for scan in usable]
-        values: dict[str, Any] = {"options": _values(option or []), "resume": resume, "announce_fn": reporter.say}
+        engine = spread.engine(device, sees=[bids_dir], writes=out)
+        runner = CohortRunner(engine, share, resume, reporter.step, reporter.say)
+        values: dict[str, Any] = {"options": _values(option or []), "runner": runner, "missing": missing}
         if len(models) == 1:
-            ((key, segmenter),) = models.items()
-            finding = run_experiment(name, segmenter, cases, out, settings=settings[key], **values)
+            ((key, only),) = models.items()
+            finding = run_experiment(name, only, usable, out.resolve(), settings=settings[key], **values)
         else:
-            finding = run_networks(name, models, cases, out, settings=settings, **values)
+            finding = run_networks(name, models, usable, out.resolve(), settings=settings, **values)
     typer.echo(finding.text)
     typer.echo(f"Tables and figures: {out / FOLDER / name}")
-    if left_out:
-        raise typer.Exit(3)
-
-
-def _read(scan: BidsScan) -> Case:
-    return read_case(scan.images, reference=scan.reference, name=scan.name)
+    tell_left_out(sorted(runner.left_out.items()), out / FOLDER / name / "left_out.tsv")
 
 
 def _values(pairs: list[str]) -> dict[str, object]:

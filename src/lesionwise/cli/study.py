@@ -130,7 +130,6 @@ def study(
     from lesionwise.io.bids import read_filters
     from lesionwise.io.files import check_output
     from lesionwise.models.reference import ModelRef
-    from lesionwise.models.zoo import load_model
     from lesionwise.study.participant import make_tasks, run_participant
     from lesionwise.study.plan import plan_study
     from lesionwise.study.unit import TriageRef
@@ -140,7 +139,8 @@ def study(
     check_output(out)
     share, spread = Shard.parse(shard), Spread(workers, scheduler)
     where = spread.device(choices.device)
-    segmenter = load_model(model, trust=trust, device=where if dry_run else "cpu")
+    reference = ModelRef.of(model, trust=trust, device=where if dry_run else "cpu")
+    segmenter = reference.load(where if dry_run else "cpu")
     channels = segmenter.spec.channels
     settings = o.settings_of(segmenter, replace(choices, device=where))
     judge = None if triage is None else load_triage(triage)
@@ -165,7 +165,7 @@ def study(
     engine = None if dry_run else spread.engine(settings.device, sees=[bids_dir], writes=out)
     tasks = make_tasks(
         plan,
-        model=ModelRef(absolute_ref(model), segmenter.fingerprint, trust),
+        model=reference,
         settings=settings,
         version=__version__,
         resume=resume,

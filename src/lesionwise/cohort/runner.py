@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lesionwise.cohort.engines import AbstractEngine, InProcess, UnitFault
 from lesionwise.cohort.left_out import LeftOutList
+from lesionwise.cohort.shard import Shard
 from lesionwise.cohort.unit import Outcome, ScanUnit, is_finished, outcome_of_fault, run_unit
 from lesionwise.errors import InputError
 from lesionwise.io.bids import LeftOut
@@ -31,6 +32,46 @@ class CohortResult:
     def among(self, stems: Collection[str]) -> "CohortResult":
         """The same with those left out that are among `stems`."""
         return replace(self, left_out=tuple(row for row in self.left_out if row[0] in stems))
+
+
+@dataclass
+class CohortRunner:
+    """How a command runs its cohorts: on what engine, which share, what is kept; it collects the scans left out.
+
+    Functions that work scan by scan take one, so that every command has the same options.
+    """
+
+    engine: AbstractEngine = field(default_factory=InProcess)
+    shard: Shard = field(default_factory=Shard)
+    resume: bool = True
+    progress_fn: ProgressFn | None = None
+    announce_fn: Callable[[str], None] | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def run(
+        self,
+        units: Sequence[ScanUnit],
+        *,
+        stage: str,
+        listed: LeftOutList | None = None,
+        missing: Sequence[LeftOut] = (),
+        subjects: Collection[str] | None = None,
+    ) -> CohortResult:
+        """As `run_cohort`, with this share's units; its scans left out are added to `left_out`, by stem with the reason."""
+        result = run_cohort(
+            units if self.resume else [replace(unit, resume=False) for unit in units],
+            engine=self.engine,
+            left_out=listed,
+            missing=missing,
+            subjects=subjects,
+            stage=stage,
+            progress_fn=self.progress_fn,
+            announce_fn=self.announce_fn,
+        )
+        mine = {unit.name.stem for unit in units} | {scan.name.stem for scan in self.shard.of(missing)}
+        result = result.among(mine)
+        self.left_out |= dict(result.left_out)
+        return result
 
 
 def run_cohort(

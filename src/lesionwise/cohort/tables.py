@@ -1,9 +1,10 @@
 """Work whose result is a table per scan: kept as Parquet, read back where it is finished, put together in order."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -14,15 +15,21 @@ from lesionwise.cohort.unit import ScanUnit, UnitResult
 from lesionwise.errors import InputError
 from lesionwise.io.files import write_whole
 
-TableFn = Callable[[], pd.DataFrame]
+
+@dataclass(frozen=True)
+class TableUnit:
+    """A scan's work that ends in a table, and where that is kept."""
+
+    unit: ScanUnit
+    path: Path
+
+    @classmethod
+    def of(cls, table_fn: Callable[[], pd.DataFrame], path: Path, **unit: Any) -> "TableUnit":
+        """`table_fn` (picklable) computes the table; `unit` are the other fields of its `ScanUnit`."""
+        return cls(ScanUnit(run_fn=partial(keep_table, table_fn, path), **unit), path)
 
 
-def keeping(unit: ScanUnit, table_fn: TableFn, path: Path) -> ScanUnit:
-    """The unit with `run_fn` made of a picklable function that returns the scan's table; it is kept at `path`."""
-    return replace(unit, run_fn=partial(keep_table, table_fn, path))
-
-
-def keep_table(table_fn: TableFn, path: Path) -> UnitResult:
+def keep_table(table_fn: Callable[[], pd.DataFrame], path: Path) -> UnitResult:
     """Computes a table and writes it whole."""
     remove_leftovers(path.parent, path.name)
     table = table_fn()
@@ -44,15 +51,13 @@ def read_frame(path: Path) -> pd.DataFrame:
         raise InputError(f"Expected a table in {path}, but it cannot be read.") from error
 
 
-def read_kept(paths: Sequence[Path], result: CohortResult) -> pd.DataFrame:
-    """The tables of all units that were not left out, one below the other in the units' order.
+def read_kept(tables: Sequence[TableUnit], result: CohortResult) -> list[pd.DataFrame]:
+    """The tables of all units that were not left out, in the units' order. `result` is what became of them."""
+    there = zip(tables, result.outcomes, strict=True)
+    return [read_frame(table.path) for table, outcome in there if outcome.status in ("done", "kept")]
 
-    `paths` are where the units of `result` keep theirs. Empty tables give the columns only if all are empty.
-    """
-    there = [
-        read_frame(path)
-        for path, outcome in zip(paths, result.outcomes, strict=True)
-        if outcome.status in ("done", "kept")
-    ]
-    filled = [table for table in there if len(table)] or there[:1]
-    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+
+def below_each_other(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One table of all; empty ones give their columns only if all are empty."""
+    chosen = [table for table in tables if len(table)] or list(tables[:1])
+    return pd.concat(chosen, ignore_index=True) if chosen else pd.DataFrame()

@@ -32,7 +32,8 @@ class Experiment:
 
     `rows_fn(scan, **options)` is a pure function of (model, case, instances) bound in a `Scan`; `group_fn(rows, rng)`
     goes from the rows of all scans to a `Finding`. `defaults` are the options of `rows_fn` by name. `needs_maps` says
-    whether saliency maps must have been computed first.
+    whether saliency maps must have been computed first. `check_fn` raises InputError for options with which no scan
+    could be looked at.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Experiment:
     group_fn: Callable[[pd.DataFrame, np.random.Generator], Finding]
     needs_maps: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    check_fn: Callable[[Mapping[str, Any]], object] | None = None
 
 
 def keyed(scan: Scan, rows: list[dict[str, Any]]) -> pd.DataFrame:

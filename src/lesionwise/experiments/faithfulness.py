@@ -316,5 +316,6 @@ EXPERIMENT = Experiment(
     question="Which map is most faithful to the network?",
     rows_fn=faithfulness_rows,
     group_fn=faithfulness_finding,
+    check_fn=lambda options: isinstance(options["methods"], str) and chosen_methods(options["methods"]),
     defaults={"methods": None, "n_samples": 8, "fractions": FRACTIONS, "perturbations": 8, "shakes": 2},
 )

@@ -1,7 +1,7 @@
 """One experiment over several networks: each explained on its own, then one finding that holds them side by side."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,14 @@ import numpy as np
 import pandas as pd
 
 from lesionwise.charts.chart import Chart, Mark, Panel, Violin
+from lesionwise.cohort import CohortRunner
+from lesionwise.cohort.tables import below_each_other
 from lesionwise.errors import InputError
 from lesionwise.experiments.experiment import Experiment, Finding
 from lesionwise.experiments.registry import experiment_named
-from lesionwise.experiments.run import FOLDER, collect_rows, save_finding
-from lesionwise.geometry.volume import Case
+from lesionwise.experiments.run import FOLDER, ScanSource, collect_rows, rows_of_share, save_finding
+from lesionwise.io.bids import LeftOut
+from lesionwise.models.reference import ModelRef
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.units import Settings
 
@@ -24,14 +27,14 @@ PUBLISHED = " Published: "
 
 def run_networks(
     name: str,
-    models: Mapping[str, AbstractSegmenter],
-    cases: Iterable[Case | Callable[[], Case]],
+    models: Mapping[str, AbstractSegmenter | ModelRef],
+    scans: Iterable[ScanSource],
     out: Path | str,
     *,
     settings: Mapping[str, Settings],
     options: Mapping[str, Any] | None = None,
-    resume: bool = True,
-    announce_fn: Callable[[str], None] | None = None,
+    runner: CohortRunner | None = None,
+    missing: Sequence[LeftOut] = (),
 ) -> Finding:
     """The same experiment for every network; `models` and `settings` have the networks' names as keys.
 
@@ -39,26 +42,31 @@ def run_networks(
     a row of panels and rows of every table for each network, in `out/experiments/NAME/`. Raises InputError for two
     networks whose names give one folder.
     """
-    experiment, out = experiment_named(name), Path(out)
+    experiment, out, runner = experiment_named(name), Path(out), runner or CohortRunner()
     folders = {key: folder_of(key) for key in models}
     if len(set(folders.values())) < len(folders):
         raise InputError(f"Expected networks with different names, found {', '.join(models)}.")
-    known = list(cases)
+    known = list(scans)
     frames = []
     for key, model in models.items():
-        say = None if announce_fn is None else _named(announce_fn, key)
-        own = out / folders[key]
+        say = None if runner.announce_fn is None else _named(runner.announce_fn, key)
+        own, mine = out / folders[key], replace(runner, announce_fn=say, left_out={})
         rows = collect_rows(
-            name, model, known, own, settings=settings[key], options=options, resume=resume, announce_fn=say
+            name, model, known, own, settings=settings[key], options=options, runner=mine, missing=missing
         )
+        runner.left_out |= mine.left_out
+        if not runner.shard.is_whole:
+            continue
         if len(rows):
             rows = rows.assign(model=key)
-        save_finding(experiment, rows, own / FOLDER / name, seed=settings[key].seed)
+        save_finding(experiment, rows, own / FOLDER / name, seed=settings[key].seed, left_out=mine.left_out)
         frames.append(rows)
-    filled = [frame for frame in frames if len(frame)]
-    rows = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+    if not runner.shard.is_whole:
+        return rows_of_share(runner)
+    rows = below_each_other(frames)
     side_by_side = replace(experiment, group_fn=lambda frame, rng: compare(experiment, frame, rng))
-    return save_finding(side_by_side, rows, out / FOLDER / name, seed=next(iter(settings.values())).seed)
+    seed = next(iter(settings.values())).seed
+    return save_finding(side_by_side, rows, out / FOLDER / name, seed=seed, left_out=runner.left_out)
 
 
 def compare(experiment: Experiment, rows: pd.DataFrame, rng: np.random.Generator) -> Finding:

@@ -1,10 +1,8 @@
 """Runs an experiment over scans: rows scan by scan, kept as they are finished, then the finding and its figures."""
 
-import hashlib
-import json
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,78 +11,126 @@ import pandas as pd
 
 from lesionwise.charts.chart import Chart
 from lesionwise.charts.saving import save_chart
+from lesionwise.cohort import CohortRunner
+from lesionwise.cohort.left_out import LeftOutList
+from lesionwise.cohort.tables import TableUnit, below_each_other, read_kept
 from lesionwise.errors import InputError
 from lesionwise.experiments.experiment import Experiment, Finding
 from lesionwise.experiments.registry import experiment_named
 from lesionwise.experiments.scan import Scan
-from lesionwise.geometry.volume import Case
+from lesionwise.geometry.volume import Case, ScanName
 from lesionwise.instances.matching import select
+from lesionwise.io.bids import BidsScan, LeftOut
+from lesionwise.io.cases import read_case
 from lesionwise.io.derivative import ScanFiles, write_table
-from lesionwise.io.files import write_text, write_whole
+from lesionwise.io.files import write_text
+from lesionwise.models.reference import ModelRef, opened
 from lesionwise.segmenter import AbstractSegmenter
-from lesionwise.units import Explained, Settings, explain_case, find_lesions, model_facts, predict_case
+from lesionwise.units import Settings, content_key, explain_case, find_case
 
 FOLDER = "experiments"
+
+ScanSource = Case | BidsScan | Callable[[], Case]
+"""A scan in memory, in a data set, or made by a function."""
 
 
 def run_experiment(
     name: str,
-    model: AbstractSegmenter,
-    cases: Iterable[Case | Callable[[], Case]],
+    model: AbstractSegmenter | ModelRef,
+    scans: Iterable[ScanSource],
     out: Path | str,
     *,
     settings: Settings | None = None,
     options: Mapping[str, Any] | None = None,
-    resume: bool = True,
-    announce_fn: Callable[[str], None] | None = None,
+    runner: CohortRunner | None = None,
+    missing: Sequence[LeftOut] = (),
 ) -> Finding:
-    """Rows of every case, then the finding, under `out/experiments/NAME/`.
+    """Rows of every scan, then the finding, under `out/experiments/NAME/`.
 
     Scans are explained through the same units of work as everywhere (finished ones in `out` are read back). Each scan's
-    rows are kept in `rows/<scan>.parquet` with a key over model, scan, lesions, settings and options, so that an
-    interrupted run redoes only what is missing. `cases` may hold functions that read a case, so that one is in memory at
-    a time. Experiments that need no maps find the lesions without explaining them.
+    rows are kept in `rows/<scan>.parquet` under a key over its content, the model, settings and options, so that an
+    interrupted run redoes only what is missing. `scans` may hold cases, functions that read one, and scans of a data
+    set. Experiments that need no maps find the lesions without explaining them. `runner` says on what processes, and
+    collects the scans left out, those in `missing` included; they are listed in `left_out.tsv`.
 
     Raises InputError for an unknown experiment or option.
     """
-    settings = settings or Settings()
-    rows = collect_rows(
-        name, model, cases, out, settings=settings, options=options, resume=resume, announce_fn=announce_fn
-    )
-    return save_finding(experiment_named(name), rows, Path(out) / FOLDER / name, seed=settings.seed)
+    settings, runner = settings or Settings(), runner or CohortRunner()
+    rows = collect_rows(name, model, scans, out, settings=settings, options=options, runner=runner, missing=missing)
+    if not runner.shard.is_whole:
+        return rows_of_share(runner)
+    folder = Path(out) / FOLDER / name
+    return save_finding(experiment_named(name), rows, folder, seed=settings.seed, left_out=runner.left_out)
+
+
+def rows_of_share(runner: CohortRunner) -> Finding:
+    """What a share of a cohort ends with: no finding, which is of all scans."""
+    share = f"{runner.shard.index}/{runner.shard.count}"
+    return Finding(f"The rows of share {share} are kept; the same command without --shard puts the finding together.")
 
 
 def collect_rows(
     name: str,
-    model: AbstractSegmenter,
-    cases: Iterable[Case | Callable[[], Case]],
+    model: AbstractSegmenter | ModelRef,
+    scans: Iterable[ScanSource],
     out: Path | str,
     *,
     settings: Settings,
+    runner: CohortRunner,
     options: Mapping[str, Any] | None = None,
-    resume: bool = True,
-    announce_fn: Callable[[str], None] | None = None,
+    missing: Sequence[LeftOut] = (),
 ) -> pd.DataFrame:
-    """The rows of all cases, kept scan by scan as `run_experiment` says; empty if no scan gave any."""
-    experiment = experiment_named(name)
-    chosen = _options(experiment, options or {})
-    folder = Path(out) / FOLDER / name
-    say = announce_fn or (lambda sentence: None)
-    frames, known, spent = [], list(cases), []
-    for number, entry in enumerate(known, start=1):
-        began = time.perf_counter()
-        case = entry if isinstance(entry, Case) else entry()
-        rows, computed = _rows(experiment, model, case, settings, folder, Path(out), chosen, resume=resume, say=say)
-        frames.append(rows)
-        if computed:
-            spent.append(time.perf_counter() - began)
-            say(_progress(number, len(known), spent))
-    filled = [frame for frame in frames if len(frame)]
-    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+    """The rows of all scans, kept scan by scan as `run_experiment` says; empty if no scan gave any."""
+    chosen, out = _options(experiment_named(name), options or {}), Path(out)
+    folder, tables = out / FOLDER / name, []
+    for source in runner.shard.of(list(scans)):
+        scan, inputs, content = _identity(source)
+        table = TableUnit.of(
+            partial(scan_rows, name, model, source, out, settings, chosen),
+            folder / "rows" / f"{scan.stem}.parquet",
+            work=f"experiment {name}",
+            name=scan,
+            out=out,
+            inputs=inputs,
+            depends_on=(model.fingerprint, settings.key, sorted(chosen.items()), *content),
+        )
+        tables.append(table)
+    listed = LeftOutList(out, f"experiment {name}", folder / "left_out.tsv")
+    units = [table.unit for table in tables]
+    return below_each_other(read_kept(tables, runner.run(units, stage="rows", listed=listed, missing=missing)))
 
 
-def save_finding(experiment: Experiment, rows: pd.DataFrame, folder: Path, *, seed: int = 0) -> Finding:
-    """From the rows of all scans to `finding.md`, `<table>.tsv` and the figures (PDF, PNG, plotly JSON)."""
+def scan_rows(
+    name: str,
+    model: AbstractSegmenter | ModelRef,
+    source: ScanSource,
+    out: Path,
+    settings: Settings,
+    options: Mapping[str, Any],
+) -> pd.DataFrame:
+    """One scan's rows: what a unit of work computes."""
+    experiment, segmenter, case = experiment_named(name), opened(model, settings.device), _case(source)
+    if experiment.needs_maps:
+        explained, wanted = explain_case(segmenter, case, settings, out=out), None
+    else:
+        _, _, explained = find_case(segmenter, case, settings, known=ScanFiles(out, case.name))
+        picked = select(list(explained.instances), settings.lesions, seed=settings.seed)
+        wanted = tuple(one.label for one in picked if one.source != "control")
+    return experiment.rows_fn(Scan(segmenter.for_case(case), explained, settings.device, wanted), **options)
+
+
+def save_finding(
+    experiment: Experiment,
+    rows: pd.DataFrame,
+    folder: Path,
+    *,
+    seed: int = 0,
+    left_out: Collection[str] = (),
+) -> Finding:
+    """From the rows of all scans to `finding.md`, `<table>.tsv` and the figures (PDF, PNG, plotly JSON).
+
+    How many scans are in `left_out` is said below the finding.
+    """
     if len(rows):
         finding = experiment.group_fn(rows, np.random.default_rng(seed))
         names = rows["model"].unique()
@@ -98,7 +144,9 @@ def save_finding(experiment: Experiment, rows: pd.DataFrame, folder: Path, *, se
     for chart in finding.charts:
         save_chart(chart, folder)
     captions = "".join(f"\n![{chart.title}]({chart.name}.png)\n{chart.legend}\n" for chart in finding.charts)
-    write_text(folder / "finding.md", f"# {experiment.question}\n\n{finding.text}\n{captions}")
+    count = f"{len(left_out)} scan{' was' if len(left_out) == 1 else 's were'}"
+    without = f"\n{count} left out; the reasons are in left_out.tsv.\n" if left_out else ""
+    write_text(folder / "finding.md", f"# {experiment.question}\n\n{finding.text}\n{without}{captions}")
     return finding
 
 
@@ -107,68 +155,18 @@ def _named(chart: Chart, network: str) -> Chart:
     return replace(chart, sample=", ".join(part for part in (f"Network: {network}", chart.sample) if part))
 
 
-def unexplained(
-    model: AbstractSegmenter, case: Case, settings: Settings, *, known: ScanFiles | None = None
-) -> Explained:
-    """A scan with its lesions found but not explained; `known` names an output folder to read the prediction from."""
-    named, model = model, model.for_case(case)
-    predicted = predict_case(model, case, device=settings.device, known=known)
-    mask, instances, notes = find_lesions(model, case, predicted.probability, settings)
-    voxels = hashlib.sha256()
-    for one in instances:
-        voxels.update(np.ascontiguousarray(one.voxels).tobytes() + str((one.label, one.outcome)).encode())
-    return Explained(
-        case=case,
-        settings=settings,
-        model=model_facts(named, used=model),
-        prediction=predicted.probability,
-        mask=mask,
-        instances=tuple(instances),
-        maps={},
-        lesions=pd.DataFrame(),
-        columns={},
-        notes=(*case.notes, *notes),
-        keys={"PredictionKey": predicted.key, "InstancesKey": voxels.hexdigest()[:24]},
-    )
+def _identity(source: ScanSource) -> tuple[ScanName, dict[str, Path], tuple[str, ...]]:
+    """A scan's name and what tells whether it changed: its files, or its content where it is none of a data set."""
+    if isinstance(source, BidsScan):
+        return source.name, source.files, ()
+    case = _case(source)
+    return case.name, {}, (content_key(case),)
 
 
-def _rows(
-    experiment: Experiment,
-    model: AbstractSegmenter,
-    case: Case,
-    settings: Settings,
-    folder: Path,
-    out: Path,
-    options: Mapping[str, Any],
-    *,
-    resume: bool,
-    say: Callable[[str], None],
-) -> tuple[pd.DataFrame, bool]:
-    """A scan's rows, and whether they were computed now."""
-    if experiment.needs_maps:
-        explained, wanted = explain_case(model, case, settings, out=out, announce_fn=say), None
-    else:
-        explained = unexplained(model, case, settings, known=ScanFiles(out, case.name))
-        picked = select(list(explained.instances), settings.lesions, seed=settings.seed)
-        wanted = tuple(one.label for one in picked if one.source != "control")
-    key = _key(experiment, explained.keys, settings, options)
-    path, note = folder / "rows" / f"{case.name.stem}.parquet", folder / "rows" / f"{case.name.stem}.json"
-    if resume and path.is_file() and _stored_key(note) == key:
-        say(f"{case.name.stem}: rows of {experiment.name} are there already.")
-        return pd.read_parquet(path), False
-    say(f"{case.name.stem}: {experiment.name} ...")
-    rows = experiment.rows_fn(Scan(model.for_case(case), explained, settings.device, wanted), **options)
-    with write_whole(path) as temporary:
-        rows.to_parquet(temporary)
-    write_text(note, json.dumps({"Key": key}))
-    return rows, True
-
-
-def _progress(done: int, of: int, spent: list[float]) -> str:
-    """How far the run is, and how long the rest takes at the pace of the scans computed so far."""
-    left = (of - done) * sum(spent) / len(spent)
-    pace = f"{left / 3600:.1f} h" if left >= 5400 else f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
-    return f"{done} of {of} scans done" + (f", about {pace} left." if done < of else ".")
+def _case(source: ScanSource) -> Case:
+    if isinstance(source, BidsScan):
+        return read_case(source.images, reference=source.reference, name=source.name)
+    return source if isinstance(source, Case) else source()
 
 
 def _options(experiment: Experiment, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +176,10 @@ def _options(experiment: Experiment, given: Mapping[str, Any]) -> dict[str, Any]
             f"The experiment {experiment.name} has no option {', '.join(unknown)}; it has "
             f"{', '.join(experiment.defaults) or 'none'}."
         )
-    return {**experiment.defaults, **{name: _as_default(experiment.defaults[name], v) for name, v in given.items()}}
+    chosen = {**experiment.defaults, **{name: _as_default(experiment.defaults[name], v) for name, v in given.items()}}
+    if experiment.check_fn is not None:
+        experiment.check_fn(chosen)
+    return chosen
 
 
 def _as_default(default: Any, value: Any) -> Any:
@@ -198,15 +199,3 @@ def _flag(value: Any) -> bool:
     if str(value).strip().lower() not in words:
         raise ValueError(value)
     return words[str(value).strip().lower()]
-
-
-def _key(experiment: Experiment, keys: Mapping[str, str], settings: Settings, options: Mapping[str, Any]) -> str:
-    text = repr((experiment.name, sorted(keys.items()), settings, sorted(options.items())))
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _stored_key(path: Path) -> str | None:
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["Key"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -82,14 +82,21 @@ def load_models(
 
     Raises InputError if there are not as many names as models.
     """
+    unique = names_for(refs, names)
+    return {name: load_model(ref, trust=trust, device=device) for ref, name in zip(refs, unique, strict=True)}
+
+
+def names_for(refs: Sequence[str], names: Sequence[str] | None = None) -> list[str]:
+    """A name per model: the given ones, else the last part of each reference; made unique.
+
+    Raises InputError if there are not as many names as models.
+    """
     if names is not None and len(names) != len(refs):
         raise InputError(f"Expected one name per model, found {len(names)} names for {len(refs)} models.")
-    chosen = list(names) if names is not None else [Path(ref.partition("?")[0]).stem for ref in refs]
-    models: dict[str, AbstractSegmenter] = {}
-    for ref, name in zip(refs, chosen, strict=True):
-        unique = name if name not in models else f"{name}-{len(models) + 1}"
-        models[unique] = load_model(ref, trust=trust, device=device)
-    return models
+    unique: list[str] = []
+    for name in names if names is not None else [Path(ref.partition("?")[0]).stem for ref in refs]:
+        unique.append(name if name not in unique else f"{name}-{len(unique) + 1}")
+    return unique
 
 
 def known() -> list[tuple[str, str]]:

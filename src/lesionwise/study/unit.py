@@ -1,9 +1,8 @@
 """The study's unit of work: one scan explained into OUT, and its lesions judged if a triage model is named."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 from lesionwise.cohort.engines import cluster_memory_bytes
 from lesionwise.cohort.receipts import remove_leftovers
@@ -14,11 +13,12 @@ from lesionwise.io.cases import read_case
 from lesionwise.io.derivative import ScanFiles
 from lesionwise.models.reference import ModelRef
 from lesionwise.segmenter import AbstractSegmenter
-from lesionwise.store import part_path, read_part
+from lesionwise.store import part_path
 from lesionwise.triage.apply import triage_scan, write_triage
 from lesionwise.triage.model import TriageModel, load_triage
 from lesionwise.units import Explained, Settings, explain_case
 from lesionwise.units.keys import stored
+from lesionwise.units.record import is_recorded, written
 from lesionwise.units.work import MEMORY_SHARE
 
 WORK = "study"
@@ -64,15 +64,10 @@ class ScanTask:
             out=self.out,
             run_fn=partial(explain_scan, self),
             inputs=self.scan.files,
-            depends_on=(self.model.fingerprint, settings_key(self.settings), self.resample),
+            depends_on=(self.model.fingerprint, self.settings.key, self.resample),
             resume=self.resume,
             sound_fn=partial(is_sound, self),
         )
-
-
-def settings_key(settings: Settings) -> tuple[tuple[str, Any], ...]:
-    """The settings that results depend on: all but the device."""
-    return tuple((f.name, getattr(settings, f.name)) for f in fields(settings) if f.name != "device")
 
 
 def is_sound(task: ScanTask) -> bool:
@@ -81,12 +76,7 @@ def is_sound(task: ScanTask) -> bool:
     Told apart from the files that only the study writes: verdicts of `triage apply` change these as well.
     """
     files = task.files
-    try:
-        units = read_part(part_path(files.out, files.name)).units
-    except (InputError, FileNotFoundError):
-        return False
-    mine = (task.model.fingerprint, task.settings.method.name)
-    if mine not in [(unit["model"], unit["method"]) for unit in units]:
+    if not is_recorded(files, model=task.model.fingerprint, method=task.settings.method.name):
         return False
     if task.triage is None:
         return True
@@ -112,7 +102,7 @@ def explain_scan(task: ScanTask) -> UnitResult:
     note = _found(explained)
     if triage is not None:
         note += f", {_judge(explained, triage, model, task.out)} probably false"
-    return UnitResult(written(files, task.settings), note, {"Lesions": len(explained.maps)})
+    return UnitResult(written(files, task.settings.method.name), note, {"Lesions": len(explained.maps)})
 
 
 def tidy(files: ScanFiles) -> None:
@@ -122,17 +112,6 @@ def tidy(files: ScanFiles) -> None:
     remove_leftovers(files.folder, *(f"{stem}_{kind}" for kind in kinds))
     part = part_path(files.out, files.name)
     remove_leftovers(part.parent, part.name)
-
-
-def written(files: ScanFiles, settings: Settings) -> list[Path]:
-    """All files of this scan that explaining writes; verdicts and reports are others' and may come and go."""
-    maps = []
-    for (label, desc), path in files.saliency_files().items():
-        if desc == settings.method.name:
-            snr = files.saliency(label, desc, stat="snr")
-            maps += [path, path.with_name(path.name.replace(".nii.gz", ".json")), *([snr] if snr.is_file() else [])]
-    tables = [files.labels_table, files.lesions, files.lesions_sidecar]
-    return [files.probability, files.facts, files.mask, files.labels, *tables, *maps]
 
 
 def _judge(explained: Explained, triage: TriageModel, model: AbstractSegmenter, out: Path) -> int:

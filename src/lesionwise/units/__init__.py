@@ -5,11 +5,11 @@ repeated run redoes only what is missing or has changed.
 """
 
 from lesionwise.units.explained import Explained, tabulate
-from lesionwise.units.keys import case_key
+from lesionwise.units.keys import case_key, content_key
 from lesionwise.units.prediction import Prediction, find_lesions, model_facts, predict_case
 from lesionwise.units.record import save_prediction, save_table
 from lesionwise.units.settings import ProgressFn, Settings
-from lesionwise.units.work import explain_case
+from lesionwise.units.work import explain_case, find_case
 
 __all__ = [
     "Explained",
@@ -17,7 +17,9 @@ __all__ = [
     "ProgressFn",
     "Settings",
     "case_key",
+    "content_key",
     "explain_case",
+    "find_case",
     "find_lesions",
     "model_facts",
     "predict_case",

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,27 @@ def instance_key(instance: Instance) -> str:
     return digest(np.ascontiguousarray(instance.voxels).tobytes())
 
 
+def instances_key(case: Case, prediction_key: str, instances: Sequence[Instance]) -> str:
+    """Hash of a scan's lesions and of what their outcomes were judged by."""
+    return digest(
+        prediction_key,
+        b"" if case.reference is None else np.packbits(case.reference).tobytes(),
+        *(np.ascontiguousarray(one.voxels).tobytes() + str((one.label, one.outcome)).encode() for one in instances),
+    )
+
+
+def content_key(case: Case) -> str:
+    """Hash of all that is in a case: images, head, reference and tissues."""
+    masks = {"reference": case.reference, **case.tissue}
+    return digest(
+        case_key(case),
+        *(f"{what} {m is not None}" for what, m in sorted(masks.items())),
+        *(np.packbits(m).tobytes() for _, m in sorted(masks.items()) if m is not None),
+    )
+
+
 def digest(*parts: bytes | str) -> str:
+    """SHA-256 of the parts, each with its length, as 24 hex digits."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

@@ -1,11 +1,13 @@
 """A scan's outputs on disk: written step by step, the mark of a finished scan last."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lesionwise.errors import InputError
 from lesionwise.instances.instance import Instance
 from lesionwise.io.derivative import (
     ScanFiles,
@@ -14,7 +16,7 @@ from lesionwise.io.derivative import (
     write_table,
 )
 from lesionwise.io.nifti import write_image
-from lesionwise.store import write_part
+from lesionwise.store import part_path, read_part, write_part
 from lesionwise.units.explained import Explained
 from lesionwise.units.keys import digest, instance_key, sidecar, stored
 
@@ -81,3 +83,19 @@ def remove_stale_maps(files: ScanFiles, instances: Sequence[Instance]) -> None:
         if stored(sidecar(path)).get("Instance") != current.get(label):
             for stale in (path, sidecar(path), files.saliency(label, desc, stat="snr")):
                 stale.unlink(missing_ok=True)
+
+
+def written(files: ScanFiles, method: str) -> list[Path]:
+    """All files of a scan that explaining by a method writes; verdicts and reports are others' and may come and go."""
+    maps = files.folder.glob(f"{files.name.stem}_seg-lesions_label-*_desc-{method}_*saliency.*")
+    tables = [files.labels_table, files.lesions, files.lesions_sidecar]
+    return [files.probability, files.facts, files.mask, files.labels, *tables, *sorted(maps)]
+
+
+def is_recorded(files: ScanFiles, *, model: str, method: str) -> bool:
+    """True if the cohort's table has the scan by this model (its fingerprint) and method, and can be read."""
+    try:
+        units = read_part(part_path(files.out, files.name)).units
+    except (InputError, FileNotFoundError):
+        return False
+    return (model, method) in [(unit["model"], unit["method"]) for unit in units]

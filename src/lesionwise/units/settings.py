@@ -1,7 +1,8 @@
 """What a user may choose, with one name and one meaning in every command."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from lesionwise.attribution.engine.method import AbstractMethod
 from lesionwise.attribution.methods.gradient import SmoothGrad
@@ -44,6 +45,11 @@ class Settings:
         if self.controls < 0:
             raise InputError(f"The number of control regions must not be negative, found {self.controls}.")
         read_selection(self.lesions)
+
+    @property
+    def key(self) -> tuple[tuple[str, Any], ...]:
+        """What results depend on: all but the device."""
+        return tuple((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "device")
 
 
 def map_units(settings: Settings) -> str:

@@ -22,8 +22,8 @@ from lesionwise.io.derivative import ScanFiles, read_saliency, write_saliency
 from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import AbstractSegmenter, Placement
 from lesionwise.units.explained import Explained, tabulate
-from lesionwise.units.keys import digest, instance_key, sidecar, stored
-from lesionwise.units.prediction import find_lesions, model_facts, predict_case
+from lesionwise.units.keys import digest, instance_key, instances_key, sidecar, stored
+from lesionwise.units.prediction import Prediction, find_lesions, model_facts, predict_case
 from lesionwise.units.record import remove_stale_maps, save_prediction, save_table
 from lesionwise.units.settings import ProgressFn, Settings, map_units
 
@@ -50,32 +50,10 @@ def explain_case(
     """
     say = announce_fn or (lambda sentence: None)
     files = None if out is None else ScanFiles(Path(out), case.name)
-    named, model = model, model.for_case(case)
-    predicted = predict_case(model, case, device=settings.device, progress_fn=progress_fn, known=files)
-    mask, instances, notes = find_lesions(model, case, predicted.probability, settings)
-    wanted = select(instances, settings.lesions, seed=settings.seed) if instances else []
+    model, predicted, explained = find_case(model, case, settings, progress_fn=progress_fn, known=files)
+    instances = explained.instances
+    wanted = select(list(instances), settings.lesions, seed=settings.seed) if instances else []
     say(_census(instances, wanted))
-    instances_key = digest(
-        predicted.key,
-        b"" if case.reference is None else np.packbits(case.reference).tobytes(),
-        *(np.ascontiguousarray(one.voxels).tobytes() + str((one.label, one.outcome)).encode() for one in instances),
-    )
-    keys = {"PredictionKey": predicted.key, "InstancesKey": instances_key}
-    channels = settings.method.channels(model.spec)
-    explained = Explained(
-        case=case,
-        settings=settings,
-        model=model_facts(named, used=model),
-        prediction=predicted.probability,
-        mask=mask,
-        instances=tuple(instances),
-        maps={},
-        lesions=pd.DataFrame(columns=lesion_table.columns(channels)),
-        columns=lesion_table.described(channels, units=map_units(settings)),
-        map_channels=channels,
-        notes=(*case.notes, *choice_notes(model), *notes),
-        keys=keys,
-    )
     if files is not None:
         save_prediction(explained, files, version=version)
         remove_stale_maps(files, instances)
@@ -100,6 +78,39 @@ def choice_notes(model: AbstractSegmenter) -> tuple[str, ...]:
     """Sentences about why this network was asked, where the model has several or the scan lacks a channel."""
     card = model.spec.card
     return tuple(str(card[key]) for key in ("chosen", "lacking") if key in card)
+
+
+def find_case(
+    model: AbstractSegmenter,
+    case: Case,
+    settings: Settings,
+    *,
+    progress_fn: ProgressFn | None = None,
+    known: ScanFiles | None = None,
+) -> tuple[AbstractSegmenter, Prediction, Explained]:
+    """The network asked (see `AbstractSegmenter.for_case`), what it said, and the scan with its lesions found, none explained.
+
+    `known` as in `predict_case`.
+    """
+    named, model = model, model.for_case(case)
+    predicted = predict_case(model, case, device=settings.device, progress_fn=progress_fn, known=known)
+    mask, instances, notes = find_lesions(model, case, predicted.probability, settings)
+    channels = settings.method.channels(model.spec)
+    explained = Explained(
+        case=case,
+        settings=settings,
+        model=model_facts(named, used=model),
+        prediction=predicted.probability,
+        mask=mask,
+        instances=tuple(instances),
+        maps={},
+        lesions=pd.DataFrame(columns=lesion_table.columns(channels)),
+        columns=lesion_table.described(channels, units=map_units(settings)),
+        map_channels=channels,
+        notes=(*case.notes, *choice_notes(model), *notes),
+        keys={"PredictionKey": predicted.key, "InstancesKey": instances_key(case, predicted.key, instances)},
+    )
+    return model, predicted, explained
 
 
 def _explain(

@@ -60,7 +60,9 @@ def test_it_resumes_and_only_what_changed_is_done_again(name, tmp_path):
     assert sentences == ["2 of 2 scans are finished already and are kept."]
     _, sentences = run(name, tmp_path, network=Linear((2.5, 0.0), bias=3.0))
     assert len(sentences) == 2
-    _, sentences = run(name, tmp_path, network=Linear((2.5, 0.0), bias=3.0), cases=[case(0), case(7, subject="01")])
+    _, sentences = run(
+        name, tmp_path, network=Linear((2.5, 0.0), bias=3.0), cases=[case(0, subject="00"), case(7, subject="01")]
+    )
     assert sentences[0] == "1 of 2 scans are finished already and are kept."
     assert len(sentences) == 2
 

@@ -63,7 +63,7 @@ def test_nothing_runs_on_loading(folder):
     with open(folder / "model.pt", "wb") as stream:
         pickle.dump({"w": Bomb()}, stream, protocol=2)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelFileError, match="Expected readable weights"):
+    with pytest.raises(ModelFileError, match=r"tensors and plain values alone, found objects of .*eval"):
         zoo.load_model(folder)
 
 

@@ -18,7 +18,7 @@ from lesionwise.geometry.volume import Case
 from lesionwise.models import preprocessing
 from lesionwise.models.architecture import build, checked, load_weights
 from lesionwise.models.channels import bids_channel, lesion_index
-from lesionwise.models.exported import refuse_code, script
+from lesionwise.models.exported import script
 from lesionwise.models.statedict import read_toml, read_weights
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec
 
@@ -145,9 +145,7 @@ def _network(path: Path, config: Config, *, trust: bool) -> nn.Module:
     if weights.is_file() and not scripted.is_file():
         raise ModelFileError(f"Expected network_def in {config.where}, found none.")
     if scripted.is_file():
-        if not trust:
-            refuse_code(scripted)
-        return script(scripted)
+        return script(scripted, trust=trust)
     raise ModelFileError(f"Expected models/model.pt or models/model.ts in {path}, found neither.")
 
 

@@ -1,13 +1,13 @@
 """Networks without their source: TorchScript, and programs of torch.export (.pt2).
 
 The spec comes from a TOML beside the file (same name), or from `spec.toml` stored inside it as an extra file.
-TorchScript runs in PyTorch's own interpreter; a file that holds code to run on loading, or operators that touch
-files, needs `trust`.
+TorchScript runs in PyTorch's own interpreter: without `trust` a file may hold no code for the moment of loading, and its
+loaded graph no operator that is not on a list. Reading a .pt2 archive may unpickle objects and evaluate expressions, so
+that it needs `trust` from the start.
 """
 
 import tomllib
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from lesionwise.errors import ModelFileError
 from lesionwise.models.architecture import FullResolution, full_resolution
+from lesionwise.models.archive import Archive, pickled_names
+from lesionwise.models.operators import refuse_operators
 from lesionwise.models.statedict import read_toml, spec_of
 from lesionwise.segmenter import AbstractSegmenter, Segmenter, Spec
 
@@ -25,50 +27,57 @@ OPTIONS: tuple[str, ...] = ()
 EXTRA = "spec.toml"
 """Name of the extra file inside an archive that may hold the spec."""
 
-_SUSPICIOUS = (b"__setstate__", b"from_file", b"torch.save", b"torch.load", b"ops.prim.PythonOp", b"torch.classes.")
+_RUN_ON_LOADING = (b"__setstate__", b"__getstate__", b"torch.classes.")
+_HARMLESS_NAMES = (
+    "__torch__.", "torch.jit._pickle.", "torch._utils._rebuild_", "collections.OrderedDict", "torch.device",
+)  # fmt: skip
 
 
 def claims(path: Path) -> bool:
     """True for a TorchScript or torch.export archive."""
-    return is_torchscript(path) or is_program(path)
-
-
-def is_torchscript(path: Path) -> bool:
-    """True for an archive of `torch.jit.save`."""
-    names = _members(path)
-    return any(name.endswith("constants.pkl") for name in names) and any("/code/" in name for name in names)
-
-
-def is_program(path: Path) -> bool:
-    """True for an archive of `torch.export.save`."""
-    names = _members(path)
-    return any(
-        name.endswith("models/model.json") or name.endswith("serialized_exported_program.json") for name in names
-    )
+    archive = Archive.of(path)
+    return archive is not None and (archive.holds_script or archive.holds_program)
 
 
 def load(path: Path, *, trust: bool = False, options: Mapping[str, str] | None = None) -> AbstractSegmenter:
     """Reads the network and its spec.
 
     Raises ModelFileError if there is no spec, the file is damaged, the network does not take the spec's window, or the
-    file would run code on loading and `trust` was not given.
+    file could run code and `trust` was not given.
     """
-    spec = spec_of(_table(path), where=path)
-    if is_torchscript(path):
-        if not trust:
-            refuse_code(path)
-        return Segmenter(script(path), spec)
+    archive = Archive.of(path)
+    if archive is None:
+        raise ModelFileError(f"Expected a TorchScript or torch.export archive in {path}, found none.")
+    if archive.holds_script:
+        spec = spec_of(_table(archive), where=path)
+        return Segmenter(script(path, trust=trust), spec)
+    if not trust:
+        raise ModelFileError(
+            f"{path} is a torch.export archive, and reading one can run code that it holds: pass --trust if you trust "
+            "its source, or save the network as TorchScript or as weights with a TOML."
+        )
+    spec = spec_of(_table(archive), where=path)
     return Segmenter(program(path, spec), spec)
 
 
-def script(path: Path) -> nn.Module:
-    """A TorchScript network in evaluation mode, reduced to its full-resolution output."""
+def script(path: Path, *, trust: bool = False) -> nn.Module:
+    """A TorchScript network in evaluation mode, reduced to its full-resolution output.
+
+    Raises ModelFileError if it is damaged, or could do more than arithmetic and `trust` was not given.
+    """
+    archive = Archive.of(path)
+    if archive is None or not archive.holds_script:
+        raise ModelFileError(f"Expected a TorchScript archive in {path}, found none.")
+    if not trust:
+        _refuse_code_on_loading(archive)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = torch.jit.load(path, map_location="cpu")
     except (RuntimeError, ValueError, OSError) as error:
-        raise ModelFileError(f"Expected a readable TorchScript network in {path}, but: {_first_line(error)}") from error
+        raise ModelFileError(f"Expected a readable TorchScript network in {path}, found a damaged file.") from error
+    if not trust:
+        refuse_operators(module, path)
     return FullResolution(module.eval())
 
 
@@ -83,10 +92,8 @@ def program(path: Path, spec: Spec) -> nn.Module:
             exported = torch.export.load(path)
             shape = _input_shape(exported)
             module = torch.export.unflatten(exported)
-    except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
-        raise ModelFileError(
-            f"Expected a readable torch.export program in {path}, but: {_first_line(error)}"
-        ) from error
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise ModelFileError(f"Expected a readable torch.export program in {path}, found a damaged file.") from error
     wanted = (len(spec.channels), *spec.window)
     fixed = [n for n in shape[1:] if isinstance(n, int)]
     if len(shape) != 5 or any(isinstance(n, int) and n != w for n, w in zip(shape[1:], wanted, strict=True)):
@@ -126,28 +133,39 @@ class Program(nn.Module):
         return self
 
 
-def refuse_code(path: Path) -> None:
-    """Raises ModelFileError if a TorchScript file holds code that could run on loading or touch files."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if "/code/" not in name or not name.endswith(".py"):
-                continue
-            text = archive.read(name)
-            hit = next((word for word in _SUSPICIOUS if word in text), None)
-            if hit is not None:
-                raise ModelFileError(
-                    f"{path} holds code that could run on loading ({hit.decode()}): pass --trust if you trust its source."
-                )
+def _refuse_code_on_loading(archive: Archive) -> None:
+    """Raises ModelFileError if loading a TorchScript file would run something of it."""
+    for name in archive.names:
+        content = archive.read(name) if name.endswith((".py", ".pkl")) else b""
+        if "/code/" in name and name.endswith(".py"):
+            found = next((word.decode() for word in _RUN_ON_LOADING if word in content), None)
+        elif name.endswith(".pkl"):
+            try:
+                strange = [each for each in pickled_names(content) if not _is_harmless(each)]
+            except ValueError as error:
+                raise ModelFileError(f"Expected a readable {name} in {archive.path}, found a damaged one.") from error
+            found = strange[0] if strange else None
+        else:
+            continue
+        if found is not None:
+            raise ModelFileError(
+                f"{archive.path} holds code that would run on loading ({found}): pass --trust if you trust its source."
+            )
 
 
-def _table(path: Path) -> dict[str, Any]:
+def _is_harmless(name: str) -> bool:
+    storage = name.startswith("torch.") and name.endswith("Storage") and name.count(".") == 1
+    return storage or (name.startswith(_HARMLESS_NAMES) and not name.startswith("__torch__.torch.classes"))
+
+
+def _table(archive: Archive) -> dict[str, Any]:
     """The TOML beside the file, else the one inside it."""
+    path = archive.path
     beside = path.with_suffix(".toml")
     if beside.is_file():
         return read_toml(beside)
-    with zipfile.ZipFile(path) as archive:
-        inside = next((name for name in archive.namelist() if name.endswith(f"extra/{EXTRA}")), None)
-        text = archive.read(inside) if inside is not None else None
+    inside = archive.find(f"extra/{EXTRA}")
+    text = archive.read(inside) if inside is not None else None
     if text is None:
         raise ModelFileError(
             f"{path} says nothing about channels and window: expected {beside.name} beside it with "
@@ -163,15 +181,3 @@ def _input_shape(exported: "torch.export.ExportedProgram") -> tuple[Any, ...]:
     """Shape of the last placeholder: integers where it is fixed."""
     inputs = [node for node in exported.graph.nodes if node.op == "placeholder"]
     return tuple(int(n) if isinstance(n, int) else None for n in inputs[-1].meta["val"].shape)
-
-
-def _members(path: Path) -> list[str]:
-    if not (path.is_file() and zipfile.is_zipfile(path)):
-        return []
-    with zipfile.ZipFile(path) as archive:
-        return archive.namelist()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -25,6 +25,7 @@ from lesionwise.errors import InputError, ModelFileError
 from lesionwise.geometry.volume import Case
 from lesionwise.io.files import write_whole
 from lesionwise.models.architecture import build, load_weights
+from lesionwise.models.archive import Archive
 from lesionwise.models.members import Members
 from lesionwise.models.statedict import load_pair, spec_of, spec_table
 from lesionwise.segmenter import AbstractSegmenter, Placement, Segmenter, Spec
@@ -158,7 +159,7 @@ def _of_folder(path: Path) -> CrossValidated:
 
 
 def _of_file(path: Path) -> CrossValidated:
-    if not zipfile.is_zipfile(path):
+    if Archive.of(path) is None:
         raise ModelFileError(f"Expected the networks of all folds in {path}, but the file is damaged or not one.")
     try:
         with np.load(path, allow_pickle=False) as archive:

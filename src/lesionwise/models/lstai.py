@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from lesionwise.errors import InputError, ModelFileError
 from lesionwise.geometry.affine import voxel_sizes_mm
 from lesionwise.geometry.volume import Case
 from lesionwise.models.architecture import load_weights
+from lesionwise.models.checkpoint import read_saved
 from lesionwise.models.members import Members
 from lesionwise.models.resampling import axis_map, cropping, placed_back
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec, select_channels
@@ -71,14 +71,7 @@ def find_weights(given: str | None = None) -> Path:
 
 def read_member(path: Path) -> nn.Module:
     """One member from its checkpoint {config, state_dict}; nothing in the file can run."""
-    if not path.is_file():
-        raise ModelFileError(f"Expected LST-AI's weights in {path}, but there is no such file.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelFileError(
-            f"Expected a readable LST-AI checkpoint in {path}, found a damaged or foreign file."
-        ) from error
+    content = read_saved(path, what="an LST-AI checkpoint")
     if not (isinstance(content, Mapping) and {"config", "state_dict"} <= content.keys()):
         raise ModelFileError(f"Expected config and state_dict in {path}, found neither or one of them.")
     config = dict(content["config"])

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from lesionwise.errors import InputError, MissingExtraError, ModelFileError
 from lesionwise.geometry.volume import Case
 from lesionwise.models.architecture import load_weights, without_in_place
 from lesionwise.models.channels import bids_channel, lesion_index
+from lesionwise.models.checkpoint import read_saved
 from lesionwise.models.nnunet_grid import Recipe
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec
 from lesionwise.types import Shape
@@ -189,12 +189,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     kinds = [getattr(np.dtypes, f"{name}DType") for name in (*names, "Float64")]
     scalar = import_module("numpy._core.multiarray").scalar
     reconstruct: list[Any] = [scalar, (scalar, "numpy.core.multiarray.scalar")]  # the second: written by NumPy 1
-    try:
-        with torch.serialization.safe_globals([*reconstruct, np.dtype, *kinds]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelFileError(f"Expected an nnU-Net checkpoint in {path}, but: {reason}") from error
+    content = read_saved(path, what="an nnU-Net v2 checkpoint", allowed=[*reconstruct, np.dtype, *kinds])
     missing = [
         key for key in ("network_weights", "init_args") if not isinstance(content, Mapping) or key not in content
     ]

@@ -15,15 +15,12 @@ A folder holds `model.toml` and `model.safetensors`; a single weights file has i
 """
 
 import tomllib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import tomli_w
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -31,6 +28,8 @@ from torch import Tensor, nn
 from lesionwise.errors import InputError, ModelFileError
 from lesionwise.io.files import write_text, write_whole
 from lesionwise.models.architecture import build, checked, load_weights
+from lesionwise.models.archive import Archive
+from lesionwise.models.checkpoint import read_saved
 from lesionwise.segmenter import AbstractSegmenter, Segmenter, Spec
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
@@ -149,13 +148,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ModelFileError(f"Expected the model's weights in {path}, but there is no such file.")
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelFileError(f"Expected readable weights in {path}, but: {reason}") from error
+        except (SafetensorError, RuntimeError, OSError, ValueError) as error:
+            raise ModelFileError(f"Expected readable weights in {path}, found a damaged or truncated file.") from error
+    content = read_saved(path, what="the model's weights")
     for key in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -167,13 +165,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def is_pickled(path: Path) -> bool:
     """True for a file of `torch.save` that is neither TorchScript nor torch.export."""
-    if not zipfile.is_zipfile(path):
-        return path.suffix in (".pt", ".pth", ".ckpt")
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    return any(n.endswith("data.pkl") for n in names) and not any(
-        "/code/" in n or n.endswith("constants.pkl") for n in names
-    )
+    archive = Archive.of(path)
+    return path.suffix in (".pt", ".pth", ".ckpt") if archive is None else archive.holds_tensors
 
 
 def _locate(path: Path) -> tuple[Path, Path]:

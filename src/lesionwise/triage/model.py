@@ -1,4 +1,4 @@
-"""A fitted triage model: what it looks at, how it judges, where it draws the line; saved as JSON, never as pickle."""
+"""A fitted triage model: what it looks at, how it judges, where it draws the line; saved as JSON alone."""
 
 import hashlib
 import json
@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from lesionwise.errors import InputError, MissingExtraError, ModelFileError
-from lesionwise.io.files import write_text, write_whole
+from lesionwise.errors import InputError, ModelFileError
+from lesionwise.io.files import write_text
 from lesionwise.triage.candidates import CandidateModel
 from lesionwise.triage.features import BASELINES, Feature, catalogue, of_families
 from lesionwise.triage.fitting import TAIL, Cohort, Fitted, fit
 from lesionwise.triage.likeness import Likeness
 from lesionwise.triage.scorer import AbstractScorer, BoostedScorer, Calibration, LinearScorer
+from lesionwise.triage.trees import Trees
 
 FORMAT = "lesionwise-triage"
 VERSION = 1
@@ -150,7 +151,7 @@ def fit_model(
 
 
 def save_model(model: TriageModel, path: Path) -> list[Path]:
-    """Writes the model as JSON; gradient boosting adds a `.skops` file beside it. Returns the files."""
+    """Writes the model as JSON, boosted trees included. Returns the files."""
     path = Path(path)
     if path.suffix != ".json":
         raise InputError(f"Expected a triage model to be saved as a .json file, found {path.name}.")
@@ -167,25 +168,20 @@ def save_model(model: TriageModel, path: Path) -> list[Path]:
         "candidates": None if model.candidates is None else model.candidates.as_dict(),
         "likeness": None if model.likeness is None else model.likeness.as_dict(),
     }
-    written = [path]
     if isinstance(model.scorer, LinearScorer):
         content["scorer"] = model.scorer.as_dict(model.names)
     elif isinstance(model.scorer, BoostedScorer):
-        content["scorer"] = {"kind": "boosting", "file": path.with_suffix(".skops").name}
-        with write_whole(path.with_suffix(".skops")) as temporary:
-            _skops().dump(model.scorer.learner, temporary)
-        written.append(path.with_suffix(".skops"))
+        content["scorer"] = {"kind": "boosting", **model.scorer.trees.as_dict()}
     else:
         raise InputError(f"Expected a scorer of a known kind, found {type(model.scorer).__name__}.")
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    return written
+    return [path]
 
 
 def load_triage(ref: str | Path) -> TriageModel:
     """A shipped model by name ("builtin"), or one saved as JSON.
 
-    Nothing in the file is executed; skops files may hold scikit-learn's gradient boosting and nothing else. Raises
-    ModelFileError that says what was found.
+    Nothing in the file is executed: it holds numbers and words. Raises ModelFileError that says what was found.
     """
     path = Path(ref)
     if not path.exists() and (SHIPPED / f"{ref}.json").is_file():
@@ -200,7 +196,7 @@ def load_triage(ref: str | Path) -> TriageModel:
                 f"Expected a {FORMAT} file of version {VERSION}, found format {content.get('format')!r}, "
                 f"version {content.get('version')!r} in {path}."
             )
-        return replace(_read(content, path), fingerprint=_fingerprint(path, content))
+        return replace(_read(content, path), fingerprint=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ModelFileError(f"Expected a triage model in {path}, but it cannot be read ({error!r}).") from error
 
@@ -211,7 +207,12 @@ def _read(content: Mapping[str, Any], path: Path) -> TriageModel:
     features = tuple(Feature(**{k: row[k] for k in ("name", "family", "concept", "words", "units")}) for row in rows)
     scorer: AbstractScorer
     if content["scorer"]["kind"] == "boosting":
-        scorer = BoostedScorer(_load_skops(path.with_name(Path(content["scorer"]["file"]).name)))
+        if "trees" not in content["scorer"]:
+            raise ModelFileError(
+                f"Expected the boosted trees in {path}, found that they lie in a file of their own, as earlier versions kept "
+                "them: such files are not read, because they may hold more than trees. Fit the model again."
+            )
+        scorer = BoostedScorer(Trees.from_dict(content["scorer"], features=len(names)))
     else:
         scorer = LinearScorer.from_dict(content["scorer"], names)
     candidates, likeness = content.get("candidates"), content.get("likeness")
@@ -226,34 +227,6 @@ def _read(content: Mapping[str, Any], path: Path) -> TriageModel:
         candidates=None if candidates is None else CandidateModel.from_dict(candidates),
         likeness=None if likeness is None else Likeness.from_dict(likeness),
     )
-
-
-def _fingerprint(path: Path, content: Mapping[str, Any]) -> str:
-    """Hash of everything that a verdict depends on: the file, and the trees beside it."""
-    digest = hashlib.sha256(path.read_bytes())
-    if content["scorer"]["kind"] == "boosting":
-        digest.update(path.with_name(Path(content["scorer"]["file"]).name).read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _load_skops(path: Path) -> Any:
-    skops = _skops()
-    if not path.is_file():
-        raise ModelFileError(f"Expected the boosted trees beside the model, but there is no file {path}.")
-    unknown = skops.get_untrusted_types(file=path)
-    known = ("sklearn.ensemble._hist_gradient_boosting.", "sklearn._loss.", "numpy.", "builtins.", "functools.partial")
-    strange = [kind for kind in unknown if not kind.startswith(known)]
-    if strange:
-        raise ModelFileError(f"Expected nothing but scikit-learn's gradient boosting in {path}, found {strange[0]}.")
-    return skops.load(path, trusted=unknown)
-
-
-def _skops() -> Any:
-    try:
-        import skops.io
-    except ImportError as error:
-        raise MissingExtraError.of("skops", extra="triage", purpose="Saving and loading boosted trees") from error
-    return skops.io
 
 
 def _medians(table: Float[np.ndarray, "lesions features"]) -> Float[np.ndarray, " features"]:

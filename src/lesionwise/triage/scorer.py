@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lesionwise.errors import InputError
+from lesionwise.triage.trees import Trees
 
 Table = Float[np.ndarray, "lesions features"]
 Scores = Float[np.ndarray, " lesions"]
@@ -117,11 +118,11 @@ class LinearScorer(AbstractScorer):
 class BoostedScorer(AbstractScorer):
     """Gradient boosting on histograms; gaps in the features are its own business."""
 
-    learner: Any
+    trees: Trees
 
     def log_odds(self, table: Table) -> Scores:
         """Larger is more probably false."""
-        return np.asarray(self.learner.decision_function(table), dtype=float)
+        return self.trees.score(table)
 
     @classmethod
     def fit(
@@ -141,7 +142,7 @@ class BoostedScorer(AbstractScorer):
             random_state=0,
         )
         learner.fit(table, false, sample_weight=weights / weights.mean())
-        return cls(learner)
+        return cls(Trees.of(learner))
 
 
 KINDS: Mapping[str, tuple[type[LinearScorer] | type[BoostedScorer], tuple[float, ...]]] = {

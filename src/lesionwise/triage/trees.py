@@ -85,7 +85,8 @@ class Trees:
 
         Raises ModelFileError for trees that ask for features there are not, or whose nodes do not lead on to a leaf.
         """
-        rows, roots = [], []
+        rows: list[tuple] = []
+        roots: list[int] = []
         for tree in content["trees"]:
             roots.append(len(rows))
             rows += [(*row[:3], row[3] + roots[-1], row[4] + roots[-1], row[5]) for row in tree]

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
+from lesionwise.errors import InputError
 from lesionwise.io.bids import find_scans
 from lesionwise.io.cases import read_case
 from lesionwise.models.folds import CrossValidated
 from lesionwise.models.zoo import load_model
-from lesionwise.train.folds import train_folds
+from lesionwise.train.folds import start_of_fold, train_folds
 from lesionwise.train.operating_point import (
     Calibration,
     best_point,
@@ -86,9 +87,15 @@ def test_starting_from_a_run_copies_its_weights_and_a_head_of_other_classes_stay
     assert all(torch.equal(value, given[name]) for name, value in network.state_dict().items())
 
 
-def test_starting_from_another_layout_is_refused(run):
-    from lesionwise.errors import InputError
+def test_a_fold_starts_from_the_network_that_left_the_same_patients_out(run):
+    folds = json.loads((run / "folds.json").read_text())["held_out"]
+    assert start_of_fold(str(run), 1, folds) == f"{run}?fold=1"
+    assert start_of_fold("builtin-synthetic", 1, folds) == "builtin-synthetic"
+    with pytest.raises(InputError, match="have seen patients"):
+        start_of_fold(str(run), 1, folds[::-1])
 
+
+def test_starting_from_another_layout_is_refused(run):
     with pytest.raises(InputError, match="same layout"):
         start_from(network_of(replace(RECIPE, size="small")), f"{run}?fold=0")
 

@@ -13,6 +13,7 @@ from lesionwise.io.bids import BidsScan
 from lesionwise.io.files import write_text
 from lesionwise.models.folds import INDEX, CrossValidated, load
 from lesionwise.models.statedict import read_toml
+from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import Segmenter
 from lesionwise.train.operating_point import choose_out_of_fold, write_choices
 from lesionwise.train.patches import ProgressFn, deal, prepare, scans_of
@@ -30,7 +31,8 @@ def train_folds(
 ) -> list[Trained]:
     """Trains every fold of the recipe into RUN/fold-0, RUN/fold-1, ...; the same call goes on where it stopped.
 
-    RUN/folds.json says which patients each fold left out. Further options are those of `train`. Raises InputError for
+    RUN/folds.json says which patients each fold left out. A recipe that starts from a cross-validated model starts each
+    fold from its own network there. Further options are those of `train`. Raises InputError for
     fewer than two folds, and as `train` does.
     """
     if recipe.folds < 2:
@@ -49,7 +51,7 @@ def train_folds(
         train(
             dirs,
             run / f"fold-{fold}",
-            replace(recipe, fold=fold),
+            replace(recipe, fold=fold, start=start_of_fold(recipe.start, fold, folds)),
             participants=participants,
             cache=run / "cache",
             **options,
@@ -61,6 +63,24 @@ def train_folds(
     if all(one.finished for one in trained):
         set_operating_points(run, scans, progress_fn=options.get("progress_fn"))
     return trained
+
+
+def start_of_fold(ref: str, fold: int, folds: Sequence[Sequence[str]]) -> str:
+    """The model that a fold may start from: of a cross-validated one, the network that left the same patients out.
+
+    Raises InputError if its folds are others: the network would have seen patients that it is to be judged by.
+    """
+    if not ref or "?" in ref:
+        return ref
+    model = load_model(ref)
+    if not isinstance(model, CrossValidated):
+        return ref
+    if [sorted(f) for f in model.held_out] != [sorted(f) for f in folds]:
+        raise InputError(
+            f"Expected {ref} to leave out the same patients in each fold as this training does, found other folds: "
+            f"its networks have seen patients that they would be judged by."
+        )
+    return f"{ref}?fold={fold}"
 
 
 def set_operating_points(run: Path, scans: Sequence[BidsScan], *, progress_fn: ProgressFn | None = None) -> None:

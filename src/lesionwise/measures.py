@@ -3,20 +3,13 @@
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import ndimage
 
 from lesionwise.geometry.box import Box
+from lesionwise.geometry.distance import distance_to_mm
 from lesionwise.types import Millimetres, VoxelArray
 
 SHELLS_MM = ((0.0, 3.0), (3.0, 7.0))
-"""Distances (a, b] outside the lesion, in mm, over which the map is averaged."""
-
-
-def distance_outside_mm(voxels: VoxelArray, box: Box, *, sizes_mm: Millimetres) -> np.ndarray:
-    """Euclidean distance in mm (i, j, k) of every voxel of `box` to the nearest voxel of the lesion; 0 inside."""
-    inside = np.zeros(box.shape, dtype=bool)
-    inside[tuple((voxels - np.asarray(box.start)).T)] = True
-    return ndimage.distance_transform_edt(~inside, sampling=sizes_mm)
+"""Distances (a, b] outside the lesion's border, in mm, over which the map is averaged."""
 
 
 def map_measures(
@@ -35,8 +28,9 @@ def map_measures(
     per SD; masses are sums over voxels. mass = sum of |M|; share = a channel's
     total |M| over that of all channels (nan for a map of zeros).
     """
-    distance = distance_outside_mm(voxels, box, sizes_mm=sizes_mm)
-    inside = distance == 0
+    inside = np.zeros(box.shape, dtype=bool)
+    inside[tuple((voxels - np.asarray(box.start)).T)] = True
+    distance = distance_to_mm(inside, sizes_mm, reach_mm=SHELLS_MM[-1][1])
     totals = np.abs(data).sum(axis=(1, 2, 3), dtype=float)
     measures: dict[str, float] = {}
     for name, values, total in zip(channels, data, totals, strict=True):

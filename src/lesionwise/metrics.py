@@ -14,6 +14,7 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from lesionwise.geometry.affine import voxel_sizes_mm, voxel_volume_mm3
+from lesionwise.geometry.distance import distance_to_mm
 from lesionwise.types import Affine, LabelArray, MaskArray
 
 if TYPE_CHECKING:
@@ -227,14 +228,14 @@ def lesion_table(
     """One row per component of either side, for detection by size and place.
 
     Columns: side (prediction, reference), component, volume_mm3, matched (right, or found), ventricle_distance_mm (from
-    the nearest voxel of the lesion to the nearest of the ventricles; NaN without a ventricle mask).
+    the centre of the lesion's nearest voxel to the ventricles' border; NaN without a ventricle mask).
     """
     import pandas as pd
 
     matches = match_components(prediction, reference, rule=rule, iou_threshold=iou_threshold)
     distance = None
     if ventricles is not None and ventricles.any():
-        distance = ndimage.distance_transform_edt(~ventricles, sampling=voxel_sizes_mm(affine))
+        distance = distance_to_mm(ventricles, voxel_sizes_mm(affine))
     parts = []
     for side, labels, matched in zip(("prediction", "reference"), (prediction, reference), matches, strict=True):
         sizes = _sizes(labels)

@@ -2,9 +2,6 @@ import numpy as np
 import pytest
 import torch
 from known import Linear, Normed, ball, scan_of
-from scipy import ndimage
-
-from lesionwise.experiments.scan import signed_distance_mm
 
 
 @pytest.mark.parametrize("window", [(32, 32, 32), (16, 16, 16), (40, 20, 12)])
@@ -57,11 +54,10 @@ def test_frozen_statistics_make_a_distant_change_harmless():
     assert "forward" not in vars(scan.model.network.norm)  # the layer does again what it did
 
 
-def test_signed_distance_changes_sign_at_the_border():
-    mask = ball((8, 8, 8), 4, shape=(17, 17, 17))
-    d = signed_distance_mm(mask, (1.0, 1.0, 2.0))
-    assert (d[mask] < 0).all()
-    assert (d[~mask] > 0).all()
-    assert d[8, 8, 8] == pytest.approx(0.5 - np.sqrt(17))  # the nearest voxel outside is 4 and 1 voxels away
-    assert d[13, 8, 8] == 0.5
-    assert np.allclose(np.maximum(d, 0), ndimage.distance_transform_edt(~mask, sampling=(1, 1, 2)) - 0.5 * ~mask)
+def test_the_distance_to_a_lesion_is_the_same_on_a_box():
+    scan = scan_of(Linear((2.0, 0.0)))
+    one = scan.instances[0]
+    whole, box = scan.distance_mm(one), scan.around(one, 3.0)
+    assert np.array_equal(scan.distance_mm(one, box=box), whole[box.slices])
+    assert (whole[one.index] < 0).all()
+    assert np.isinf(scan.distance_mm(one, reach_mm=2.0)[whole > 2.0]).all()

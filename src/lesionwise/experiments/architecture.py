@@ -170,7 +170,9 @@ def _used_radius_mm(scan: Scan) -> float:
     radii = []
     chosen = scan.chosen[:MOST_LESIONS]
     for instance, saliency in zip(chosen, scan.attribute(chosen, Gradient()) if chosen else [], strict=True):
-        distance = np.maximum(scan.distance_mm(instance)[saliency.box.slices], 0.0).ravel()
+        box = saliency.box.union(scan.around(instance, 0.0))
+        distance = scan.distance_mm(instance, box=box)[saliency.box.relative_to(box).slices]
+        distance = np.maximum(distance, 0.0).ravel()
         mass = np.abs(saliency.data).sum(axis=0).ravel()
         order = np.argsort(distance)
         total = np.cumsum(mass[order])

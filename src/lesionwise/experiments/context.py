@@ -14,6 +14,7 @@ from lesionwise.charts.palette import series_colour
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, patients_note
 from lesionwise.experiments.norms import has_instance_norm
 from lesionwise.experiments.scan import Probe, Scan
+from lesionwise.geometry.distance import distance_to_mm
 from lesionwise.stats import Interval, mean_over_patients, profile_over_patients
 
 Fill = Literal["zero", "tissue", "blur"]
@@ -42,7 +43,7 @@ def context_rows(
 ) -> pd.DataFrame:
     """One row per lesion, fill, normalisation and distance.
 
-    Everything farther than the distance from Omega (Euclidean, mm, between voxel centres; or `step="dilation"`: as many
+    Everything farther than the distance from Omega (Euclidean, mm, to its border; or `step="dilation"`: as many
     18-neighbour dilations, as published) is replaced: by `zero` (the mean of the head; published), by healthy `tissue`
     with its texture, or by the `blur`red scan (8 mm) without the lesion. `frozen` keeps the statistics of instance
     normalisation at their values for the whole scan; it is left out for networks that have none.
@@ -53,7 +54,9 @@ def context_rows(
     states = [state for state in frozen if not state or has_instance_norm(scan.model.network)]
     for instance in scan.chosen:
         probe = scan.probe(instance)
-        far = probe.field(_distance(scan, instance.mask(scan.case.image.shape), step), outside=np.inf)
+        far = probe.field(
+            _distance(scan, instance.mask(scan.case.image.shape), step, max(distances_mm)), outside=np.inf
+        )
         near = torch.from_numpy(far)
         for fill in fills:
             background = _background(probe, fill, rng=scan.rng(instance.label, 4))
@@ -183,10 +186,10 @@ def _profile(part: pd.DataFrame, column: str, rng: np.random.Generator) -> tuple
     return x, profile_over_patients(wide.to_numpy(dtype=float), patients, rng=rng)
 
 
-def _distance(scan: Scan, mask: np.ndarray, step: Step) -> np.ndarray:
-    """How far every voxel is from Omega: mm between voxel centres, or dilation steps."""
+def _distance(scan: Scan, mask: np.ndarray, step: Step, reach_mm: float) -> np.ndarray:
+    """How far every voxel is from Omega: mm to its border (infinite beyond `reach_mm`), or dilation steps."""
     if step == "euclidean":
-        return ndimage.distance_transform_edt(~mask, sampling=scan.sizes_mm)
+        return distance_to_mm(mask, scan.sizes_mm, reach_mm=reach_mm)
     structure = ndimage.generate_binary_structure(3, 2)
     steps = np.where(mask, 0.0, np.inf)
     grown = mask

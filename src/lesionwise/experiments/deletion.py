@@ -26,7 +26,7 @@ class Stage:
         others = [other for other in scan.instances if other.label != one.label and other.outcome != "TN"]
         near = sorted(others, key=lambda other: np.linalg.norm(np.subtract(other.centroid_mm, one.centroid_mm)))[:1]
         probe = scan.probe(one, *near)
-        distance = probe.field(scan.distance_mm(one), outside=np.inf)
+        distance = probe.field(scan.distance_mm(one, reach_mm=2 * AROUND_MM), outside=np.inf)
         region = (distance <= AROUND_MM) & probe.head
         tissue = probe.tissue_everywhere(rng=scan.rng(one.label, 10))
         return cls(scan, one, probe, region, tissue)
@@ -49,7 +49,7 @@ class Stage:
 
     def baselines(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Orderings that know nothing of the network: at random, by brightness of the first channel, by distance."""
-        distance = self.probe.field(self.scan.distance_mm(self.one), outside=np.inf)
+        distance = self.probe.field(self.scan.distance_mm(self.one, reach_mm=2 * AROUND_MM), outside=np.inf)
         first = self.probe.base[0].cpu().numpy().astype(float)
         return {"random": rng.random(self.region.shape), "intensity": first, "distance": -distance}
 

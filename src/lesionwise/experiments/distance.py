@@ -32,12 +32,13 @@ def distance_rows(scan: Scan, *, edges_mm: Sequence[float] = EDGES_MM) -> pd.Dat
         saliency = scan.maps.get(instance.label)
         if saliency is None:
             continue
-        distance = scan.distance_mm(instance)
-        inside = scan.case.head & ~scan.others(instance)
+        box = saliency.box.union(scan.around(instance, edges[-1]))
+        distance = scan.distance_mm(instance, box=box)
+        inside = (scan.case.head & ~scan.others(instance))[box.slices]
         shell = np.searchsorted(edges, distance, side="left") - 1
         used = inside & (shell >= 0) & (shell < len(edges) - 1)
         counts = np.bincount(shell[used], minlength=len(edges) - 1)
-        crop = saliency.box.slices
+        crop = saliency.box.relative_to(box).slices
         kept, number = used[crop], shell[crop]
         for channel, values in zip(saliency.channels, saliency.data, strict=True):
             sums = np.bincount(number[kept], weights=values[kept], minlength=len(edges) - 1)

@@ -20,6 +20,7 @@ from lesionwise.attribution.target import target_named
 from lesionwise.experiments.norms import Statistics, has_instance_norm, norm_statistics
 from lesionwise.geometry.affine import voxel_sizes_mm
 from lesionwise.geometry.box import Box
+from lesionwise.geometry.distance import signed_distance_mm
 from lesionwise.geometry.volume import Case
 from lesionwise.inpainting import inpaint, local_mean
 from lesionwise.instances.components import label_components
@@ -33,6 +34,7 @@ from lesionwise.windows import WindowGrid, probability
 
 WORTH_KEEPING = 6
 """From as many changed inputs on, every layer's output for the reference is kept; fewer are run whole, to the last bit alike."""
+_VERY_LARGE = 1e9
 WORTH_LEARNING = 10
 """From as many on, it is found out which part of every layer the lesions read."""
 
@@ -155,12 +157,20 @@ class Scan:
         """A generator that depends on the seed and on what it is for, not on what was drawn before."""
         return np.random.default_rng([self.explained.settings.seed, *words])
 
-    def distance_mm(self, instance: Instance) -> np.ndarray:
+    def distance_mm(
+        self, instance: Instance, *, box: Box | None = None, reach_mm: int | float | None = None
+    ) -> np.ndarray:
         """Signed Euclidean distance (i, j, k) of every voxel to the lesion's border in mm, negative inside.
 
-        The border lies half a voxel from the voxels on either side of it.
+        On a `box` that holds the lesion, else on the whole scan; infinite beyond `reach_mm`, where one is given.
         """
-        return signed_distance_mm(instance.mask(self.case.image.shape), self.sizes_mm)
+        box = Box.whole(self.case.image.shape) if box is None else box
+        return signed_distance_mm(instance.mask(self.case.image.shape)[box.slices], self.sizes_mm, reach_mm=reach_mm)
+
+    def around(self, instance: Instance, margin_mm: int | float) -> Box:
+        """The box that holds the lesion and `margin_mm` on every side, cut at the scan's edge."""
+        margin = int(np.ceil(margin_mm / min(self.sizes_mm)))
+        return Box.around(instance.voxels, margin=margin, shape=self.case.image.shape)
 
     def attribute(
         self,
@@ -232,9 +242,12 @@ class Probe:
         return self.scan.placement.head[self.box.slices].numpy().astype(bool)
 
     def field(self, on_scan: np.ndarray, *, outside: float = 0.0) -> np.ndarray:
-        """A field on the scan's grid brought to the box; `outside` where the scan does not reach."""
+        """A field on the scan's grid brought to the box; `outside` where the scan does not reach.
+
+        What is infinite on the scan counts as very large, since interpolation knows no infinity.
+        """
         part, source = self.scan.placement.to_network.restrict(self.box)
-        values = torch.from_numpy(np.ascontiguousarray(on_scan[source.slices], dtype=np.float64))
+        values = torch.from_numpy(np.minimum(on_scan[source.slices], _VERY_LARGE).astype(np.float64))
         moved = part.forward(values)
         if outside == 0.0:
             return moved.numpy()
@@ -365,14 +378,6 @@ class Probe:
         logits = site.readout.read(total)
         target = target_named(self.scan.explained.settings.target).value(logits, spec)
         return Reading(probability(logits, spec).numpy(), target.numpy(), self.scan.threshold)
-
-
-def signed_distance_mm(mask: MaskArray, sizes_mm: tuple[float, float, float]) -> np.ndarray:
-    """Signed Euclidean distance to the border of a mask in mm, negative inside: half a voxel beyond voxel centres."""
-    half = 0.5 * min(sizes_mm)
-    outside = ndimage.distance_transform_edt(~mask, sampling=sizes_mm)
-    inside = ndimage.distance_transform_edt(mask, sampling=sizes_mm)
-    return np.where(mask, half - inside, outside - half)
 
 
 def _negative(offset: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from lesionwise.charts.chart import Bar, Chart, Heat, Panel
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, patients_note
 from lesionwise.experiments.scan import Probe, Reading, Scan
+from lesionwise.geometry.distance import depth_mm, distance_to_mm
 from lesionwise.instances.controls import place_controls
 from lesionwise.instances.instance import Instance
 from lesionwise.types import MaskArray
@@ -237,11 +237,11 @@ def _moved(scan: Scan, instance: Instance) -> list[dict[str, Any]]:
 def _targets(scan: Scan) -> dict[str, MaskArray]:
     """Where lesions are moved to. Deep fluid (ventricles) lies farther than a third of the head's depth from its rim."""
     tissue = scan.tissues
-    depth = ndimage.distance_transform_edt(scan.case.head, sampling=scan.sizes_mm)
+    depth = depth_mm(scan.case.head, scan.sizes_mm)
     deep = tissue.fluid & (depth > depth.max() / 3.0)
     regions = {"white matter": scan.healthy, "grey matter": tissue.grey, "fluid": tissue.fluid}
     if deep.any():
-        near = ndimage.distance_transform_edt(~deep, sampling=scan.sizes_mm) <= 3.0
+        near = np.isfinite(distance_to_mm(deep, scan.sizes_mm, reach_mm=3.0))
         regions["beside the ventricle"] = scan.healthy & near
     return regions
 
@@ -253,7 +253,7 @@ def _place(
 
     Of `tries` places drawn at random, away from lesions, the one that fits best. None if there is no place.
     """
-    far = ndimage.distance_transform_edt(~scan.lesions, sampling=scan.sizes_mm) > _NEAR_LESIONS_MM
+    far = np.isinf(distance_to_mm(scan.lesions, scan.sizes_mm, reach_mm=_NEAR_LESIONS_MM))
     candidates = np.argwhere(region & far)
     if not len(candidates):
         return None
@@ -292,7 +292,7 @@ def _ball(scan: Scan, radius_mm: float) -> Instance:
 
 def _profile(scan: Scan, instance: Instance) -> np.ndarray:
     """1 inside, falling to 0 over `EDGE_MM` around the border: a lesion's partial volume."""
-    return np.clip(0.5 - scan.distance_mm(instance) / EDGE_MM, 0.0, 1.0)
+    return np.clip(0.5 - scan.distance_mm(instance, reach_mm=EDGE_MM) / EDGE_MM, 0.0, 1.0)
 
 
 def _views(channels: tuple[str, ...]) -> list[tuple[str, tuple[bool, ...]]]:

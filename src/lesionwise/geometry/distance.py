@@ -27,9 +27,9 @@ def distance_to_mm(mask: MaskArray, sizes_mm: Millimetres, *, reach_mm: int | fl
     if not mask.any():
         return found
     box = _near(mask, sizes_mm, reach_mm)
-    squared = np.where(mask[box.slices], 0.0, np.inf)
-    for axis, size in enumerate(sizes_mm):
-        squared = _along(squared, axis, size, reach_mm)
+    squared = _first_axis(mask[box.slices], sizes_mm[0])
+    for axis in (1, 2):
+        squared = _along(squared, axis, sizes_mm[axis], reach_mm)
     near = np.sqrt(squared)
     if reach_mm is not None:
         near[near > reach_mm] = np.inf
@@ -74,12 +74,21 @@ def _near(mask: MaskArray, sizes_mm: Millimetres, reach_mm: int | float | None) 
     return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
 
+def _first_axis(mask: MaskArray, size_mm: float) -> np.ndarray:
+    """Squared distance along the first axis alone; infinite in rows without a voxel of the mask."""
+    place = np.arange(float(len(mask)))[:, None, None]
+    before = np.maximum.accumulate(np.where(mask, place, -np.inf), axis=0)
+    after = np.minimum.accumulate(np.where(mask, place, np.inf)[::-1], axis=0)[::-1]
+    steps = np.minimum(place - before, after - place)
+    return (np.maximum(steps - 0.5, 0.0) * size_mm) ** 2
+
+
 def _along(squared: np.ndarray, axis: int, size_mm: float, reach_mm: int | float | None) -> np.ndarray:
     """min over k of (squared at k voxels away) + (the gap to that voxel's near face)^2, along one axis.
 
     The square of a distance is the sum of such terms over the axes, so three of these passes make it exact.
     """
-    found = squared.copy()
+    found, sums = squared.copy(), np.empty_like(squared)
     length = squared.shape[axis]
     for k in range(1, length):
         gap = ((k - 0.5) * size_mm) ** 2
@@ -88,5 +97,5 @@ def _along(squared: np.ndarray, axis: int, size_mm: float, reach_mm: int | float
         later, earlier = [slice(None)] * 3, [slice(None)] * 3
         later[axis], earlier[axis] = slice(k, None), slice(None, length - k)
         for here, there in ((tuple(later), tuple(earlier)), (tuple(earlier), tuple(later))):
-            np.minimum(found[here], squared[there] + gap, out=found[here])
+            np.minimum(found[here], np.add(squared[there], gap, out=sums[there]), out=found[here])
     return found

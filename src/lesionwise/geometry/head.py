@@ -37,6 +37,7 @@ def find_head(image: Volume) -> MaskArray:
     solid = _largest_component(solid)
     pad = np.ceil(4.0 / sizes).astype(int) + 1
     padded = np.pad(solid, [(p, p) for p in pad])
+    # A closing with a ball: its distances run between voxel centres, as a structuring element's do.
     near = ndimage.distance_transform_edt(~padded, sampling=sizes) <= 4.0
     closed = ndimage.distance_transform_edt(near, sampling=sizes) > 4.0
     inner = (closed | padded)[tuple(slice(p, -p) for p in pad)]

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from lesionwise.geometry.affine import voxel_sizes_mm
 from lesionwise.geometry.box import Box
+from lesionwise.geometry.distance import depth_mm, distance_to_mm
 from lesionwise.instances.instance import Instance
 from lesionwise.types import MaskArray, Shape, VoxelArray
 
@@ -71,11 +72,8 @@ def place_controls(
         return Placement((), ())
     affine = lesions[0].affine
     sampling = voxel_sizes_mm(affine)
-    depth = ndimage.distance_transform_edt(white_matter | avoid, sampling=sampling).astype(np.float32)
-    if avoid.any():
-        distance = ndimage.distance_transform_edt(~avoid, sampling=sampling).astype(np.float32)
-    else:
-        distance = np.full(avoid.shape, np.inf, dtype=np.float32)
+    depth = depth_mm(white_matter | avoid, sampling).astype(np.float32)
+    distance = distance_to_mm(avoid, sampling).astype(np.float32)
     free = white_matter & ~avoid & (distance > margin_mm)
     tolerance = float(depth_tolerance_mm)
 

@@ -8,8 +8,9 @@ from jaxtyping import Float32
 from scipy import ndimage
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.distance import depth_mm
 from lesionwise.geometry.volume import Case
-from lesionwise.types import MaskArray
+from lesionwise.types import MaskArray, Millimetres
 
 T1W_NAMES = ("t1w", "t1", "mprage", "mp2rage", "uniden")
 _MIXTURE_VOXELS = 50_000
@@ -68,7 +69,7 @@ def tissues(case: Case, *, seed: int = 0) -> Tissues:
             f"{', '.join(case.image.channels)}."
         )
     values = case.image.channel(names[0])
-    dark, bright, top = _cuts(values, case.head, seed=seed)
+    dark, bright, top = _cuts(values, case.head, sizes_mm=case.image.voxel_sizes_mm, seed=seed)
     mask = case.head & (values >= bright) & (values <= top)
     labels, count = ndimage.label(mask)
     if count > 1:
@@ -82,11 +83,13 @@ def tissues(case: Case, *, seed: int = 0) -> Tissues:
     )
 
 
-def _cuts(values: Float32[np.ndarray, "i j k"], head: MaskArray, *, seed: int) -> tuple[float, float, float]:
+def _cuts(
+    values: Float32[np.ndarray, "i j k"], head: MaskArray, *, sizes_mm: Millimetres, seed: int
+) -> tuple[float, float, float]:
     """Values between fluid and grey, between grey and white, and above which nothing is white matter."""
     from sklearn.mixture import GaussianMixture
 
-    depth = ndimage.distance_transform_edt(head)
+    depth = depth_mm(head, sizes_mm)
     inner = values[depth > 0.25 * depth.max()].astype(np.float64)
     if inner.size < 3 or np.ptp(inner) == 0:
         raise InputError("White matter cannot be told apart: the T1w channel is constant within the head.")

@@ -6,6 +6,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
+from lesionwise.geometry.distance import signed_distance_mm
+
 _KEPT = ((18, 179), (20, 221), (0, 168))
 """Voxels of nilearn's 1 mm template (first voxel at -98, -134, -72 mm) that hold the brain and a margin."""
 
@@ -13,6 +15,7 @@ MAP_ORIGIN_MM = (-80.0, -114.0, -72.0)
 """World position of voxel 0, 0, 0 of the maps."""
 
 DISTANCE_LIMIT_MM = 40.0
+_VOXEL_MM = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +46,10 @@ def mni_templates() -> Templates:
     )
     brain = _largest(ndimage.binary_opening(t1 > 0.05, iterations=2))
     brain = ndimage.binary_fill_holes(brain)
-    depth = _signed_distance(brain)
+    depth = -signed_distance_mm(brain, _VOXEL_MM, reach_mm=DISTANCE_LIMIT_MM)
     fluid = np.where(brain, 1.0 - grey - white, 1.0).astype(np.float32)
     ventricles = _ventricles(fluid, x, y, z)
-    lateral_mm = _signed_distance(ventricles)
+    ventricle_mm = signed_distance_mm(ventricles, _VOXEL_MM, reach_mm=DISTANCE_LIMIT_MM)
     zones = {
         "deep": _ellipsoid(x, y, z, (0, -5, 5), (34, 34, 19)),
         "cerebellum": _soft(-38 - y, 3.0) * _soft(-13 + 12 * np.exp(-((x / 16) ** 2)) - z, 3.0),
@@ -54,7 +57,7 @@ def mni_templates() -> Templates:
         "insula": _ellipsoid(np.abs(x), y, z, (38, 5, 2), (9, 24, 16)) + _ellipsoid(x, y, z, (0, 10, 30), (10, 50, 18)),
         "tract": _ellipsoid(np.abs(x), y, z, (24, -18, 10), (5, 7, 16)),
     }
-    maps = [grey, white, fluid, -lateral_mm, depth, *zones.values()]
+    maps = [grey, white, fluid, ventricle_mm, depth, *zones.values()]
     stacked = np.stack([np.clip(np.broadcast_to(m, t1.shape), -DISTANCE_LIMIT_MM, DISTANCE_LIMIT_MM) for m in maps])
     names = ("grey", "white", "fluid", "ventricle_mm", "depth_mm", *zones)
     return Templates(np.ascontiguousarray(stacked, dtype=np.float32), names)
@@ -71,13 +74,6 @@ def _ventricles(fluid: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) 
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     return (sizes >= 150)[labels]
-
-
-def _signed_distance(mask: np.ndarray) -> np.ndarray:
-    """Distance in voxels, positive inside, 0 on the border."""
-    inside = ndimage.distance_transform_edt(mask).astype(np.float32)
-    outside = ndimage.distance_transform_edt(~mask).astype(np.float32)
-    return np.where(mask, inside - 0.5, 0.5 - outside)
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

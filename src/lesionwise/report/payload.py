@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from lesionwise.geometry.box import Box
+from lesionwise.geometry.distance import distance_to_mm
 from lesionwise.report.scene import Scene
 from lesionwise.saliency import SaliencyMap
 
@@ -147,7 +147,8 @@ def map_blobs(
     high = np.minimum(voxels.max(axis=0) + margin + 1, scene.shape)
     wide = Box((int(low[0]), int(low[1]), int(low[2])), (int(high[0]), int(high[1]), int(high[2])))
     box = wide.intersection(saliency.box).intersection(frame.box)
-    near = distance_transform_edt(scene.labels[wide.slices] != label, sampling=scene.voxel_sizes_mm) <= margin_mm
+    lesion = scene.labels[wide.slices] == label
+    near = np.isfinite(distance_to_mm(lesion, scene.voxel_sizes_mm, reach_mm=margin_mm))
     near = near[box.relative_to(wide).slices]
     inner = (slice(None), *box.relative_to(saliency.box).slices)
     values = np.where(near, saliency.data[inner], 0)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from lesionwise.geometry.box import Box
+from lesionwise.geometry.distance import signed_distance_mm
 from lesionwise.report.scene import Scene
 from lesionwise.saliency import SaliencyMap
 
@@ -24,16 +24,13 @@ class Neighbourhood:
 
     @classmethod
     def of(cls, scene: Scene, label: int, *, margin_mm: float = REACH_MM) -> "Neighbourhood":
-        """Distances are Euclidean between voxel centres: positive outside Omega, negative or 0 inside."""
+        """Distances are from voxel centres to the border of Omega, in mm: positive outside, negative inside."""
         sizes = scene.voxel_sizes_mm
         margin = int(np.ceil(margin_mm / min(sizes)))
         box = Box.around(scene.voxels(label), margin=margin, shape=scene.shape)
         labels = scene.labels[box.slices]
         omega = labels == label
-        outside = distance_transform_edt(~omega, sampling=sizes)
-        # The background may be missing from the block (a lesion that fills it): then the inside has no border.
-        inside = distance_transform_edt(omega, sampling=sizes) if not omega.all() else np.zeros(omega.shape)
-        return cls(box, np.where(omega, -(inside - min(sizes)), outside), omega, (labels > 0) & ~omega)
+        return cls(box, signed_distance_mm(omega, sizes), omega, (labels > 0) & ~omega)
 
     def values(self, saliency: SaliencyMap, channel: str) -> np.ndarray:
         """The map of one channel on this block, 0 where the map was not kept."""

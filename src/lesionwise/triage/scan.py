@@ -13,6 +13,7 @@ from scipy import ndimage
 from lesionwise.errors import InputError
 from lesionwise.geometry.affine import to_mm, voxel_sizes_mm
 from lesionwise.geometry.box import Box
+from lesionwise.geometry.distance import depth_mm, distance_to_mm, signed_distance_mm
 from lesionwise.geometry.volume import Case, ScanName
 from lesionwise.io.cases import read_case
 from lesionwise.io.derivative import ScanOutput
@@ -122,7 +123,7 @@ class TriageScan:
         """Distance (i, j, k) to the border of the head, 0 outside; None without images."""
         if self.case is None:
             return None
-        return ndimage.distance_transform_edt(self.case.head, sampling=self.sizes_mm).astype(np.float32)
+        return depth_mm(self.case.head, self.sizes_mm).astype(np.float32)
 
     @cached_property
     def head_span_mm(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -147,7 +148,7 @@ class TriageScan:
         fluid = self.case.head & np.all(image < -1.0, axis=0)
         if not fluid.any():
             return np.full(fluid.shape, np.nan, dtype=np.float32)
-        return ndimage.distance_transform_edt(~fluid, sampling=self.sizes_mm).astype(np.float32)
+        return distance_to_mm(fluid, self.sizes_mm).astype(np.float32)
 
     @cached_property
     def _boxes(self) -> list[tuple[slice, slice, slice] | None]:
@@ -209,12 +210,8 @@ class LesionView:
 
     @cached_property
     def distance_mm(self) -> Float[np.ndarray, "i j k"]:
-        """Signed distance to the border: outside the way to the nearest lesion voxel, inside minus the way out."""
-        outside = ndimage.distance_transform_edt(~self.inside, sampling=self.sizes_mm)
-        # Padded, since a lesion at the edge of the scan ends there.
-        padded = np.pad(self.inside, 1)
-        within = ndimage.distance_transform_edt(padded, sampling=self.sizes_mm)[1:-1, 1:-1, 1:-1]
-        return outside - within
+        """Signed distance to the lesion's border in mm, negative inside."""
+        return signed_distance_mm(self.inside, self.sizes_mm)
 
     def shell(self, a: float, b: float) -> MaskArray:
         """Voxels at distance (a, b] mm outside the lesion, without other lesions and, if known, without what is no head."""

@@ -26,6 +26,7 @@ from lesionwise.attribution.result import Attribution, trimmed
 from lesionwise.attribution.target import AbstractTarget
 from lesionwise.errors import InputError
 from lesionwise.geometry.box import Box
+from lesionwise.geometry.distance import distance_to_mm
 from lesionwise.types import Millimetres
 
 _BLUR_MM = 6.0
@@ -190,7 +191,7 @@ def _players(scene: Scene, site: Site, edges_mm: tuple[float, ...], spacing_mm: 
     on_scan[i, j, k] = 1
     soft = scene.placement.to_network.forward(on_scan).numpy()
     lesion = soft > min(0.5, 0.5 * float(soft.max()))
-    distance = ndimage.distance_transform_edt(~lesion, sampling=spacing_mm)
+    distance = distance_to_mm(lesion, spacing_mm, reach_mm=max(edges_mm, default=0.0))
     head = scene.placement.head.cpu().numpy()
     shells = {"lesion": lesion}
     for low, high in zip((0.0, *edges_mm), edges_mm, strict=False):

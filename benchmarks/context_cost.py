@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lesionwise.asking.scan import Scan
 from lesionwise.attribution import Gradient
 from lesionwise.experiments.context import DISTANCES_MM, context_rows
-from lesionwise.experiments.scan import Scan
 from lesionwise.instances.matching import select
 from lesionwise.io.bids import find_scans
 from lesionwise.io.cases import read_case

@@ -108,6 +108,25 @@ class WindowGrid:
         whole = local.shifted(self.boxes[index].start)
         return self.importance[local.slices].double() / self.total_importance[whole.slices]
 
+    def fuse(
+        self,
+        fused: Float[Tensor, "*lead i j k"],
+        region: Box,
+        index: int,
+        logits: Float[Tensor, "*lead i2 j2 k2"],
+    ) -> None:
+        """Adds what the logits of window `index` say of `region` (unpadded coordinates) to `fused`, in place.
+
+        Once all windows that meet the region are added, `fused` is what `predict` gives there.
+        """
+        moved, seen = region.shifted(self.offset), self.boxes[index]
+        shared = moved.intersection(seen)
+        if shared.is_empty:
+            return
+        local = shared.relative_to(seen)
+        share = self.share(index, local).to(fused)
+        fused[(..., *shared.relative_to(moved).slices)] += logits[(..., *local.slices)] * share
+
     def with_windows_around(self, regions: Sequence[Box]) -> "WindowGrid":
         """The same windows, and one more around each region (unpadded coordinates), within the volume, that stands alone."""
         added = []

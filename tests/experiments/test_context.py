@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from known import Linear, Normed, case, explained, scan_of, segmenter
 
+from lesionwise.asking.scan import Scan
 from lesionwise.experiments.context import context_finding, context_rows, enough_mm
-from lesionwise.experiments.scan import Scan
 
 
 def test_a_network_that_reads_the_voxel_alone_needs_no_context():

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from known import Linear, case, explained, scan_of, segmenter
 
+from lesionwise.asking.scan import Scan
 from lesionwise.experiments.controls import controls_finding, controls_rows
-from lesionwise.experiments.scan import Scan
 
 NETWORK = Linear((3.0, 0.0), bias=3.0)
 

@@ -40,13 +40,9 @@ class InstanceTarget(nn.Module):
         padded, readout, grid = self._grid.pad(x), self._site.readout, self._grid
         outputs = self._spec.classes * self._spec.members
         fused = x.new_zeros((len(x), outputs, *readout.source.shape))
-        moved = readout.source.shifted(grid.offset)
         for w in self._site.windows:
             window = padded[(..., *grid.boxes[w].slices)]
             logits = full_resolution(self.network(window), window.shape[2:])
-            shared = moved.intersection(grid.boxes[w])
-            local, own = shared.relative_to(grid.boxes[w]), shared.relative_to(moved)
-            share = grid.importance[local.slices].double() / grid.total_importance[shared.slices]
-            fused[(..., *own.slices)] += logits[(..., *local.slices)] * share.to(x)
+            grid.fuse(fused, readout.source, w, logits)
         values = torch.stack([self._target.value(readout.read(own), self._spec) for own in fused])
         return values.mean(dim=1) if self._reduce == "mean" else values

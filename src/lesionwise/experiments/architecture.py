@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesionwise.asking.scan import Scan
 from lesionwise.attribution import Gradient
 from lesionwise.charts.chart import Chart, Line, Panel
 from lesionwise.experiments.context import context_rows, enough_mm
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, patients_note
-from lesionwise.experiments.scan import Scan
 from lesionwise.instances.components import label_components
 from lesionwise.metrics import lesion_counts, normalised_dice
 from lesionwise.stats import Interval

@@ -9,11 +9,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from lesionwise.asking.norms import has_instance_norm
+from lesionwise.asking.probe import Probe
+from lesionwise.asking.scan import Scan
 from lesionwise.charts.chart import Bar, Chart, Line, Panel, Violin
 from lesionwise.charts.palette import series_colour
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, patients_note
-from lesionwise.experiments.norms import has_instance_norm
-from lesionwise.experiments.scan import Probe, Scan
 from lesionwise.geometry.distance import distance_to_mm
 from lesionwise.stats import Interval, mean_over_patients, profile_over_patients
 

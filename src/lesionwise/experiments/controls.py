@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesionwise.asking.scan import Scan
 from lesionwise.charts.chart import Chart, Panel, Violin
 from lesionwise.errors import InputError
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, patients_note
-from lesionwise.experiments.scan import Scan
 from lesionwise.instances.controls import place_controls
 from lesionwise.instances.tissue import white_matter
 

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lesionwise.asking.probe import Probe, Reading
+from lesionwise.asking.scan import Scan
 from lesionwise.attribution.result import Attribution
-from lesionwise.experiments.scan import Probe, Reading, Scan
 from lesionwise.instances.instance import Instance
 
 AROUND_MM = 10.0

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesionwise.asking.scan import Scan
 from lesionwise.charts.chart import Chart, Line, Panel
 from lesionwise.charts.palette import outcome_style
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, outcome_of, patients_note, present
-from lesionwise.experiments.scan import Scan
 from lesionwise.stats import Interval, mean_over_patients, profile_over_patients
 
 EDGES_MM = tuple(float(d) for d in range(-6, 41))

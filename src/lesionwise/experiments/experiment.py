@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesionwise.asking.scan import Scan
 from lesionwise.charts.chart import Chart
-from lesionwise.experiments.scan import Scan
 from lesionwise.stats import Interval, mean_over_patients
 
 KEYS = ("subject", "session", "scan", "model", "lesion", "outcome")

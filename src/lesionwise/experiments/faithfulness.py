@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from scipy import ndimage
 
+from lesionwise.asking.scan import Scan
 from lesionwise.attribution import METHODS, AbstractMethod
 from lesionwise.attribution.result import Attribution
 from lesionwise.charts.chart import Bar, Chart, Panel
 from lesionwise.errors import InputError, UnsupportedModelError
 from lesionwise.experiments.deletion import AROUND_MM, Stage, curves
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, patients_note
-from lesionwise.experiments.scan import Scan
 from lesionwise.geometry.box import Box
 from lesionwise.instances.instance import Instance
 from lesionwise.stats import Interval, holm, paired_difference

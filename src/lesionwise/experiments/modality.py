@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lesionwise.asking.probe import Probe
+from lesionwise.asking.scan import Scan
 from lesionwise.attribution import IntegratedGradients
 from lesionwise.charts.chart import Bar, Chart, Panel
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, outcome_of, patients_note, present
-from lesionwise.experiments.scan import Probe, Scan
 from lesionwise.stats import Interval
 
 SHARES: Mapping[str, str] = {

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesionwise.asking.scan import Scan
 from lesionwise.charts.chart import Chart, Panel, Violin
 from lesionwise.charts.palette import outcome_style
 from lesionwise.experiments.experiment import (
@@ -18,7 +19,6 @@ from lesionwise.experiments.experiment import (
     patients_note,
     present,
 )
-from lesionwise.experiments.scan import Scan
 from lesionwise.stats import (
     MIN_PATIENTS,
     TOO_FEW,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesionwise.asking.scan import Scan
 from lesionwise.charts.chart import Chart
 from lesionwise.charts.saving import save_chart
 from lesionwise.cohort import CohortRunner
@@ -17,7 +18,6 @@ from lesionwise.cohort.tables import TableUnit, below_each_other, read_kept
 from lesionwise.errors import InputError
 from lesionwise.experiments.experiment import Experiment, Finding
 from lesionwise.experiments.registry import experiment_named
-from lesionwise.experiments.scan import Scan
 from lesionwise.geometry.volume import Case, ScanName
 from lesionwise.instances.matching import select
 from lesionwise.io.bids import BidsScan, LeftOut

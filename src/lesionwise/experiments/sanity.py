@@ -10,12 +10,12 @@ import pandas as pd
 from scipy import ndimage
 from scipy.stats import spearmanr
 
+from lesionwise.asking.scan import Scan
 from lesionwise.attribution import AbstractMethod
 from lesionwise.attribution.result import Attribution
 from lesionwise.charts.chart import Chart, Line, Panel, Violin
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, mean_of, patients_note
 from lesionwise.experiments.randomisation import Mode, randomised
-from lesionwise.experiments.scan import Scan
 from lesionwise.geometry.box import Box
 from lesionwise.instances.instance import Instance
 from lesionwise.stats import MIN_PATIENTS, icc_agreement

@@ -8,9 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lesionwise.asking.probe import Probe, Reading
+from lesionwise.asking.scan import Scan
 from lesionwise.charts.chart import Bar, Chart, Heat, Panel
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, patients_note
-from lesionwise.experiments.scan import Probe, Reading, Scan
 from lesionwise.geometry.distance import depth_mm, distance_to_mm
 from lesionwise.instances.controls import place_controls
 from lesionwise.instances.instance import Instance

@@ -18,13 +18,13 @@ from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.triage.baselines import baseline_features
 from lesionwise.triage.context import context_features
 from lesionwise.triage.disagreement import disagreement_features
-from lesionwise.triage.probing import Probe
+from lesionwise.triage.probing import Questions
 from lesionwise.triage.radiomics import radiomic_features
 from lesionwise.triage.scan import TriageScan
 from lesionwise.triage.signed import saliency_features
 from lesionwise.units import ProgressFn, Settings, explain_case
 
-VERSION = 2
+VERSION = 3
 """Counts up when a feature changes its meaning, so that stored tables are measured again."""
 
 FOLDER = "triage/features"
@@ -138,10 +138,10 @@ def measure_cohort(
             seen = TriageScan.of(scan, method=method)
             labels = [int(label) for label in seen.judged()["lesion"]] if every else None
             rows = _rows(seen, labels)
-            probe = None if model is None or not extras.asks or rows.empty else Probe.of(seen, model)
+            questions = None if model is None or not extras.asks or rows.empty else Questions.of(seen, model)
             for kind, table in known.items():
                 if table is None:
-                    known[kind] = measured = _measured(seen, rows, kind, probe)
+                    known[kind] = measured = _measured(seen, rows, kind, questions)
                     store_table(paths[kind], keys[kind], measured)
         parts.append(_joined([table for table in known.values() if table is not None]))
         if progress_fn is not None:
@@ -158,8 +158,8 @@ def measure_scan(
 ) -> pd.DataFrame:
     """Features of some lesions of a scan (default: the explained predicted ones), one row each."""
     rows = _rows(scan, labels)
-    probe = None if model is None or not extras.asks or rows.empty else Probe.of(scan, model)
-    return _joined([_measured(scan, rows, kind, probe) for kind in extras.kinds() if kind == "plain" or len(rows)])
+    questions = None if model is None or not extras.asks or rows.empty else Questions.of(scan, model)
+    return _joined([_measured(scan, rows, kind, questions) for kind in extras.kinds() if kind == "plain" or len(rows)])
 
 
 def _rows(scan: TriageScan, labels: Sequence[int] | None) -> pd.DataFrame:
@@ -169,15 +169,15 @@ def _rows(scan: TriageScan, labels: Sequence[int] | None) -> pd.DataFrame:
     return rows.assign(weight=[_weight(judged, rows, outcome) for outcome in rows["outcome"]])
 
 
-def _measured(scan: TriageScan, rows: pd.DataFrame, kind: str, probe: Probe | None) -> pd.DataFrame:
+def _measured(scan: TriageScan, rows: pd.DataFrame, kind: str, questions: Questions | None) -> pd.DataFrame:
     """One kind of features of some lesions; "plain" also says which lesions they are."""
     asked = [int(label) for label in rows["lesion"]]
     found: list[dict[str, object]] = []
     if kind in ("context", "disagreement"):
         table = (
-            context_features(probe, asked, channels=scan.channels)
+            context_features(questions, asked, channels=scan.channels)
             if kind == "context"
-            else disagreement_features(probe, asked)
+            else disagreement_features(questions, asked)
         )
         found = [{"lesion": label, **measured} for label, measured in table.items()]
     elif kind == "radiomics":

@@ -6,17 +6,20 @@ These are baselines, not explanations: they need forward passes alone.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import nn
+from torch import Tensor, nn
 
+from lesionwise.asking.probe import Probe
 from lesionwise.attribution.engine.noise import normal
+from lesionwise.segmenter import full_resolution
 from lesionwise.triage.baselines import entropy_bit
 from lesionwise.triage.features import DISAGREEMENT
-from lesionwise.triage.probing import Cut, Probe
-from lesionwise.types import ImageArray, Shape
+from lesionwise.triage.probing import Questions
+from lesionwise.types import Shape
 
 NOISE_DRAWS = 4
 DROPOUT_DRAWS = 4
@@ -24,7 +27,19 @@ DROPOUT_DRAWS = 4
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-def disagreement_features(probe: Probe | None, labels: Sequence[int], *, seed: int = 0) -> dict[int, Mapping]:
+class Mirrored(nn.Module):
+    """A network asked in the mirror: its input turned along one spatial axis, and its logits turned back."""
+
+    def __init__(self, network: nn.Module, axis: int) -> None:
+        super().__init__()
+        self.network, self.axis = network, axis + 2
+
+    def forward(self, x: Float[Tensor, "batch channels i j k"]) -> Float[Tensor, "batch outputs i j k"]:
+        """Logits on the grid of x."""
+        return full_resolution(self.network(x.flip(self.axis)), x.shape[2:]).flip(self.axis)
+
+
+def disagreement_features(questions: Questions | None, labels: Sequence[int], *, seed: int = 0) -> dict[int, Mapping]:
     """Family disagreement of some lesions; nan without images, and for what the network does not offer.
 
     Passes are the unchanged input, one mirrored along each axis of the network's grid, and four with SmoothGrad's noise.
@@ -37,20 +52,21 @@ def disagreement_features(probe: Probe | None, labels: Sequence[int], *, seed: i
     found: dict[int, Mapping] = {}
     for label in labels:
         found[label] = dict.fromkeys(names, float("nan"))
-        cut = None if probe is None else probe.cut(label)
-        if probe is not None and cut is not None:
-            found[label] = {**found[label], **_of_lesion(probe, cut, seed=seed)}
+        probe = None if questions is None else questions.about(label)
+        if questions is not None and probe is not None:
+            found[label] = {**found[label], **_of_lesion(questions, probe, seed=seed)}
     return found
 
 
-def _of_lesion(probe: Probe, cut: Cut, *, seed: int) -> dict[str, float]:
-    members = probe.members(cut.x, cut.inside)
-    plain = probe.voxels(cut.x, cut.inside)
-    mirrored = [_mirrored(probe, cut, axis) for axis in range(3)]
-    noisy = [probe.voxels(x, cut.inside) for x in _noisy(probe, cut, seed=seed)]
+def _of_lesion(questions: Questions, probe: Probe, *, seed: int) -> dict[str, float]:
+    network = probe.model.network
+    members = _members(probe)
+    plain = _voxels(probe)
+    mirrored = [_voxels(probe.asking(Mirrored(network, axis))) for axis in range(3)]
+    noisy = [reading.target for (reading,) in probe.read(list(_noisy(questions, probe, seed=seed)))]
     passes = np.stack([plain, *mirrored, *noisy])
     p = 1.0 / (1.0 + np.exp(-np.clip(passes, -50, 50)))
-    above = p > probe.scan.threshold
+    above = p > probe.threshold
     found = {
         **_spread("mirrored", plain, mirrored),
         **_spread("noise", plain, noisy),
@@ -60,12 +76,24 @@ def _of_lesion(probe: Probe, cut: Cut, *, seed: int) -> dict[str, float]:
     }
     if len(members) > 1:
         found["member_spread"] = float(members.mean(axis=1).std())
-    active = [m for m in probe.network.modules() if isinstance(m, _DROPOUT) and m.p > 0]
+    active = [m for m in network.modules() if isinstance(m, _DROPOUT) and m.p > 0]
     if active:
         with _dropping(active, seed=seed):
-            dropped = [probe.voxels(cut.x, cut.inside) for _ in range(DROPOUT_DRAWS)]
+            dropped = [_voxels(probe) for _ in range(DROPOUT_DRAWS)]
         found |= _spread("dropout", plain, dropped)
     return found
+
+
+def _voxels(probe: Probe) -> Float[np.ndarray, " voxels"]:
+    """The lesion's log-odds, voxel by voxel; for ensembles, of the mean probability."""
+    return probe.read([probe.base])[0][0].target
+
+
+def _members(probe: Probe) -> Float[np.ndarray, "members voxels"]:
+    """Log-odds of every member of an ensemble."""
+    spec = replace(probe.model.spec, members=1)
+    ((logits,),) = probe.logits([probe.base])
+    return torch.stack([probe.target.value(part, spec) for part in logits.split(spec.classes)]).numpy()
 
 
 def _spread(
@@ -75,23 +103,17 @@ def _spread(
     return {f"{name}_drop": float(means[0] - means[1:].mean()), f"{name}_spread": float(means.std())}
 
 
-def _mirrored(probe: Probe, cut: Cut, axis: int) -> Float[np.ndarray, " voxels"]:
-    """Log-odds at the lesion's own voxels when input and output are mirrored."""
-    inside = np.zeros(cut.inside.shape, dtype=np.int64)
-    inside[cut.inside] = np.arange(1, int(cut.inside.sum()) + 1)
-    turned = np.flip(inside, axis=axis)
-    values = probe.voxels(np.flip(cut.x, axis=axis + 1), turned > 0)
-    return values[np.argsort(turned[turned > 0])]
-
-
-def _noisy(probe: Probe, cut: Cut, *, seed: int) -> Iterator[ImageArray]:
-    """The window with noise in the head: a function of seed, draw and voxel alone, whatever window is cut."""
-    grid = probe.placement.input.shape[2:]
+def _noisy(questions: Questions, probe: Probe, *, seed: int) -> Iterator[Tensor]:
+    """The input with noise in the head: a function of seed, draw and voxel alone, wherever the window lies."""
+    grid = questions.placement.input.shape[2:]
     shape: Shape = (int(grid[0]), int(grid[1]), int(grid[2]))
-    sd = probe.noise_sd[:, None, None, None]
+    sd = torch.from_numpy(questions.noise_sd).to(probe.base)[:, None, None, None]
+    head = torch.from_numpy(probe.head)
     for draw in range(NOISE_DRAWS):
-        drawn = normal(cut.box, shape, channels=len(cut.x), seed=seed, draw=draw, dtype=torch.float32, device="cpu")
-        yield (cut.x + sd * drawn.numpy() * cut.head).astype(cut.x.dtype)
+        drawn = normal(
+            probe.box, shape, channels=len(probe.base), seed=seed, draw=draw, dtype=torch.float32, device="cpu"
+        )
+        yield probe.base + sd * drawn.to(probe.base) * head
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def learn(scene: Scene, sites: Sequence[Site], workload: Workload) -> list[Float
             if w in site.windows:
                 if site.number not in found:
                     found[site.number] = logits.new_zeros((len(logits), *site.readout.source.shape))
-                scene.fuse(found[site.number], site.readout.source, w, logits)
+                scene.grid.fuse(found[site.number], site.readout.source, w, logits)
                 boxes.append(scene.in_window(w, site.readout.source)[0])
         graph.learn(boxes)
         del graph
@@ -183,7 +183,7 @@ def _mean_block(
                     source = states[p].site.readout.source
                     if (p, n) not in fused:
                         fused[p, n] = own.new_zeros((len(own), *source.shape))
-                    scene.fuse(fused[p, n], source, w, own)
+                    scene.grid.fuse(fused[p, n], source, w, own)
         for (p, n), logits in fused.items():
             readout = states[p].site.readout
             seed = scene.target.seeds(readout.read(logits), scene.spec)
@@ -293,7 +293,7 @@ def _voxel_seeds(scene: Scene, states: Sequence[Sampled], graphs: "_Graphs") -> 
             for of_draw, logits in zip(fused, graphs.logits(w), strict=True):
                 for own, state in zip(of_draw, states, strict=True):
                     if w in state.site.windows:
-                        scene.fuse(own, state.site.readout.source, w, logits)
+                        scene.grid.fuse(own, state.site.readout.source, w, logits)
     return [
         [scene.target.seeds(s.site.readout.read(own), scene.spec) for own, s in zip(of_draw, states, strict=True)]
         for of_draw in fused

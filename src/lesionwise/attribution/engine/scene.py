@@ -110,14 +110,6 @@ class Scene:
         inside = moved.intersection(Box.whole(self.grid.shape))
         return inside, values[(..., *inside.relative_to(moved).slices)]
 
-    def fuse(
-        self, fused: Float[Tensor, "outputs i j k"], source: Box, index: int, logits: Float[Tensor, "outputs i2 j2 k2"]
-    ) -> None:
-        """Adds one window's part to the fused logits on `source` (volume coordinates), in place."""
-        local, own = self.in_window(index, source)
-        if not local.is_empty:
-            fused[(slice(None), *own.slices)] += logits[(slice(None), *local.slices)] * self.share(index, local)
-
     def fused(
         self,
         sites: Sequence[Site],
@@ -139,7 +131,7 @@ class Scene:
                     if w in site.windows:
                         if site.number not in found:
                             found[site.number] = own.new_zeros((len(own), *site.readout.source.shape))
-                        self.fuse(found[site.number], site.readout.source, w, own)
+                        self.grid.fuse(found[site.number], site.readout.source, w, own)
         outputs = self.spec.classes * self.spec.members
         return [
             site.readout.read(found[site.number])

@@ -5,8 +5,8 @@ import pandas as pd
 import torch
 from torch import nn
 
+from lesionwise.asking.scan import Scan
 from lesionwise.attribution import Gradient
-from lesionwise.experiments.scan import Scan
 from lesionwise.geometry.volume import Case, ScanName, Volume
 from lesionwise.segmenter import Segmenter, Spec
 from lesionwise.units import Settings, explain_case

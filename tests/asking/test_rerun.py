@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from lesionwise.attribution.rerun import Rerun
+from lesionwise.asking.rerun import Rerun
 from lesionwise.geometry.box import Box
 
 SIDE = 32

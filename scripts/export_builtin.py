@@ -1,77 +1,103 @@
 """Puts trained weights into the package: half precision on disk, and a TOML that says how to run them.
 
-python scripts/export_builtin.py WEIGHTS.safetensors --threshold 0.5 --min-size 6 --facts RUN/facts.json
+    python scripts/export_builtin.py --folds RUN --all ALL      # RUN: train --fold all; ALL: train --validation 0
+
+Threshold, smallest lesion and calibration come from RUN's patients, each judged by the network that has not seen them
+(RUN/out-of-fold.json); ALL's own patients judge nothing. Writes weights/builtin.toml + .safetensors and
+weights/builtin-folds.folds.npz.
 """
 
 import argparse
 import json
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
-from monai.networks.nets import UNet
-from safetensors.torch import load_file
-from train_builtin import NETWORK
+import torch
+from torch import nn
 
-from lesionwise.models.statedict import save_model
-from lesionwise.segmenter import Spec
+from lesionwise.models.architecture import build
+from lesionwise.models.folds import CrossValidated, save_folds
+from lesionwise.models.statedict import load_pair, save_model
+from lesionwise.models.zoo import load_model
+from lesionwise.segmenter import Segmenter, Spec
+from lesionwise.train.operating_point import Calibration, calibrated_probability, calibrated_weights
+
+SOURCES = "open MS data (doi:10.1007/s12021-017-9348-7), MSLesSeg (doi:10.1038/s41597-025-05250-y), MS3SEG (figshare 30393475)"
 
 
 def main() -> None:
-    """Reads the command line, writes weights/builtin.*."""
+    """Reads the command line, writes the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("--threshold", type=float, required=True)
-    parser.add_argument("--min-size", type=int, required=True)
-    parser.add_argument("--facts", type=Path, required=True)
+    parser.add_argument("--folds", type=Path, required=True)
+    parser.add_argument("--all", type=Path, required=True)
     parser.add_argument("--to", type=Path, default=Path("src/lesionwise/models/weights"))
     arguments = parser.parse_args()
-    network = UNet(**NETWORK)
-    network.load_state_dict(load_file(arguments.weights))
-    facts = json.loads(arguments.facts.read_text())
+    table = tomllib.loads((arguments.all / "config.toml").read_text())
+    class_name, layout = table["network"]["class"], table["network"]["arguments"]
+    facts = json.loads((arguments.folds / "out-of-fold.json").read_text())
+    calibration = Calibration(**facts["calibration"])
+    reach = receptive_field_vox(class_name, layout)
+
+    whole = load_pair(arguments.all / "model.toml", arguments.all / "model.safetensors")
+    spec = described(whole.spec, "builtin", facts["strangers"], calibration, reach)
+    network = calibrated_weights(inner(whole.network), calibration)
+    save_model(arguments.to, network.half(), spec, class_name=class_name, arguments=layout, name="builtin")
+
+    folds = load_model(arguments.folds)
+    if not isinstance(folds, CrossValidated):
+        raise SystemExit(f"Expected a cross-validated run in {arguments.folds}.")
+    parts = [
+        Segmenter(
+            calibrated_weights(inner(part.network), calibration),
+            described(part.spec, "builtin-folds", point, calibration, reach),
+        )
+        for part, point in zip(folds.parts, facts["folds"], strict=True)
+    ]
+    path = arguments.to / "builtin-folds.folds.npz"
+    save_folds(path, CrossValidated(tuple(parts), folds.held_out, folds.contents), class_name=class_name, arguments=layout)
+
+
+def described(spec: Spec, name: str, point: dict, calibration: Calibration, reach: tuple[int, int, int]) -> Spec:
+    """The spec that ships: the operating point on calibrated probabilities, and a card that says where it comes from."""
     card = {
-        "summary": "3-D U-Net (FLAIR, T1w), trained on synthetic patients only",
-        "data": "synthetic patients of lesionwise.phantom; no real scan was trained on or tuned to",
-        "recipe": "scripts/train_builtin.py; soft Dice + cross-entropy, AdamW, averaged weights, patches of 64^3",
-        "threshold_from": "held-out synthetic patients",
+        "summary": "3-D U-Net (FLAIR, T1w or FLAIR alone), trained on fourteen real patients and synthetic ones",
+        "data": SOURCES,
+        "recipe": "lesionwise train --recipe small-data --from builtin-synthetic; see docs/model-card.md",
+        "threshold_from": f"{point['patients']} patients, each predicted by a network that has not seen them",
+        "calibration": f"Platt, out of fold: log-odds x {calibration.scale:.3f} {calibration.shift:+.3f}",
         "not_for": "diagnosis, treatment, or any decision about a person",
         "documentation": "docs/model-card.md",
-        **facts,
     }
-    spec = Spec(
-        name="builtin",
-        channels=("FLAIR", "T1w"),
+    return replace(
+        spec,
+        name=name,
         window=(96, 96, 96),
-        overlap=0.25,
-        threshold=arguments.threshold,
-        min_size_vox=arguments.min_size,
-        receptive_field_vox=tuple(receptive_field_vox()),
+        threshold=round(calibrated_probability(point["threshold"], calibration), 4),
+        min_size_vox=point["min_size_vox"],
+        receptive_field_vox=reach,
         card=card,
     )
-    save_model(
-        arguments.to,
-        network.half(),
-        spec,
-        class_name="monai.networks.nets.UNet",
-        arguments=NETWORK,
-        name="builtin",
-    )
 
 
-def receptive_field_vox() -> list[int]:
+def inner(network: nn.Module) -> nn.Module:
+    """The network without the wrapper that picks its full-resolution output."""
+    return getattr(network, "network", network)
+
+
+def receptive_field_vox(class_name: str, layout: dict) -> tuple[int, int, int]:
     """Theoretical receptive field: the widest reach of any output voxel, from exact zeros of a derivative."""
-    import torch
-
     torch.manual_seed(0)
-    network = UNet(**NETWORK).double().eval()
+    network = build(class_name, layout, where="the layout").double().eval()
     for parameter in network.parameters():
         parameter.data = parameter.data.abs() + 1e-3  # no path can cancel another
-    side = 16 * 12
-    reach = 0
+    side, reach = 16 * 12, 0
     for offset in range(16):
-        x = torch.ones((1, NETWORK["in_channels"], side, 48, 48), dtype=torch.float64, requires_grad=True)
+        x = torch.ones((1, layout["in_channels"], side, 48, 48), dtype=torch.float64, requires_grad=True)
         network(x)[0, 0, side // 2 + offset, 24, 24].backward()
         touched = x.grad.abs().sum((0, 1, 3, 4)).nonzero().ravel()
         reach = max(reach, int(touched.max() - touched.min()) + 1)
-    return [reach] * 3
+    return (reach, reach, reach)
 
 
 if __name__ == "__main__":

@@ -173,6 +173,11 @@ def _sample(p: np.ndarray, case: Case, *, seed: int) -> tuple[np.ndarray, np.nda
     return special.logit(clipped), np.asarray(case.reference).ravel()[chosen].astype(np.float64)
 
 
+def calibrated_probability(p: float, calibration: Calibration) -> float:
+    """What a probability becomes by the calibration."""
+    return float(special.expit(calibration.scale * special.logit(p) + calibration.shift))
+
+
 def calibrated_weights(network: torch.nn.Module, calibration: Calibration) -> torch.nn.Module:
     """The calibration put into the last layer of a two-class network, in place: logits x scale, lesion logit + shift.
 

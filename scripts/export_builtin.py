@@ -55,7 +55,9 @@ def main() -> None:
         for part, point in zip(folds.parts, facts["folds"], strict=True)
     ]
     path = arguments.to / "builtin-folds.folds.npz"
-    save_folds(path, CrossValidated(tuple(parts), folds.held_out, folds.contents), class_name=class_name, arguments=layout)
+    save_folds(
+        path, CrossValidated(tuple(parts), folds.held_out, folds.contents), class_name=class_name, arguments=layout
+    )
 
 
 def described(spec: Spec, name: str, point: dict, calibration: Calibration, reach: tuple[int, int, int]) -> Spec:

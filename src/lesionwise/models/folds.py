@@ -11,10 +11,12 @@ import json
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tomli_w
@@ -25,7 +27,6 @@ from lesionwise.errors import InputError, ModelFileError
 from lesionwise.geometry.volume import Case
 from lesionwise.io.files import write_whole
 from lesionwise.models.architecture import build, load_weights
-from lesionwise.models.archive import Archive
 from lesionwise.models.members import Members
 from lesionwise.models.statedict import load_pair, spec_of, spec_table
 from lesionwise.segmenter import AbstractSegmenter, Placement, Segmenter, Spec
@@ -129,7 +130,10 @@ def save_folds(path: Path, model: CrossValidated, *, class_name: str, arguments:
         "spec": spec_table(spec),
         "card": dict(spec.card),
         "folds": {"held_out": [list(f) for f in model.held_out], "contents": [list(f) for f in model.contents]},
-        "thresholds": {"fold": [part.spec.threshold for part in model.parts]},
+        "points": {
+            "threshold": [part.spec.threshold for part in model.parts],
+            "size": [part.spec.min_size_vox for part in model.parts],
+        },
     }
     arrays["description"] = np.frombuffer(tomli_w.dumps(table).encode(), dtype=np.uint8)
     with write_whole(path) as temporary, open(temporary, "wb") as stream:
@@ -158,29 +162,48 @@ def _of_folder(path: Path) -> CrossValidated:
     return _checked(parts, held_out, contents, where=path)
 
 
+def description(path: Path) -> dict[str, Any]:
+    """The tables stored in a file of folds: network, spec, card, folds, thresholds; reads no weights."""
+    with _opened(path) as archive:
+        return tomllib.loads(archive["description"].tobytes().decode())
+
+
 def _of_file(path: Path) -> CrossValidated:
-    if Archive.of(path) is None:
-        raise ModelFileError(f"Expected the networks of all folds in {path}, but the file is damaged or not one.")
+    with _opened(path) as archive:
+        arrays = {name: archive[name] for name in archive.files if name != "description"}
+    table = description(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        table = tomllib.loads(arrays.pop("description").tobytes().decode())
         class_name, arguments = str(table["network"]["class"]), table["network"]["arguments"]
         held_out, contents = table["folds"]["held_out"], table["folds"]["contents"]
-        thresholds = [float(v) for v in table["thresholds"]["fold"]]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        points = [
+            (float(p), int(n)) for p, n in zip(table["points"]["threshold"], table["points"]["size"], strict=True)
+        ]
+    except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(
-            f"Expected the networks of all folds in {path}, but the file is damaged or not one."
+            f"Expected the networks of all folds in {path}, but its description is not whole."
         ) from error
     spec = spec_of(table, where=path)
     parts = []
-    for fold, threshold in enumerate(thresholds):
+    for fold, (threshold, size) in enumerate(points):
         start = f"fold-{fold}/"
         state = {k.removeprefix(start): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(start)}
         state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
         network = load_weights(build(class_name, arguments, where=str(path)), state, where=f"{path}, fold {fold}")
-        parts.append(Segmenter(network.eval(), replace(spec, threshold=threshold)))
+        parts.append(Segmenter(network.eval(), replace(spec, threshold=threshold, min_size_vox=size)))
     return _checked(parts, held_out, contents, where=path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The archive's arrays, never objects. Raises ModelFileError for a damaged file."""
+    sentence = f"Expected the networks of all folds in {path}, but the file is damaged or not one."
+    if not zipfile.is_zipfile(path):
+        raise ModelFileError(sentence)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            yield archive
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ModelFileError(sentence) from error
 
 
 def _checked(parts: Sequence[Segmenter], held_out: object, contents: object, *, where: Path) -> CrossValidated:

@@ -113,7 +113,7 @@ def _load(ref: str | Path, *, trust: bool) -> AbstractSegmenter:
         _check_options(options, PACKAGES[name].OPTIONS, name)
         return PACKAGES[name].load_named(options)
     if name == "builtin" or (name in builtin.names() and not path.exists()):
-        return builtin.load(name)
+        return builtin.load(name, options)
     if not path.exists():
         choices = ", ".join(["builtin", *(n for n in builtin.names() if n != "builtin"), *PACKAGES])
         raise ModelFileError(f"Expected a model's name ({choices}) or a path, but there is no file or folder {name}.")

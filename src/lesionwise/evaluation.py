@@ -148,7 +148,9 @@ def summarise(metrics: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
                     a, b, c, d = (int(v) for v in counts[picked].sum(axis=0))
                     return float(getattr(LesionCounts(a, b, c, d), metric))
 
-                interval = cluster_bootstrap(patients, pooled, rng=np.random.default_rng([seed, 2]), n_resamples=1000)
+                interval = cluster_bootstrap(
+                    patients, pooled, rng=np.random.default_rng([seed, 2]), n_resamples=1000, bounds=(0.0, 1.0)
+                )
                 values = (interval.estimate, interval.low, interval.high, interval.n_patients)
                 rows.append((name, f"{metric}{ending}", *values, "pooled"))
     return pd.DataFrame(rows, columns=["model", "metric", "estimate", "low", "high", "patients", "average"])

@@ -2,23 +2,50 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from lesionwise.stats import cluster_bootstrap, mean_over_patients, profile_over_patients
+from lesionwise.stats import cluster_bootstrap, mean_interval, mean_over_patients, profile_over_patients
+from lesionwise.stats.bootstrap import interval_from_draws
 
 
 def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-def test_with_one_row_per_patient_it_is_scipys_bootstrap():
-    x = rng(3).exponential(size=40)
-    for method, theirs in (("percentile", "percentile"), ("bca", "BCa")):
-        ours = cluster_bootstrap(
-            np.arange(40), lambda rows: float(x[rows].mean()), rng=rng(1), n_resamples=8000, method=method
-        )
-        expected = reference.bootstrap((x,), np.mean, n_resamples=8000, method=theirs, rng=rng(2)).confidence_interval
-        assert ours.estimate == pytest.approx(x.mean())
-        assert ours.low == pytest.approx(expected.low, abs=0.02)
-        assert ours.high == pytest.approx(expected.high, abs=0.02)
+def test_of_a_mean_the_general_interval_is_students():
+    x = rng(3).standard_normal(9)
+    got = cluster_bootstrap(np.arange(9), lambda rows: float(x[rows].mean()), rng=rng(1), n_resamples=20000)
+    expected = reference.t.interval(0.95, 8, loc=x.mean(), scale=reference.sem(x))
+    assert (got.low, got.high) == pytest.approx(expected, abs=0.02)
+
+
+def test_the_mean_is_studentised_by_hand():
+    """Every resample's distance from the mean in its own standard errors; quantiles turned round."""
+    x = rng(3).exponential(size=12)
+    got = mean_interval(x, rng=rng(1), n_resamples=4000)
+    drawn = x[(rng(1).random((4000, 12)) * 12).astype(int)]
+    low, high = np.quantile((drawn.mean(axis=1) - x.mean()) / reference.sem(drawn, axis=1), [0.025, 0.975])
+    assert got.low == pytest.approx(x.mean() - high * reference.sem(x))
+    assert got.high == pytest.approx(x.mean() - low * reference.sem(x))
+
+
+def test_values_that_are_mostly_equal_get_students_interval():
+    x = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0])
+    got = mean_interval(x, rng=rng(1))
+    assert (got.low, got.high) == pytest.approx(reference.t.interval(0.95, 7, loc=x.mean(), scale=reference.sem(x)))
+
+
+def test_a_share_without_an_exception_is_not_proved_by_few_patients():
+    got = mean_interval(np.ones(10), rng=rng(1), bounds=(0.0, 1.0))
+    assert (got.estimate, got.high) == (1.0, 1.0)
+    assert got.low == pytest.approx(reference.binomtest(10, 10).proportion_ci(0.95).low)
+    assert mean_interval(np.full(10, 3.0), rng=rng(1)).low == 3.0
+
+
+def test_shares_stay_between_0_and_1():
+    got = mean_interval(np.array([1.0, 1, 1, 1, 1, 0.4]), rng=rng(1), bounds=(0.0, 1.0))
+    assert got.high == 1.0
+    draws = rng(0).beta(30, 1, 500)
+    odds = interval_from_draws(0.97, draws, n_patients=12, scale="logit")
+    assert 0.0 < odds.low < 0.97 < odds.high < 1.0
 
 
 def test_rows_of_a_patient_stay_together():

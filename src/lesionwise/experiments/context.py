@@ -184,7 +184,7 @@ def _profile(part: pd.DataFrame, column: str, rng: np.random.Generator) -> tuple
     wide = part.pivot_table(index=["subject", "scan", "lesion"], columns="distance_mm", values=column, aggfunc="mean")
     patients = wide.index.get_level_values("subject").to_numpy(dtype=str)
     x = [float(d) for d in wide.columns]
-    return x, profile_over_patients(wide.to_numpy(dtype=float), patients, rng=rng)
+    return x, profile_over_patients(wide.to_numpy(dtype=float), patients, rng=rng, bounds=(0.0, 1.0))
 
 
 def _distance(scan: Scan, mask: np.ndarray, step: Step, reach_mm: float) -> np.ndarray:

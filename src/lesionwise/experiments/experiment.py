@@ -16,6 +16,9 @@ KEYS = ("subject", "session", "scan", "model", "lesion", "outcome")
 
 OUTCOMES = ("TP", "US", "FP", "FN", "TN")
 
+SHARES = ("detected", "pointing", "before", "probability_mean")
+"""Columns whose values lie between 0 and 1."""
+
 
 @dataclass(frozen=True, eq=False)
 class Finding:
@@ -72,8 +75,9 @@ def lesions_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
 
 
 def mean_of(frame: pd.DataFrame, column: str, rng: np.random.Generator) -> Interval:
-    """Mean of a column over patients, with its interval."""
-    return mean_over_patients(frame[column].to_numpy(dtype=float), frame["subject"].to_numpy(dtype=str), rng=rng)
+    """Mean of a column over patients, with its interval; what is a share stays between 0 and 1."""
+    values, patients = frame[column].to_numpy(dtype=float), frame["subject"].to_numpy(dtype=str)
+    return mean_over_patients(values, patients, rng=rng, bounds=(0.0, 1.0) if column in SHARES else None)
 
 
 def patients_note(frame: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from lesionwise.errors import InputError
-from lesionwise.stats.bootstrap import MIN_PATIENTS, TOO_FEW, BootstrapMethod, Interval, mean_interval
+from lesionwise.stats.bootstrap import MIN_PATIENTS, TOO_FEW, Interval, mean_interval
 from lesionwise.stats.effects import auc, auc_interval
 
 _EXACT_UP_TO = 14
@@ -140,7 +140,7 @@ def patient_pairs(
         sides = [known[known[group] == name] for name in (first, second)]
         a, b = (side[value].to_numpy(dtype=float) for side in sides)
         pa, pb = (side[patient].astype(str).to_numpy(dtype=str) for side in sides)
-        interval = auc_interval(a, b, first_patients=pa, second_patients=pb, rng=rng)
+        interval = auc_interval(a, b, first_patients=pa, second_patients=pb)
         test = within_patient_test(a, b, first_patients=pa, second_patients=pb, rng=rng)
         rows.append(
             {
@@ -167,7 +167,6 @@ def paired_difference(
     *,
     patients: Sequence[object] | np.ndarray,
     rng: np.random.Generator,
-    method: BootstrapMethod = "bca",
 ) -> tuple[Interval, TestResult]:
     """first - second measured on the same scans (two models): mean over patients with interval, and a sign-flip test.
 
@@ -177,4 +176,4 @@ def paired_difference(
         raise InputError(f"Paired values must be as many, found {len(first)} and {len(second)}.")
     per_patient = pd.Series(first - second).groupby(np.asarray(patients).astype(str)).mean().dropna()
     d = per_patient.to_numpy(dtype=float)
-    return mean_interval(d, rng=rng, method=method), sign_flip_test(d, rng=rng)
+    return mean_interval(d, rng=rng), sign_flip_test(d, rng=rng)

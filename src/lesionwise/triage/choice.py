@@ -118,7 +118,7 @@ def _by_rule(
             features=name,
             kind=kind,
             families=families,
-            auc=interval_from_draws(float(whole[n]), draws[n], n_patients=len(patients)),
+            auc=interval_from_draws(float(whole[n]), draws[n], n_patients=len(patients), scale="logit"),
             false_removed=float(w_false[called].sum() / w_false.sum()),
             true_lost=float(lost[n]),
             behind=float(behind[n]),

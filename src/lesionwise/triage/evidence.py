@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from lesionwise.stats.bootstrap import Interval, interval_from_draws
+from lesionwise.stats.bootstrap import Interval, Scale, interval_from_draws
 from lesionwise.triage.features import BASELINES
 from lesionwise.triage.fitting import operating_point, patient_shares
 from lesionwise.triage.model import TriageModel, fit_model
@@ -221,7 +221,7 @@ def evaluate(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> Evidence:
-    """Every model on the same lesions of patients it was not fitted on; percentile intervals over patients."""
+    """Every model on the same lesions of patients it was not fitted on; intervals over patients (Student, METHOD section 5)."""
     judged = {name: Judged.by(model, lesions, counts, max_loss=max_loss) for name, model in models.items()}
     first = next(iter(judged.values()))
     patients, member = np.unique(first.patients, return_inverse=True)
@@ -232,7 +232,7 @@ def evaluate(
     whole = {name: one.metrics(np.arange(len(one.p))) for name, one in judged.items()}
     draws = {name: np.stack([one.metrics(picked) for picked in drawn]) for name, one in judged.items()}
     metrics = {
-        name: {m: _of_draws(whole[name][i], draws[name][:, i], len(patients)) for i, m in enumerate(METRICS)}
+        name: {m: _of_metric(m, whole[name][i], draws[name][:, i], len(patients)) for i, m in enumerate(METRICS)}
         for name in models
     }
     differences: dict[str, dict[str, Interval]] = {}
@@ -244,7 +244,9 @@ def evaluate(
                 i = METRICS.index(m)
                 estimate, change = whole[name][i] - whole[reference][i], draws[name][:, i] - draws[reference][:, i]
                 key = f"{m} against {reference}"
-                differences.setdefault(name, {})[key] = _of_draws(estimate, change, len(patients))
+                differences.setdefault(name, {})[key] = interval_from_draws(
+                    float(estimate), change, n_patients=len(patients)
+                )
     outcome = lesions["outcome"]
     facts = {
         "patients": len(patients),
@@ -312,8 +314,9 @@ def permutation_importance(
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def _of_draws(estimate: float, draws: np.ndarray, patients: int) -> Interval:
-    return interval_from_draws(float(estimate), draws, n_patients=patients)
+def _of_metric(metric: str, estimate: float, draws: np.ndarray, patients: int) -> Interval:
+    scale: Scale = "logit" if metric in ("auc", "average_precision") else "plain"
+    return interval_from_draws(float(estimate), draws, n_patients=patients, scale=scale, bounds=(0.0, 1.0))
 
 
 def _interval(interval: Interval) -> dict[str, Any]:

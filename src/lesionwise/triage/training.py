@@ -79,6 +79,7 @@ def validate(cohort: Cohort, *, kind: str, max_loss: float, seed: int) -> dict[s
         lambda rows: weighted_auc(p[rows], w_true[rows], w_false[rows]),
         rng=np.random.default_rng(seed),
         n_resamples=1000,
+        scale="logit",
     )
     share = patient_shares(cohort.weights, cohort.false, cohort.patients)
     _, member = np.unique(cohort.patients, return_inverse=True)

@@ -1,6 +1,6 @@
 """Coverage of 95 % intervals by simulation: means over patients, pooled lesions, AUC. Makes the table of docs/method.md.
 
-    python -m benchmarks.coverage [--cohorts 2000]
+python -m benchmarks.coverage [--cohorts 2000]
 """
 
 import argparse

@@ -5,9 +5,7 @@ Small here (binomial error .011); `python -m benchmarks.coverage` makes the tabl
 
 import numpy as np
 import pytest
-
 from benchmarks.coverage import auc_coverage, mean_coverage, pooled_coverage
-
 
 PATIENTS = (6, 8, 12, 20)
 

@@ -272,7 +272,10 @@ def test_the_command_explains_fits_and_applies(bright_model, tmp_path, monkeypat
     said = capsys.readouterr()
     assert code == 0, said.err
     assert "8 scans:" in said.out
-    code = main(["triage", "fit", str(out), "-o", str(tmp_path / "m.json")])
+    assert main(["triage", "fit", str(out), "-o", str(tmp_path / "m.json")]) == 2
+    assert "Expected 45 patients or more to promise" in capsys.readouterr().err
+    weak = ["--max-loss", "0.4", "--tail", "0.4"]
+    code = main(["triage", "fit", str(out), "-o", str(tmp_path / "m.json"), *weak])
     said = capsys.readouterr()
     assert code == 0, said.err
     assert "Unseen patients" in said.out
@@ -285,7 +288,7 @@ def test_the_command_explains_fits_and_applies(bright_model, tmp_path, monkeypat
     assert main(["triage", "choose", str(out), *chosen]) == 0
     assert "Taken: " in capsys.readouterr().out
     model = ["-o", str(tmp_path / "chosen.json"), "--choice", str(tmp_path / "choice.json")]
-    assert main(["triage", "fit", str(out), *model]) == 0
+    assert main(["triage", "fit", str(out), *model, *weak]) == 0
     judged = ["-o", str(tmp_path / "judged"), "--model", str(tmp_path / "chosen.json")]
     assert main(["triage", "evaluate", str(out), *judged]) == 0
     assert len(pd.read_csv(tmp_path / "judged" / "scans.tsv", sep="\t")) == 8

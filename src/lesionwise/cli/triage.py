@@ -16,6 +16,7 @@ from lesionwise.io.derivative import list_scans, read_scan, write_json, write_ta
 from lesionwise.io.files import write_text
 from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import AbstractSegmenter, Segmenter
+from lesionwise.stats.risk import Promise
 from lesionwise.triage.apply import triage_scan, write_triage
 from lesionwise.triage.choice import RULE
 from lesionwise.triage.choice import choose as choose_option
@@ -32,7 +33,16 @@ BOTH = ",".join(KINDS)
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 Kind = Annotated[str, typer.Option("--kind", help="l1_logistic (published) or boosting.")]
-MaxLoss = Annotated[float, typer.Option("--max-loss", min=0.0, max=0.5, help="Share of true lesions that may be lost.")]
+MaxLoss = Annotated[
+    float,
+    typer.Option(
+        "--max-loss", min=0.001, max=0.5, help="Share of true lesions a patient may lose, mean over patients."
+    ),
+]
+Tail = Annotated[
+    float, typer.Option("--tail", min=0.001, max=0.5, help="Share of the patients that may lose more than twice that.")
+]
+Confidence = Annotated[float, typer.Option("--confidence", min=0.5, max=0.999, help="Of the promise.")]
 Kinds = Annotated[str, typer.Option("--kind", help="Kinds of model, comma-separated.")]
 Context = Annotated[
     bool,
@@ -97,6 +107,8 @@ def choose(
     output: Annotated[Path, typer.Option("-o", "--output", help="The choice's file, CHOICE.json.")],
     kind: Kinds = BOTH,
     max_loss: MaxLoss = 0.05,
+    tail: Tail = 0.05,
+    confidence: Confidence = 0.9,
     every: Annotated[
         bool, typer.Option("--every", help="On all predicted lesions, explained or not: sets that need no map.")
     ] = False,
@@ -114,7 +126,8 @@ def choose(
     with reporting() as reporter:
         table = measure_cohort(out, extras=extras, model=segmenter, every=every, progress_fn=reporter.step)
         channels = read_scan(out, list_scans(out)[0]).channels
-        chosen = choose_option(table, channels=channels, kinds=_kinds(kind), max_loss=max_loss, seed=seed)
+        promise = Promise.of(max_loss, tail=tail, confidence=confidence)
+        chosen = choose_option(table, channels=channels, kinds=_kinds(kind), promise=promise, seed=seed)
     write_json(output, chosen.as_dict())
     write_text(output.with_suffix(".md"), chosen.markdown())
     typer.echo(chosen.markdown())
@@ -127,6 +140,8 @@ def fit(
     output: Annotated[Path, typer.Option("-o", "--output", help="The model's file, MODEL.json.")],
     kind: Kind = "l1_logistic",
     max_loss: MaxLoss = 0.05,
+    tail: Tail = 0.05,
+    confidence: Confidence = 0.9,
     families: Annotated[
         str | None, typer.Option("--features", help="Families, comma-separated (all that are measured).")
     ] = None,
@@ -158,7 +173,7 @@ def fit(
         model, report = fit_output(
             out,
             kind=kind,
-            max_loss=max_loss,
+            promise=Promise.of(max_loss, tail=tail, confidence=confidence),
             families=named,
             extras=extras,
             segmenter=segmenter,
@@ -208,6 +223,8 @@ def evidence(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the evidence.")],
     kind: Kinds = BOTH,
     max_loss: MaxLoss = 0.05,
+    tail: Tail = 0.05,
+    confidence: Confidence = 0.9,
     context: Context = False,
     disagreement: Disagreement = False,
     radiomics: Radiomics = False,
@@ -229,8 +246,11 @@ def evidence(
         ]
         channels = read_scan(fitted, list_scans(fitted)[0]).channels
         counts = outcome_counts(held_out)
+        at_risk = tables[0].loc[tables[0]["outcome"].isin(("TP", "US")), "subject"].nunique()
+        promise = Promise.of(max_loss, tail=tail, confidence=confidence).within_reach(max(at_risk, 1))
+        pages.append(f"Every set: {promise.sentence()}.")
         for one in _kinds(kind):
-            models = fit_sets(tables[0], channels=channels, kind=one, max_loss=max_loss, seed=seed)
+            models = fit_sets(tables[0], channels=channels, kind=one, promise=promise, seed=seed)
             found = evaluate(models, tables[1], counts, max_loss=max_loss, n_resamples=resamples, seed=seed)
             importance = {name: permutation_importance(model, tables[1], seed=seed) for name, model in models.items()}
             content[one] = {**found.as_dict(), "permutation_importance": importance}

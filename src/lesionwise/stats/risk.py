@@ -54,8 +54,8 @@ class Promise:
     def __post_init__(self) -> None:
         for name in ("mean_loss", "much", "tail"):
             value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise InputError(f"Expected {name.replace('_', ' ')} from 0 to below 1 in a promise, found {value}.")
+            if not 0 < value < 1:
+                raise InputError(f"Expected {name.replace('_', ' ')} above 0 and below 1 in a promise, found {value}.")
         if not 0 < self.confidence < 1:
             raise InputError(f"Expected a confidence between 0 and 1, found {self.confidence}.")
 
@@ -77,12 +77,11 @@ class Promise:
     def patients_needed(self) -> int:
         """Fewest patients that can prove it."""
         smallest = min(self.mean_loss, self.tail)
-        return int(np.ceil(np.log(1.0 - self.confidence) / np.log1p(-smallest) - 1e-9)) if smallest > 0 else 0
+        return int(np.ceil(np.log(1.0 - self.confidence) / np.log1p(-smallest) - 1e-9))
 
     def check(self, patients: int) -> None:
         """Raises InputError, with the promise that could be made, where the cohort is too small for this one."""
-        smallest = min(self.mean_loss, self.tail)
-        if smallest > 0 and patients < self.patients_needed:
+        if patients < self.patients_needed:
             offered = np.ceil(100 * self.least(patients)) / 100
             raise InputError(
                 f"Expected {self.patients_needed} patients or more to promise with {self.confidence:.0%} confidence that a "
@@ -93,8 +92,6 @@ class Promise:
 
     def within_reach(self, patients: int) -> "Promise":
         """This promise, or the nearest weaker one that so many patients can prove (for the folds of a cross-validation)."""
-        if min(self.mean_loss, self.tail) <= 0:
-            return self
         least = self.least(patients)
         mean_loss = max(self.mean_loss, least)
         return Promise(mean_loss, max(self.much, mean_loss), max(self.tail, least), self.confidence)

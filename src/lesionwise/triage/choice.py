@@ -9,6 +9,7 @@ import pandas as pd
 
 from lesionwise.errors import InputError
 from lesionwise.stats.bootstrap import Interval, interval_from_draws
+from lesionwise.stats.risk import Promise
 from lesionwise.triage.evidence import measured_sets, weighted_auc
 from lesionwise.triage.features import catalogue, of_families
 from lesionwise.triage.fitting import Cohort, nested_probabilities, patient_shares
@@ -73,11 +74,14 @@ def choose(
     *,
     channels: Sequence[str],
     kinds: Sequence[str] = tuple(KINDS),
-    max_loss: float = 0.05,
+    promise: Promise | None = None,
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> Choice:
-    """Nested cross-validation of every measured set of features with every kind of model; takes one by `RULE`."""
+    """Nested cross-validation of every measured set of features with every kind of model; takes one by `RULE`.
+
+    Folds too small for the `promise` keep the nearest that they can prove.
+    """
     known = catalogue(channels, radiomics=[name for name in lesions.columns if name.startswith("radiomics_")])
     tried: list[tuple[str, str, tuple[str, ...], np.ndarray, np.ndarray]] = []
     cohort: Cohort | None = None
@@ -85,11 +89,11 @@ def choose(
         columns = [c for c in of_families(known, families) if c in lesions and lesions[c].notna().any()]
         cohort = Cohort.of(lesions, columns)
         for kind in kinds:
-            p, called = nested_probabilities(cohort, kind=kind, max_loss=max_loss, seed=seed)
+            p, called = nested_probabilities(cohort, kind=kind, promise=promise, seed=seed)
             tried.append((name, kind, families, p, called))
     if cohort is None:
         raise InputError("Expected a table of features, found none that belong to a known set.")
-    return _by_rule(cohort, tried, max_loss=max_loss, n_resamples=n_resamples, seed=seed)
+    return _by_rule(cohort, tried, max_loss=(promise or Promise()).mean_loss, n_resamples=n_resamples, seed=seed)
 
 
 def _by_rule(

@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from lesionwise.stats.bootstrap import Interval, Scale, interval_from_draws
+from lesionwise.stats.risk import Promise
 from lesionwise.triage.features import BASELINES
 from lesionwise.triage.fitting import operating_point, patient_shares
 from lesionwise.triage.model import TriageModel, fit_model
@@ -190,11 +191,16 @@ class Evidence:
 
 
 def fit_sets(
-    lesions: pd.DataFrame, *, channels: Sequence[str], kind: str = "l1_logistic", max_loss: float = 0.05, seed: int = 0
+    lesions: pd.DataFrame,
+    *,
+    channels: Sequence[str],
+    kind: str = "l1_logistic",
+    promise: Promise | None = None,
+    seed: int = 0,
 ) -> dict[str, TriageModel]:
     """A model per set of features whose columns the table has."""
     return {
-        name: fit_model(lesions, channels=channels, families=chosen, kind=kind, max_loss=max_loss, seed=seed)[0]
+        name: fit_model(lesions, channels=channels, families=chosen, kind=kind, promise=promise, seed=seed)[0]
         for name, chosen in measured_sets(lesions).items()
     }
 

@@ -8,15 +8,12 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from lesionwise.errors import InputError
+from lesionwise.stats.risk import Promise, safest_last
 from lesionwise.triage.scorer import KINDS, AbstractScorer, Calibration, Scores, Table
 
 OUTER_FOLDS = 5
 INNER_FOLDS = 4
 MIN_PATIENTS = 4
-SAFE_LEVEL = 0.9
-SAFE_RESAMPLES = 200
-TAIL = 0.05
-"""Share of the patients that may lose more than twice the allowed share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +76,7 @@ class Cohort:
 class Fitted:
     """A scorer with its calibration and operating point, and the out-of-fold probabilities that chose them.
 
-    Lesions outside `judged_mm3` are kept without a verdict.
+    `promise` is what the threshold keeps. Lesions outside `judged_mm3` are kept without a verdict.
     """
 
     scorer: AbstractScorer
@@ -87,6 +84,7 @@ class Fitted:
     threshold: float
     strength: float
     out_of_fold: Float[np.ndarray, " lesions"]
+    promise: Promise
     judged_mm3: tuple[float, float] = (0.0, float("inf"))
 
     def probability(self, table: Table) -> Scores:
@@ -121,17 +119,19 @@ def operating_point(p_false: Scores, false: Int[np.ndarray, " lesions"], *, weig
     return float(allowed.min()) if len(allowed) else float(np.nextafter(max(1.0, p_false.max()), 2.0))
 
 
-def fit(cohort: Cohort, *, kind: str = "l1_logistic", max_loss: float = 0.05, seed: int = 0) -> Fitted:
+def fit(cohort: Cohort, *, kind: str = "l1_logistic", promise: Promise | None = None, seed: int = 0) -> Fitted:
     """The final scorer: strength by patient-grouped cross-validation, calibration and threshold from unseen patients.
 
-    Calibration and operating point come from the out-of-fold scores of the chosen strength. `max_loss` is the share of
-    a patient's true lesions that may be lost, in the mean over patients. Raises InputError for an unknown kind or a share
-    outside 0 to 1.
+    Calibration and operating point come from the out-of-fold scores of the chosen strength. The threshold keeps the
+    `promise`; None takes the default one, or the nearest weaker one that so many patients can prove. Raises InputError for an
+    unknown kind or a cohort that is too small for the promise.
     """
     if kind not in KINDS:
         raise InputError(f"Expected the kind of model to be one of {', '.join(KINDS)}, found {kind!r}.")
-    if not 0 <= max_loss < 1:
-        raise InputError(f"Expected the share of true lesions that may be lost in 0 to 1, found {max_loss}.")
+    patients = patients_at_risk(cohort)
+    if promise is None:
+        promise = Promise().within_reach(patients)
+    promise.check(patients)
     maker, strengths = KINDS[kind]
     best, scores = _choose(cohort, kind=kind, seed=seed)
     calibration = Calibration.learn(scores, cohort.false, weights=cohort.weights)
@@ -139,9 +139,29 @@ def fit(cohort: Cohort, *, kind: str = "l1_logistic", max_loss: float = 0.05, se
     judged = cohort.judged_mm3
     # What is not judged cannot be lost: it never reaches the threshold.
     reached = np.where(cohort.within(judged), out_of_fold, 0.0)
-    threshold = _safe_point(cohort, reached, max_loss=max_loss, seed=seed)
+    threshold = certified_point(reached, cohort, promise)
     scorer = maker.fit(cohort.table, cohort.false, weights=cohort.weights, strength=strengths[best])
-    return Fitted(scorer, calibration, threshold, strengths[best], out_of_fold, judged)
+    return Fitted(scorer, calibration, threshold, strengths[best], out_of_fold, promise, judged)
+
+
+def patients_at_risk(cohort: Cohort) -> int:
+    """Patients with a true lesion: those who can lose one."""
+    return len(np.unique(cohort.patients[cohort.false == 0]))
+
+
+def certified_point(p_false: Scores, cohort: Cohort, promise: Promise) -> float:
+    """The smallest threshold that is proved to keep the promise to patients like these; above all scores if none is."""
+    shares = patient_shares(cohort.weights, cohort.false, cohort.patients)
+    names, member = np.unique(cohort.patients, return_inverse=True)
+    at_risk = np.bincount(member, weights=shares) > 0
+
+    def losses(threshold: float) -> Scores:
+        lost = np.bincount(member, weights=shares * (p_false >= threshold), minlength=len(names))
+        return np.minimum(lost[at_risk], 1.0)
+
+    above = float(np.nextafter(max(1.0, p_false.max()), 2.0))
+    found = safest_last(p_false[p_false > 0], losses, promise)
+    return above if found is None else found
 
 
 def patient_shares(weights: Scores, false: Int[np.ndarray, " lesions"], patients: np.ndarray) -> Scores:
@@ -156,54 +176,20 @@ def patient_shares(weights: Scores, false: Int[np.ndarray, " lesions"], patients
     return np.divide(true, total, out=np.zeros_like(true), where=total > 0)
 
 
-def patient_points(
-    p_false: Scores, shares: Scores, patients: np.ndarray, *, max_loss: float
-) -> Float[np.ndarray, " patients"]:
-    """Per patient, in the order of `np.unique`, the smallest threshold at which it loses at most `max_loss`; 0 without
-    true lesions."""
-    names, member = np.unique(patients, return_inverse=True)
-    points = np.zeros(len(names))
-    for number in range(len(names)):
-        rows = np.flatnonzero((member == number) & (shares > 0))
-        order = rows[np.argsort(-p_false[rows], kind="stable")]
-        kept = np.flatnonzero(np.cumsum(shares[order]) > max_loss + 1e-12)
-        if len(kept):
-            points[number] = np.nextafter(p_false[order[kept[0]]], 2.0)
-    return points
-
-
-def _safe_point(cohort: Cohort, p: Scores, *, max_loss: float, seed: int) -> float:
-    """The operating point at which a patient loses at most `max_loss` of the true lesions in the mean over patients, and
-    at most `TAIL` of the patients lose more than twice that, in 90 % of the resamples of patients: an upper confidence
-    bound of both risks (Bates et al. 2021, by bootstrap)."""
-    rng = np.random.default_rng(seed)
-    patients, member = np.unique(cohort.patients, return_inverse=True)
-    rows = [np.flatnonzero(member == number) for number in range(len(patients))]
-    shares = patient_shares(cohort.weights, cohort.false, cohort.patients)
-    own = patient_points(p, shares, cohort.patients, max_loss=2 * max_loss)
-
-    def point(pick: np.ndarray) -> float:
-        drawn = np.concatenate([rows[n] for n in pick])
-        mean = operating_point(p[drawn], cohort.false[drawn], weights=shares[drawn], max_loss=max_loss)
-        return max(mean, float(np.sort(own[pick])[::-1][int(TAIL * len(pick) + 1e-9)]))
-
-    picks = rng.integers(0, len(patients), size=(SAFE_RESAMPLES, len(patients)))
-    return max(
-        point(np.arange(len(patients))), float(np.quantile([point(n) for n in picks], SAFE_LEVEL, method="higher"))
-    )
-
-
 def nested_probabilities(
-    cohort: Cohort, *, kind: str = "l1_logistic", max_loss: float = 0.05, seed: int = 0
+    cohort: Cohort, *, kind: str = "l1_logistic", promise: Promise | None = None, seed: int = 0
 ) -> tuple[Float[np.ndarray, " lesions"], np.ndarray]:
     """Probability of being false and verdict (True: false) of every lesion from models that never saw its patient.
 
-    Strength, calibration and operating point are chosen inside each outer fold.
+    Strength, calibration and operating point are chosen inside each outer fold; folds hold fewer patients, so their promise
+    is the nearest that those can prove.
     """
+    wanted = promise or Promise()
     p = np.full(len(cohort.false), np.nan)
     verdict = np.zeros(len(cohort.false), dtype=bool)
     for rows, test in patient_folds(cohort.patients, cohort.false, folds=OUTER_FOLDS, seed=seed):
-        inner = fit(cohort.take(rows), kind=kind, max_loss=max_loss, seed=seed + 1)
+        own = cohort.take(rows)
+        inner = fit(own, kind=kind, promise=wanted.within_reach(patients_at_risk(own)), seed=seed + 1)
         p[test] = inner.probability(cohort.table[test])
         verdict[test] = (p[test] >= inner.threshold) & cohort.within(inner.judged_mm3)[test]
     return p, verdict

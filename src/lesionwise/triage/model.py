@@ -14,9 +14,10 @@ from jaxtyping import Float
 
 from lesionwise.errors import InputError, ModelFileError
 from lesionwise.io.files import write_text
+from lesionwise.stats.risk import Promise
 from lesionwise.triage.candidates import CandidateModel
 from lesionwise.triage.features import BASELINES, Feature, catalogue, of_families
-from lesionwise.triage.fitting import TAIL, Cohort, Fitted, fit
+from lesionwise.triage.fitting import Cohort, Fitted, fit
 from lesionwise.triage.likeness import Likeness
 from lesionwise.triage.scorer import AbstractScorer, BoostedScorer, Calibration, LinearScorer
 from lesionwise.triage.trees import Trees
@@ -99,7 +100,7 @@ def fit_model(
     channels: Sequence[str],
     families: Sequence[str] = FULL,
     kind: str = "l1_logistic",
-    max_loss: float = 0.05,
+    promise: Promise | None = None,
     seed: int = 0,
     facts: Mapping[str, Any] | None = None,
     candidates: CandidateModel | None = None,
@@ -107,14 +108,14 @@ def fit_model(
     """A model from a cohort's feature table, and what cross-validation said while choosing it.
 
     Features that no lesion has (such as dropout's, for a network without) are left out, and linear models keep only
-    those whose coefficient is not 0. Raises InputError for a cohort that is too small
-    or one-sided.
+    those whose coefficient is not 0. `promise` as for `fit`. Raises InputError for a cohort that is too small (for the
+    promise too) or one-sided.
     """
     radiomics = [name for name in lesions.columns if name.startswith("radiomics_")]
     known = catalogue(channels, radiomics=radiomics)
     names = [name for name in of_families(known, families) if name in lesions and lesions[name].notna().any()]
     cohort = Cohort.of(lesions, names)
-    fitted = fit(cohort, kind=kind, max_loss=max_loss, seed=seed)
+    fitted = fit(cohort, kind=kind, promise=promise, seed=seed)
     scorer: AbstractScorer = fitted.scorer
     kept = np.arange(len(names))
     if isinstance(fitted.scorer, LinearScorer):
@@ -125,10 +126,9 @@ def fit_model(
         "kind": kind,
         "families": list(families),
         "strength": fitted.strength,
-        "rule": f"called false so that a patient loses at most {100 * max_loss:g} % of the true lesions in the mean over "
-        f"patients, and at most {100 * TAIL:g} % of the patients lose more than {200 * max_loss:g} %, out of fold, in 90 % "
-        "of the resamples of patients",
-        "max_loss": max_loss,
+        "rule": fitted.promise.sentence(),
+        "promise": asdict(fitted.promise),
+        "max_loss": fitted.promise.mean_loss,
         "patients": len(np.unique(cohort.patients)),
         "true_lesions": int((cohort.false == 0).sum()),
         "false_lesions": int((cohort.false == 1).sum()),

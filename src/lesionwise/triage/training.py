@@ -10,6 +10,7 @@ import pandas as pd
 from lesionwise.io.derivative import list_scans, read_scan
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.stats.bootstrap import cluster_bootstrap
+from lesionwise.stats.risk import Promise
 from lesionwise.triage.candidates import LOWER, MIN_VOXELS, find_candidates, fit_candidates
 from lesionwise.triage.cohort import FOLDER, PLAIN, Extras, measure_cohort, store_table, stored_table, table_key
 from lesionwise.triage.evidence import MUCH, permutation_importance, weighted_auc
@@ -25,7 +26,7 @@ def fit_output(
     out: Path,
     *,
     kind: str = "l1_logistic",
-    max_loss: float = 0.05,
+    promise: Promise | None = None,
     families: Sequence[str] | None = None,
     extras: Extras = PLAIN,
     segmenter: AbstractSegmenter | None = None,
@@ -41,8 +42,8 @@ def fit_output(
     every predicted lesion, explained or not. `misses` also learns to order likely misses, which takes a while on whole
     heads; they go by their highest probability otherwise. `caution` is a sentence that goes with every scan that the model
     judges. `fingerprint` names the network where scans were explained with
-    another window than its own. Raises InputError for cohorts without references, with too few
-    patients or with lesions of one kind only.
+    another window than its own. `promise` None takes the default or the nearest that so many patients can prove. Raises
+    InputError for cohorts without references, with too few patients (for the promise too) or with lesions of one kind only.
     """
     chosen = tuple(families) if families is not None else (*FULL, *_measured(extras))
     every = not extras.asks and not {*chosen} & {*MAPPED, *GROUPS}
@@ -57,22 +58,22 @@ def fit_output(
         channels=first.channels,
         families=chosen,
         kind=kind,
-        max_loss=max_loss,
+        promise=promise,
         seed=seed,
         facts=facts,
         candidates=None if candidates.empty else fit_candidates(candidates, channels=first.channels, seed=seed),
     )
     columns = [name for name in lesions.columns if name in _used(model, lesions, chosen)]
     cohort = Cohort.of(lesions, columns)
-    validation = validate(cohort, kind=kind, max_loss=max_loss, seed=seed)
+    validation = validate(cohort, kind=kind, promise=promise, seed=seed)
     importance = permutation_importance(model, lesions, seed=seed)
     known = {**model.facts, "validation": validation, "importance_on_fitted": importance, "seed": seed}
     return replace(model, facts=known), summary(model, validation)
 
 
-def validate(cohort: Cohort, *, kind: str, max_loss: float, seed: int) -> dict[str, object]:
+def validate(cohort: Cohort, *, kind: str, promise: Promise | None, seed: int) -> dict[str, object]:
     """Nested cross-validation over patients: AUC with its interval, false lesions removed, true lesions lost."""
-    p, called = nested_probabilities(cohort, kind=kind, max_loss=max_loss, seed=seed)
+    p, called = nested_probabilities(cohort, kind=kind, promise=promise, seed=seed)
     w_true, w_false = cohort.weights * (cohort.false == 0), cohort.weights * (cohort.false == 1)
     auc = cluster_bootstrap(
         cohort.patients,
@@ -121,6 +122,7 @@ def summary(model: TriageModel, validation: dict[str, object]) -> str:
     facts = model.facts
     interval = "" if validation["auc_low"] is None else f" [{validation['auc_low']:.3f}, {validation['auc_high']:.3f}]"
     lines = [
+        f"The promise: {facts['rule']}.",
         f"Fitted on {facts['true_lesions']} true and {facts['false_lesions']} false lesions of {facts['patients']} patients.",
         f"Unseen patients (nested cross-validation): AUC {validation['auc']:.3f}{interval}; "
         f"{100 * float(str(validation['false_removed'])):.0f} % of the false lesions removed, "

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from triage_models import CHANNELS, by_volume
+from triage_scans import ball_scan
 
 from lesionwise.attribution import SmoothGrad
 from lesionwise.errors import InputError
@@ -180,8 +181,28 @@ def test_candidates_hold_no_predicted_voxel(explained):
     found = find_candidates(scan)
     assert len(found)
     assert (found["probability_max"] <= scan.threshold).all()
-    assert found["probability_max"].is_monotonic_decreasing
+    deep = found[found["near_surface"] == 0]
+    assert deep["probability_max"].is_monotonic_decreasing
+    assert found["near_surface"].is_monotonic_increasing
     assert set(found["outcome"]) <= {"miss", "other"}
+
+
+def test_likely_misses_lie_in_the_brain_and_near_its_surface_come_last():
+    """Where a channel is 0 there is no brain; what touches such voxels is its edge."""
+    scan = ball_scan()
+    image = scan.case.image.data.copy()
+    image[1, 28:, :20] = 0.0
+    image[0, 8, 30, 30] = 0.0  # a hole that tissue closes around
+    places = {"outside": (30, 10, 10), "touching": (26, 10, 10), "shallow": (20, 3, 30), "deep": (8, 30, 30)}
+    probability = np.where(scan.mask, 0.8, 0.0).astype(np.float32)
+    for p, (i, j, k) in zip((0.45, 0.4, 0.35, 0.2), places.values(), strict=True):
+        probability[i : i + 2, j, k : k + 2] = p
+    case = replace(scan.case, image=replace(scan.case.image, data=image))
+    found = find_candidates(replace(scan, probability=probability, case=case))
+    assert found[["x_mm", "y_mm"]].to_numpy().tolist() == [[8.5, 30.0], [20.5, 3.0]]
+    assert found["near_surface"].tolist() == [0.0, 1.0]
+    blind = find_candidates(replace(scan, probability=probability, case=None), measured=False)
+    assert len(blind) == 4
 
 
 def test_planted_misses_are_ranked_first():

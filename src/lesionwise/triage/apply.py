@@ -109,7 +109,11 @@ def look_here(scan: TriageScan, model: TriageModel, *, count: int = 10) -> pd.Da
     if found.empty:
         return pd.DataFrame(columns=list(LOOK_COLUMNS))
     ranked = found.assign(p_lesion=np.nan if model.candidates is None else model.candidates.probability(found))
-    ranked = ranked.sort_values(["p_lesion", "probability_max"], ascending=False, kind="stable").head(count)
+    if model.candidates is None:
+        ranked = ranked.sort_values(["near_surface", "probability_max"], ascending=[True, False], kind="stable")
+    else:
+        ranked = ranked.sort_values(["p_lesion", "probability_max"], ascending=False, kind="stable")
+    ranked = ranked.head(count)
     ranked["rank"] = np.arange(1, len(ranked) + 1)
     ranked["words"] = [_seen(row) for row in ranked.to_dict(orient="records")]
     return ranked[list(LOOK_COLUMNS)].reset_index(drop=True)

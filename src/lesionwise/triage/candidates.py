@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 from lesionwise.geometry.affine import to_mm
 from lesionwise.instances.components import component_voxels, label_components
@@ -14,11 +15,14 @@ from lesionwise.triage.features import BASELINES, catalogue, of_families
 from lesionwise.triage.fitting import Cohort, fit
 from lesionwise.triage.scan import TriageScan
 from lesionwise.triage.scorer import Calibration, LinearScorer
+from lesionwise.types import VoxelArray
 
 LOWER = 0.1
 """The lower threshold as a fraction of the model's: low enough that misses are among the candidates."""
 
 MIN_VOXELS = 3
+SURFACE_MM = 3.0
+"""Candidates that come nearer to the head's border rank last, unless a model learned otherwise."""
 FAMILIES = (*BASELINES, "image")
 
 
@@ -51,19 +55,25 @@ class CandidateModel:
 
 
 def find_candidates(scan: TriageScan, *, measured: bool = True) -> pd.DataFrame:
-    """Components above a tenth of the threshold that hold no predicted voxel, with their baseline features.
+    """Components of the brain above a tenth of the threshold that hold no predicted voxel, with their baseline features.
+
+    In the brain: every channel is non-zero in the component and in the voxels that touch it (where the images are at hand).
 
     Without `measured` only the highest probability is looked at: enough to order them, and much quicker.
 
     Columns: subject, scan, candidate, x_mm, y_mm, z_mm, volume_mm3, outcome (with a reference: "miss" if it lies on a
-    missed reference lesion, else "other"; None without), missed (the number of that lesion, else nan), weight 1, and
-    the features. Largest probability first.
+    missed reference lesion, else "other"; None without), missed (the number of that lesion, else nan), weight 1,
+    near_surface (1 where it comes within `SURFACE_MM` of the head's border, else 0), and the features. Largest probability
+    first, those near the surface last.
     """
     low = label_components(scan.probability > LOWER * scan.threshold, connectivity=18)
     touched = np.unique(low[scan.mask])
     low[np.isin(low, touched)] = 0
     voxels = [v for v in component_voxels(label_components(low > 0, connectivity=18)) if len(v) >= MIN_VOXELS]
-    voxels.sort(key=lambda v: -float(scan.probability[tuple(v.T)].max()))
+    voxels = _in_the_brain(scan, voxels)
+    shallow = [_near_surface(scan, v) for v in voxels]
+    order = sorted(range(len(voxels)), key=lambda n: (shallow[n], -float(scan.probability[tuple(voxels[n].T)].max())))
+    voxels, shallow = [voxels[n] for n in order], [shallow[n] for n in order]
     labels = np.zeros(scan.labels.shape, dtype=np.int32)
     rows = []
     voxel_mm3 = float(np.prod(scan.sizes_mm))
@@ -83,9 +93,11 @@ def find_candidates(scan: TriageScan, *, measured: bool = True) -> pd.DataFrame:
                 "outcome": None if missed is None else ("other" if np.isnan(missed) else "miss"),
                 "missed": np.nan if missed is None else missed,
                 "weight": 1.0,
+                "near_surface": float(shallow[number - 1]),
             }
         )
     columns = ["subject", "scan", "candidate", "x_mm", "y_mm", "z_mm", "volume_mm3", "outcome", "missed", "weight"]
+    columns.append("near_surface")
     found = pd.DataFrame(rows, columns=columns)
     if found.empty:
         return found
@@ -118,6 +130,25 @@ def fit_candidates(candidates: pd.DataFrame, *, channels: Sequence[str], seed: i
     scorer, kept = fitted.scorer.pruned()
     facts = {"misses": int(misses.sum()), "others": int((~misses).sum()), "lower_threshold": LOWER}
     return CandidateModel(tuple(names[i] for i in kept), scorer, fitted.calibration, facts)
+
+
+def _in_the_brain(scan: TriageScan, voxels: list[VoxelArray]) -> list[VoxelArray]:
+    """Those in and around which every channel is non-zero; all of them where the images are not at hand.
+
+    Holes that tissue closes around (fluid that was clipped to 0) belong to the brain.
+    """
+    if scan.case is None:
+        return voxels
+    picked = [scan.case.image.channels.index(name) for name in scan.channels]
+    brain = ndimage.binary_fill_holes(np.all(scan.case.image.data[picked] != 0, axis=0))
+    inner = ndimage.binary_erosion(brain, structure=np.ones((3, 3, 3)), border_value=0)
+    return [members for members in voxels if inner[tuple(members.T)].all()]
+
+
+def _near_surface(scan: TriageScan, members: VoxelArray) -> bool:
+    """True within `SURFACE_MM` of the head's border, where rims, vessels and skull left over look like lesions."""
+    depth = scan.head_depth_mm
+    return depth is not None and bool(depth[tuple(members.T)].min() < SURFACE_MM)
 
 
 def _missed(scan: TriageScan, members: np.ndarray) -> float | None:

@@ -13,7 +13,7 @@ FIRST = 10
 """Places that a reader looks at; `apply` lists as many."""
 
 ORDERS = ("model", "probability_max", "volume_mm3", "random")
-"""By the fitted candidate model, by the highest probability, by size, and the expectation of a random order."""
+"""By the fitted candidate model, by the highest probability (near the surface last), by size, and at random (expected)."""
 
 
 def found_first(
@@ -32,12 +32,15 @@ def found_first(
         row: dict[str, object] = {"subject": scan["subject"], "scan": scan["scan"], "missed": int(scan["FN"])}
         row |= {"reachable": len(_lesions(missed)), "candidates": len(here)}
         for order in ORDERS[:-1]:
-            if order != "model":
-                row[order] = len(
-                    _lesions(missed[np.argsort(-here[order].to_numpy(dtype=float), kind="stable")][:first])
-                )
-            elif model is not None:
-                row[order] = len(_lesions(missed[np.argsort(-model.probability(here), kind="stable")][:first]))
+            if order == "model" and model is None:
+                continue
+            key = (
+                -model.probability(here)
+                if order == "model" and model is not None
+                else -here[order].to_numpy(dtype=float)
+            )
+            keys = [key, _shallow(here)] if order == "probability_max" else [key]
+            row[order] = len(_lesions(missed[np.lexsort(keys)][:first]))
         row["random"] = _expected(missed, first)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -61,6 +64,12 @@ def compare_orders(found: pd.DataFrame, *, n_resamples: int = 1000, seed: int = 
         values = by_patient[one].to_numpy(dtype=float) - (by_patient[other[0]].to_numpy(dtype=float) if other else 0.0)
         facts[name] = str(mean_interval(values, rng=np.random.default_rng(seed), n_resamples=n_resamples))
     return facts
+
+
+def _shallow(candidates: pd.DataFrame) -> np.ndarray:
+    """1 near the brain's surface: ordered last by probability, as `find_candidates` does."""
+    there = "near_surface" in candidates
+    return candidates["near_surface"].to_numpy(dtype=float) if there else np.zeros(len(candidates))
 
 
 def _lesions(missed: np.ndarray) -> set[int]:

@@ -105,9 +105,9 @@ def candidate_table(out: Path, *, measured: bool = True, progress_fn: ProgressFn
     for number, name in enumerate(names):
         scan = read_scan(out, name)
         path = Path(out) / FOLDER / f"{name.stem}_candidates.tsv"
-        key = table_key(scan, f"candidates above {LOWER} of {MIN_VOXELS} voxels")
+        key = table_key(scan, f"candidates of the brain above {LOWER} of {MIN_VOXELS} voxels")
         if not measured:
-            table = find_candidates(TriageScan.of(scan, images=False), measured=False)
+            table = find_candidates(TriageScan.of(scan), measured=False)
         elif (table := stored_table(path, key)) is None:
             table = find_candidates(TriageScan.of(scan))
             store_table(path, key, table)

@@ -108,6 +108,31 @@ class Placement:
         return pulled if self.scan_passes is None else pulled * self.scan_passes.to(pulled)
 
 
+class MeanOfViews(nn.Module, ABC):
+    """A network whose logits are the mean over views of a window (mirrors, folds), each of which can be run alone."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many views there are."""
+
+    @property
+    @abstractmethod
+    def wording(self) -> str:
+        """What they are, such as "8 mirrors x 5 folds"."""
+
+    @abstractmethod
+    def one(self, x: Float[Tensor, "batch channels i j k"], view: int) -> Any:
+        """Logits (batch, classes, i, j, k) of view number `view`."""
+
+    def forward(self, x: Float[Tensor, "batch channels i j k"]) -> Float[Tensor, "batch classes i j k"]:
+        """Fused logits of a window."""
+        fused = self.one(x, 0)
+        for view in range(1, self.count):
+            fused = fused + self.one(x, view)
+        return fused / self.count
+
+
 class AbstractSegmenter(ABC):
     """A model that can be explained: `network` (batch, channels, *window) -> logits (batch, classes, *window)."""
 

@@ -1,6 +1,6 @@
 """Small networks and scans whose derivatives can be checked by hand or by plain autograd."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -52,6 +52,11 @@ def place(scan: torch.Tensor, *, affine: np.ndarray | None = None, spacing_mm: f
 
 def random_scan(shape=(17, 14, 13), channels: int = 2, seed: int = 1) -> torch.Tensor:
     return torch.randn(channels, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def rescheduled(plan, **changes):
+    """The same plan, done in another way."""
+    return replace(plan, schedule=replace(plan.schedule, **changes))
 
 
 @pytest.fixture

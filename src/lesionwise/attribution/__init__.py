@@ -1,8 +1,9 @@
 """Per-instance attribution: targets, methods, and the engine that runs them exactly through sliding windows."""
 
 from lesionwise.attribution.engine.method import AbstractMethod, MethodFactory
-from lesionwise.attribution.engine.plan import Plan, plan_attribution
-from lesionwise.attribution.engine.session import attribute, stream
+from lesionwise.attribution.engine.options import RunOptions
+from lesionwise.attribution.engine.plan import Plan
+from lesionwise.attribution.engine.session import Session, attribute, plan_attribution, stream
 from lesionwise.attribution.instance_target import InstanceTarget
 from lesionwise.attribution.methods.cam import GradCAMPlusPlus, HiResCAM, SegGradCAM
 from lesionwise.attribution.methods.gradient import Gradient, InputTimesGradient, SmoothGrad
@@ -43,7 +44,9 @@ __all__ = [
     "Occlusion",
     "Plan",
     "Preset",
+    "RunOptions",
     "SegGradCAM",
+    "Session",
     "Shapley",
     "SmoothGrad",
     "attribute",

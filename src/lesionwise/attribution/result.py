@@ -10,6 +10,16 @@ from lesionwise.types import MapArray
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """A summand of a map (channels, *box) with its Monte-Carlo standard error, from so many draws."""
+
+    data: MapArray
+    box: Box
+    se: MapArray | None
+    draws: int
+
+
+@dataclass(frozen=True, eq=False)
 class Attribution:
     """A signed, unscaled map on the scan's grid, and its summary numbers.
 
@@ -18,7 +28,8 @@ class Attribution:
     (place found on one half, value and standard error taken from the other, both ways averaged; METHOD section 3); their
     standard errors are NaN with fewer than four units and None for methods that do not sample. `target_mean` is the mean
     over Omega of the target at the scan as it is. `converged` is None unless a tolerance was set. `sign_flip_fraction`
-    (reduction max) is, per channel, the share of draws whose sign differs from the map's, weighted by |M|.
+    (reduction max) is, per channel, the share of draws whose sign differs from the map's, weighted by |M|. A map that was
+    estimated in two `parts` ("fixed" with normalisation statistics held, "stat" what they add) is their sum.
     """
 
     data: MapArray
@@ -34,6 +45,11 @@ class Attribution:
     sign_flip_fraction: tuple[float, ...] | None
     seconds: float
     details: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, "Part"] = field(default_factory=dict)
+
+    def with_details(self, facts: dict[str, Any]) -> "Attribution":
+        """The same map, with more said about it."""
+        return replace(self, details={**self.details, **facts})
 
     def approximated(self, name: str) -> "Attribution":
         """The same map, with one more approximation named in its details."""

@@ -24,7 +24,7 @@ from lesionwise.models.architecture import load_weights, without_in_place
 from lesionwise.models.channels import bids_channel, lesion_index
 from lesionwise.models.checkpoint import read_saved
 from lesionwise.models.nnunet_grid import Recipe
-from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec
+from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, MeanOfViews, Placement, Spec
 from lesionwise.types import Shape
 
 OPTIONS = ("folds", "checkpoint", "mirroring", "channels", "lesion")
@@ -119,7 +119,7 @@ class NnUNet(AbstractModuleSegmenter):
         return self.recipe.place(case, self.spec.channels)
 
 
-class FusedViews(nn.Module):
+class FusedViews(MeanOfViews):
     """Mean of logits over folds and mirrored views of one window.
 
     `mirrored` are spatial axes, as nnU-Net counts them. `flat` is for 2-D networks: windows are slices one voxel thick.
@@ -127,25 +127,31 @@ class FusedViews(nn.Module):
 
     def __init__(self, networks: list[nn.Module], mirrored: tuple[int, ...] = (), *, flat: bool = False) -> None:
         super().__init__()
+        if not networks:
+            raise InputError("An nnU-Net needs at least one fold, found none.")
         self.folds = nn.ModuleList(networks)
         self.flat = flat
         axes = [axis + 2 for axis in mirrored]
         # the plain view runs last: a hook that keeps a layer's last output then sees it unmirrored
         self.views = [c for n in range(len(axes), -1, -1) for c in itertools.combinations(axes, n)]
 
-    def forward(self, x: Float[Tensor, "batch channels i j k"]) -> Float[Tensor, "batch classes i j k"]:
-        """Fused logits of a window."""
-        window = x.squeeze(2) if self.flat else x
-        fused: Tensor | None = None
-        for network in self.folds:
-            for view in self.views:
-                logits = network(torch.flip(window, view) if view else window)
-                logits = torch.flip(logits, view) if view else logits
-                fused = logits if fused is None else fused + logits
-        if fused is None:
-            raise InputError("An nnU-Net needs at least one fold, found none.")
-        fused = fused / (len(self.folds) * len(self.views))
-        return fused.unsqueeze(2) if self.flat else fused
+    @property
+    def count(self) -> int:
+        """How many views there are: mirrors of every fold."""
+        return len(self.folds) * len(self.views)
+
+    @property
+    def wording(self) -> str:
+        """How many mirrors and folds."""
+        mirrors, folds = len(self.views), len(self.folds)
+        return f"{mirrors} mirror{'s' * (mirrors > 1)} x {folds} fold{'s' * (folds > 1)}"
+
+    def one(self, x: Float[Tensor, "batch channels i j k"], view: int) -> Float[Tensor, "batch classes i j k"]:
+        """Logits of one mirrored view by one fold, mirrored back."""
+        window, mirror = x.squeeze(2) if self.flat else x, self.views[view % len(self.views)]
+        logits = self.folds[view // len(self.views)](torch.flip(window, mirror) if mirror else window)
+        logits = torch.flip(logits, mirror) if mirror else logits
+        return logits.unsqueeze(2) if self.flat else logits
 
 
 def build_network(configuration: Mapping[str, Any], *, channels: int, classes: int, where: str) -> nn.Module:

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lesionwise.attribution.engine.plan import plan_attribution
-from lesionwise.attribution.engine.scene import Scene
-from lesionwise.attribution.engine.site import locate
+from lesionwise.attribution.engine.session import Session
 from lesionwise.cohort.receipts import Receipt
 from lesionwise.cohort.unit import is_finished
 from lesionwise.errors import InputError
@@ -160,10 +158,10 @@ def _measure(
     case = _first_case(todo)
     placement = model.place(case)
     voxel_sets = _typical_lesions(case, settings)
-    plan = plan_attribution(
-        model.network, model.spec, placement, voxel_sets, method=settings.method, target=settings.target,
-        device=settings.device, lesion_window=settings.lesion_window,
-    )  # fmt: skip
+    opened = Session.open(model.network, model.spec, placement, voxel_sets, settings.method, settings.run_options())
+    with opened as session:
+        plan = session.plan()
+        boxes = [site.box.shape for site in session.sites]
     i, j, k = (int(n) for n in placement.input.shape[-3:])
     grid = WindowGrid.of(model.spec, (i, j, k))
     window = torch.zeros(1, len(model.spec.channels), *model.spec.window, device=settings.device)
@@ -172,8 +170,6 @@ def _measure(
         started = time.perf_counter()
         model.network(window)
         forward_s = time.perf_counter() - started
-    with Scene.open(model.network, model.spec, placement, target=settings.target, device=settings.device) as scene:
-        boxes = [site.box.shape for site in locate(placement, scene.grid, voxel_sets)]
     copies = 2 if settings.snr else 1
     raw = float(np.mean([np.prod(shape) for shape in boxes])) * 4 * len(model.spec.channels) * copies
     voxels = float(np.prod(case.image.shape))

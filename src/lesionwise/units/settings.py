@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lesionwise.attribution.engine.method import AbstractMethod
+from lesionwise.attribution.engine.options import RunOptions, StatisticsName
 from lesionwise.attribution.methods.gradient import SmoothGrad
 from lesionwise.attribution.target import target_named
 from lesionwise.errors import InputError
@@ -19,7 +20,8 @@ class Settings:
 
     `threshold`, `min_size` None take the model's. `lesions` is "all", "largest:5", "drawn:9" or "1,4". `controls` asks for that
     many control regions in healthy white matter. `lesion_window` is an approximation: each lesion is explained through
-    one window around it, not through those that predicted it.
+    one window around it, not through those that predicted it. `statistics` and `views` are those of `RunOptions`;
+    `save_parts` also writes the two parts of a split map. `keep_mm` cuts saved maps off so far from their lesion's box.
     """
 
     method: AbstractMethod = field(default_factory=SmoothGrad)
@@ -36,6 +38,10 @@ class Settings:
     device: str = "cpu"
     snr: bool = False
     lesion_window: bool = False
+    statistics: StatisticsName = "auto"
+    views: str | int = "all"
+    save_parts: bool = False
+    keep_mm: float | None = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold < 1:
@@ -44,7 +50,22 @@ class Settings:
             raise InputError(f"Connectivity must be 6, 18 or 26, found {self.connectivity}.")
         if self.controls < 0:
             raise InputError(f"The number of control regions must not be negative, found {self.controls}.")
+        if self.keep_mm is not None and not self.keep_mm > 0:
+            raise InputError(f"The distance up to which a map is kept must be above 0 mm, found {self.keep_mm}.")
         read_selection(self.lesions)
+        self.run_options()
+
+    def run_options(self, memory_bytes: int | None = None) -> RunOptions:
+        """What the attribution is asked for."""
+        return RunOptions(
+            target=self.target,
+            seed=self.seed,
+            device=self.device,
+            memory_bytes=memory_bytes,
+            lesion_window=self.lesion_window,
+            statistics=self.statistics,
+            views=self.views,
+        )
 
     @property
     def key(self) -> tuple[tuple[str, Any], ...]:

@@ -12,8 +12,7 @@ import pandas as pd
 import torch
 
 from lesionwise import lesion_table
-from lesionwise.attribution.engine.plan import plan_attribution
-from lesionwise.attribution.engine.session import stream
+from lesionwise.attribution.engine.session import Session
 from lesionwise.attribution.result import Attribution
 from lesionwise.geometry.volume import Case
 from lesionwise.instances.instance import Instance
@@ -133,6 +132,7 @@ def _explain(
             explained.keys["PredictionKey"],
             np.ascontiguousarray(instance.voxels).tobytes(),
             repr((method, settings.target, settings.seed, settings.snr, settings.lesion_window)),
+            repr((settings.statistics, settings.views, settings.save_parts, settings.keep_mm)),
         )
         there = None if files is None else files.saliency(instance.label, method.name)
         if there is not None and there.is_file() and stored(sidecar(there)).get("Key") == key:
@@ -143,38 +143,28 @@ def _explain(
         say(f"{len(maps)} of {len(wanted)} maps are there already and are kept.")
     if not todo:
         return maps
-    common: dict[str, Any] = {
-        "method": method,
-        "target": settings.target,
-        "device": settings.device,
-        "memory_bytes": memory_bytes or int(MEMORY_SHARE * free_memory_bytes(settings.device)),
-        "lesion_window": settings.lesion_window,
-    }
+    memory_bytes = memory_bytes or int(MEMORY_SHARE * free_memory_bytes(settings.device))
     voxel_sets = [instance.voxels for instance, _ in todo]
-    plan = plan_attribution(model.network, model.spec, placement, voxel_sets, **common)
-    say(f"Plan: {plan.describe()}.")
+    opened = Session.open(model.network, model.spec, placement, voxel_sets, method, settings.run_options(memory_bytes))
     started = time.perf_counter()
-    found = stream(
-        model.network,
-        model.spec,
-        placement,
-        voxel_sets,
-        plan=plan,
-        seed=settings.seed,
-        healthy=explained.case.tissue.get("white_matter"),
-        progress_fn=None if progress_fn is None else partial(progress_fn, "explain"),
-        **common,
-    )
-    for number, attribution in found:
-        instance, key = todo[number]
-        saliency = _as_map(attribution, explained, key, instance_key(instance))
-        maps[instance.label] = saliency
-        if files is not None:
-            path = files.saliency(instance.label, method.name)
-            snr_path = files.saliency(instance.label, method.name, stat="snr") if settings.snr else None
-            if snr_path is None:  # none of an earlier run with other settings may stay
-                files.saliency(instance.label, method.name, stat="snr").unlink(missing_ok=True)
-            write_saliency(path, saliency, snr_path=snr_path)
+    with opened as session:
+        plan = session.plan()
+        say(f"Plan: {plan.describe()}.")
+        found = session.stream(
+            plan,
+            healthy=explained.case.tissue.get("white_matter"),
+            progress_fn=None if progress_fn is None else partial(progress_fn, "explain"),
+        )
+        for number, attribution in found:
+            instance, key = todo[number]
+            saliency = _as_map(attribution, explained, key, instance_key(instance))
+            maps[instance.label] = saliency
+            if files is not None:
+                path = files.saliency(instance.label, method.name)
+                snr_path = files.saliency(instance.label, method.name, stat="snr") if settings.snr else None
+                if snr_path is None:  # none of an earlier run with other settings may stay
+                    files.saliency(instance.label, method.name, stat="snr").unlink(missing_ok=True)
+                write_saliency(path, saliency, snr_path=snr_path)
     say(f"Explained {len(todo)} lesion{'s' if len(todo) != 1 else ''} in {time.perf_counter() - started:.0f} s.")
     return dict(sorted(maps.items()))
 
@@ -199,6 +189,7 @@ def _as_map(attribution: Attribution, explained: Explained, key: str, instance: 
         "Quantitative": settings.method.quantitative,
         "Reduce": getattr(settings.method, "reduce", "n/a"),
         "Approximation": ", ".join(attribution.details.get("approximation", [])) or "none",
+        "NormalisationStatistics": attribution.details.get("statistics", "exact"),
         "Target": settings.target,
         "Samples": attribution.n_samples,
         "Seed": settings.seed,

@@ -9,6 +9,7 @@ from torch import nn
 from lesionwise.attribution import TARGETS, Gradient, InputTimesGradient, SmoothGrad, attribute
 from lesionwise.attribution.engine.draws import Noisy
 from lesionwise.attribution.engine.noise import spread
+from lesionwise.attribution.engine.options import RunOptions
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.errors import InputError, UnsupportedModelError
 from lesionwise.geometry.box import Box
@@ -56,7 +57,7 @@ def noises_of(spec, placement, method, seed=0):
     """The noise volumes that a method adds."""
     sigma = spread(placement.input[0], placement.head, noise=method.noise)
     draws = Noisy(tuple(sigma.tolist()), method.n_samples, placement.head, method.pairs)
-    with Scene.open(nn.Identity(), spec, placement, seed=seed) as scene:
+    with Scene.open(nn.Identity(), spec, placement, RunOptions(seed=seed)) as scene:
         windows = [[draws.window(scene, n, w) for w in range(len(scene.grid.boxes))] for n in range(draws.count)]
         volumes = []
         for own in windows:

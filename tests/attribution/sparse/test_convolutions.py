@@ -1,11 +1,11 @@
-"""Every way of a convolution without padding gives what PyTorch's own gives, and the fastest is found while working."""
+"""Every way of a convolution without padding gives what PyTorch's own gives, and the way follows from the layer and the box."""
 
 import pytest
 import torch
 from torch import nn
 
 from lesionwise.attribution.sparse import convolutions
-from lesionwise.attribution.sparse.convolutions import Convolutions, has_ways
+from lesionwise.attribution.sparse.convolutions import Convolutions, gathering_way, has_ways, scattering_way
 
 GEOMETRIES = {
     "dense": ((3, 3, 3), (1, 1, 1), (1, 1, 1)),
@@ -44,41 +44,27 @@ def test_every_way_is_the_same(way, geometry, outputs, columns, monkeypatch):
     assert (scattered - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_a_build_without_packed_products_agrees(monkeypatch):
-    weight, fine, coarse, stride, dilation = made("strided", 7, 4)
-    fast = Convolutions(frozenset([weight.data_ptr()]), "matrix")
-    packed = fast.gather(fine, weight, stride, dilation, 1), fast.scatter(coarse, weight, stride, dilation, 1)
-
-    def missing(matrix):
-        return matrix.contiguous(), False
-
-    monkeypatch.setattr(convolutions, "_packed", missing)
-    plain = Convolutions(frozenset([weight.data_ptr()]), "matrix")
-    for a, b in zip(packed, (plain.gather(fine, weight, stride, dilation, 1),
-                             plain.scatter(coarse, weight, stride, dilation, 1)), strict=True):  # fmt: skip
-        assert (a - b).abs().max() < 1e-5 * b.abs().max()
+def test_the_way_follows_from_the_layer_and_the_box():
+    narrow, wide, huge = torch.empty(64, 2, 3, 3, 3), torch.empty(64, 32, 3, 3, 3), torch.empty(512, 256, 3, 3, 3)
+    assert [scattering_way(w, 8) for w in (narrow, wide, huge)] == ["matrix"] * 3
+    assert [scattering_way(w, 8000) for w in (narrow, wide, huge)] == ["matrix", "channels-last", "matrix"]
+    assert [gathering_way(w, 256) for w in (narrow, wide, huge)] == ["channels-last", "channels-last", "matrix"]
+    assert [gathering_way(w, 8000) for w in (narrow, wide, huge)] == ["channels-last"] * 3
 
 
-def test_each_way_takes_its_turn_and_then_the_fastest_stays(monkeypatch):
-    monkeypatch.setattr(convolutions, "_times", {})
-    weight, fine, _, stride, dilation = made("strided", 6, 3)
-    taken = []
-    for name, way in (("_gather", "library"), ("_product", "matrix")):
-        inner = getattr(convolutions, name)
+def test_without_the_private_functions_ordinary_products_are_taken(monkeypatch):
+    def missing(*_):
+        raise AttributeError("no such operation")
 
-        def spied(*args, inner=inner, way=way):
-            taken.append(way)
-            if way == "library":
-                for _ in range(200):  # slower
-                    torch.ones(1000).sum()
-            return inner(*args)
-
-        monkeypatch.setattr(convolutions, name, spied)
-    chosen = Convolutions(frozenset([weight.data_ptr()]))
-    for _ in range(16):
-        chosen.gather(fine, weight, stride, dilation, 1)
-    assert taken.count("library") == 7  # three turns of two ways, and one to lay out weights
-    assert taken[-3:] == ["matrix"] * 3
+    convolutions.has_packed_products.cache_clear()
+    monkeypatch.setattr(convolutions, "_onednn_product", missing)
+    try:
+        assert not convolutions.has_packed_products()
+        weight, fine, _, stride, dilation = made("strided", 7, 4)
+        found = Convolutions(frozenset([weight.data_ptr()]), "matrix").gather(fine, weight, stride, dilation, 1)
+        assert (found - nn.functional.conv3d(fine, weight, None, stride)).abs().max() < 1e-4
+    finally:
+        convolutions.has_packed_products.cache_clear()
 
 
 def test_weights_that_are_not_parameters_or_not_single_precision_have_one_way():

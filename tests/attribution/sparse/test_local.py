@@ -12,7 +12,7 @@ from lesionwise.attribution.sparse.footprint import Footprint, Part, Watched
 from lesionwise.attribution.sparse.local import LocalCotangent
 from lesionwise.geometry.box import Box
 
-from ..conftest import place, random_scan, small_spec
+from ..conftest import place, random_scan, rescheduled, small_spec
 
 LAYERS = {
     "strided": nn.Conv3d(2, 4, 3, stride=2, padding=1),
@@ -127,8 +127,6 @@ def test_a_footprint_is_smaller_than_the_window_and_saves_work():
 @pytest.mark.parametrize("target", ["log_odds", "probability"])
 @pytest.mark.parametrize("kept", [1, 3])
 def test_every_strategy_gives_the_same_map(strategy, reduce, target, kept):
-    from dataclasses import replace
-
     network = NETWORKS["UNet"].double().eval()
     scan = random_scan((28, 24, 20))
     spec = small_spec(window=(16, 16, 16), overlap=0.25)
@@ -140,7 +138,7 @@ def test_every_strategy_gives_the_same_map(strategy, reduce, target, kept):
     plain, fast = (
         attribute(
             network, spec, placement, [omega, other], method=method, target=target,
-            plan=replace(plan, strategy=s, together=t, kept_windows=kept),
+            plan=rescheduled(plan, strategy=s, together=t, kept_windows=kept),
         )
         for s, t in (("loop", 1), (strategy, 3))
     )  # fmt: skip
@@ -157,4 +155,4 @@ def test_networks_whose_cotangents_are_written_to_fall_back_to_ordinary_ones():
     scan = random_scan((16, 16, 16))
     omega = np.array([[8, 8, 8], [9, 8, 8]])
     plan = plan_attribution(network, small_spec(window=(16, 16, 16)), place(scan), [omega], method=SmoothGrad(3))
-    assert plan.strategy in ("loop", "batched")
+    assert plan.schedule.strategy in ("loop", "batched")

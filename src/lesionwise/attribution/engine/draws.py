@@ -4,13 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lesionwise.attribution.engine.noise import normal
+from lesionwise.attribution.engine.noise import normal, uniform
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.geometry.box import Box
+
+_VIEWS_STREAM = 1 << 40  # of random numbers, far from those of other uses
 
 
 class AbstractDraws(ABC):
@@ -20,6 +23,18 @@ class AbstractDraws(ABC):
     antithetic: bool = False
     is_random: bool = False
     are_contributions: bool = False
+
+    def views(self, scene: Scene, draw: int) -> tuple[int, ...]:
+        """Which of the model's views this draw runs: all, or as many as the scene says, drawn at random.
+
+        The two draws of an antithetic pair run the same ones.
+        """
+        count, wanted = scene.runner.views, scene.views_per_draw
+        if wanted is None or wanted >= count:
+            return tuple(range(count))
+        unit = draw // 2 if self.antithetic else draw
+        order = np.argsort(uniform(count, seed=scene.seed, stream=_VIEWS_STREAM + unit), kind="stable")
+        return tuple(sorted(int(view) for view in order[:wanted]))
 
     @abstractmethod
     def part(self, scene: Scene, draw: int, index: int, within: Box) -> Float[Tensor, "channels i j k"]:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
+from lesionwise.attribution.engine.draws import AbstractDraws
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.work import Work
@@ -38,6 +39,15 @@ class AbstractMethod(ABC):
     def seeds_per_lesion(self) -> int | None:
         """Vector-Jacobian products per lesion and draw; None for one per lesion voxel."""
         return 1
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """How normalisation statistics can be treated, see `RunOptions`."""
+        return ("exact",)
+
+    def draws(self, scene: Scene) -> AbstractDraws | None:
+        """The inputs of a method that samples; None for others."""
+        return None
 
     @property
     def voxels_per_seed(self) -> int:

@@ -1,23 +1,24 @@
-"""One forward pass of a few windows, and its vector-Jacobian products by whichever way measures fastest."""
+"""One forward pass of a few windows, and its vector-Jacobian products by the way that the schedule says."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lesionwise.attribution.engine.workload import is_out_of_memory
+from lesionwise.attribution.engine.network import recomputing
+from lesionwise.attribution.engine.workload import Pass, Schedule, Strategy, is_out_of_memory
 from lesionwise.attribution.sparse.convolutions import Convolutions
 from lesionwise.attribution.sparse.footprint import Footprint, Part, Watched
 from lesionwise.attribution.sparse.local import LocalActivation, LocalCotangent
+from lesionwise.attribution.sparse.outline import Outline
+from lesionwise.attribution.sparse.statistics import Held, Statistics
 from lesionwise.geometry.box import Box
-from lesionwise.segmenter import full_resolution
+from lesionwise.segmenter import MeanOfViews, full_resolution
 
-Strategy = Literal["loop", "batched", "local"]
 _SPREAD_VOX = 4  # cotangents go together if that widens the box of each by no more than this
 
 
@@ -48,42 +49,74 @@ class Runner:
     """How windows go through the network: precision, and the way derivatives are taken.
 
     "loop" takes one product after another, "batched" several at once (`torch.autograd.grad` with `is_grads_batched`),
-    "local" computes only where a cotangent can be nonzero (see `local`), several at once where they are neighbours.
+    "local" computes only where a cotangent can be nonzero (see `sparse`), several at once where they are neighbours.
+    With `held`, normalisation statistics of every window and view stay what its first pass found.
     """
 
     network: nn.Module
     strategy: Strategy = "loop"
     together: int = 1
     autocast: torch.dtype | None = None
+    recompute: bool = False
+    held: dict[Pass, Statistics] | None = None
+
+    def scheduled(self, schedule: Schedule, held: dict[Pass, Statistics] | None = None) -> "Runner":
+        """The same network, run as a schedule says; `held` as in the class."""
+        return Runner(self.network, schedule.strategy, schedule.together, self.autocast, schedule.recompute, held)
 
     @cached_property
     def convolutions(self) -> Convolutions:
         """The network's convolutions, for as long as this runner lasts."""
         return Convolutions.of(self.network)
 
-    def logits(self, windows: Windows, footprint: Footprint | None = None) -> Float[Tensor, "batch outputs i j k"]:
-        """Logits without gradient; of a `Part` only those that its footprint covers."""
-        with torch.no_grad():
-            if isinstance(windows, Tensor) or footprint is None:
-                return self._forward(_whole(windows))
-            with Watched(footprint, self.convolutions):
-                return _dense(self._forward(windows.activation()))
+    @property
+    def views(self) -> int:
+        """Views whose mean the network is; 1 for most."""
+        return self.network.count if isinstance(self.network, MeanOfViews) else 1
 
-    def forward(self, windows: Windows, footprint: Footprint | None = None) -> "WindowPass":
-        """Logits with the graph that leads to them. A `footprint` is filled by whole windows, and kept to by a `Part`."""
+    def logits(
+        self, windows: Windows, footprint: Footprint | None = None, *, at: Pass | None = None
+    ) -> Float[Tensor, "batch outputs i j k"]:
+        """Logits without gradient; of a `Part` only those that its footprint covers. `at` as in `forward`."""
+        with torch.no_grad(), ExitStack() as stack:
+            if not isinstance(windows, Tensor) and footprint is not None:
+                stack.enter_context(Watched(footprint, self.convolutions))
+                return _dense(self._forward(windows.activation(), at))
+            return self._forward(_whole(windows), at)
+
+    def forward(
+        self,
+        windows: Windows,
+        footprint: Footprint | None = None,
+        *,
+        at: Pass | None = None,
+        outline: Outline | None = None,
+    ) -> "WindowPass":
+        """Logits with the graph that leads to them. A `footprint` is filled by whole windows, and kept to by a `Part`.
+
+        `at` says which window this is, and asks for one of its views; None runs all views and holds no statistics.
+        An `outline` makes a graph without values, from which a footprint can learn but no derivative can be taken.
+        """
         leaf = windows.detach() if isinstance(windows, Tensor) else windows.activation()
         leaf.requires_grad_(True)
         watched = None
         if footprint is not None and self.strategy == "local" and not footprint.refused:
-            watched = Watched(footprint, self.convolutions)
-        with torch.enable_grad(), watched or nullcontext():
+            watched = Watched(footprint, self.convolutions, outline)
+        with torch.enable_grad(), outline or nullcontext(), watched or nullcontext(), ExitStack() as stack:
+            if self.recompute and outline is None:
+                stack.enter_context(recomputing(self.network))
             # A copy, so that a first layer that works in place does not touch the leaf.
-            return WindowPass(self, leaf, self._forward(leaf.clone()), watched, footprint)
+            return WindowPass(self, leaf, self._forward(leaf.clone(), at), watched, footprint)
 
-    def _forward(self, windows: Tensor) -> Tensor:
+    def _forward(self, windows: Tensor, at: Pass | None) -> Tensor:
         context = nullcontext() if self.autocast is None else torch.autocast(windows.device.type, dtype=self.autocast)
-        with context:
-            return full_resolution(self.network(windows), windows.shape[2:]).to(windows.dtype)
+        held = nullcontext() if self.held is None or at is None else Held(self.held.setdefault(at, Statistics()))
+        with context, held:
+            if at is None or not isinstance(self.network, MeanOfViews):
+                logits = self.network(windows)
+            else:
+                logits = self.network.one(windows, at[1])
+            return full_resolution(logits, windows.shape[2:]).to(windows.dtype)
 
 
 def _whole(windows: "Tensor | Part") -> Tensor:

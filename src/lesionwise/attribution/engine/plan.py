@@ -1,36 +1,36 @@
-"""What explaining will cost, measured before it starts, and how the work is cut so that it fits into memory."""
+"""What explaining will cost, told before it starts, and how the work is cut so that it fits into memory."""
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
+from lesionwise.attribution.engine.allocation import FEWEST_UNITS, full_draws
+from lesionwise.attribution.engine.cost import Cost, dense_cost, local_cost
 from lesionwise.attribution.engine.method import AbstractMethod
-from lesionwise.attribution.engine.passes import Cotangent, Runner, Strategy
+from lesionwise.attribution.engine.options import RunOptions
 from lesionwise.attribution.engine.scene import Scene
-from lesionwise.attribution.engine.site import Site, VoxelSet, centred, locate
-from lesionwise.attribution.engine.workload import Workload, is_out_of_memory
-from lesionwise.attribution.sparse.footprint import Footprint, Part
-from lesionwise.attribution.target import AbstractTarget
-from lesionwise.errors import OutOfMemoryError
+from lesionwise.attribution.engine.site import Site
+from lesionwise.attribution.engine.workload import Schedule, Workload
+from lesionwise.attribution.sparse.statistics import can_be_held, normalises_by_itself
+from lesionwise.errors import InputError, OutOfMemoryError
 from lesionwise.geometry.box import Box
-from lesionwise.segmenter import Placement, Spec
+from lesionwise.segmenter import MeanOfViews
 
 _MAPS_PER_LESION = 6  # mean and squares of both halves, the draw, and what a reduction copies
 _DEFAULT_MEMORY = 4 << 30
-_MOST_DRAWS = 4  # that go through a window together locally
-_ATTEMPTS = 10  # of a local pass, whose convolutions try out their ways in the first ones
-_HOPE = 2.0  # batches are tried where one window at a time is at most this much slower than the best way known
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much work there is and how it is cut. `groups` hold instance numbers (from 0) explained together."""
+    """How much work there is and how it is cut. `groups` hold instance numbers (from 0) explained together.
+
+    `statistics` is "exact", "fixed" (normalisation statistics held) or "split": `draws` with statistics held, by
+    `schedule`, and `full_draws` of the difference to the exact map, by `full`. `views` is the number of the model's views
+    that each draw runs, `wording` what they are. `cheaper` says what would be done in less time, or is empty.
+    """
 
     lesions: int
     windows: int
@@ -38,142 +38,197 @@ class Plan:
     forward_passes: int
     backward_passes: int
     groups: tuple[tuple[int, ...], ...]
-    strategy: Strategy
-    batch: int
-    together: int
-    kept_windows: int
+    schedule: Schedule
     seconds: float
     memory_bytes: int
     device: str
+    statistics: str = "exact"
+    full: Schedule | None = None
+    full_draws: int = 0
+    views: int = 1
+    wording: str = ""
+    cheaper: str = ""
 
     def describe(self) -> str:
-        """One line for a person who is about to wait."""
-        count = f"{self.lesions} lesion{'s' if self.lesions != 1 else ''}"
-        windows = f"{self.windows} window{'s' if self.windows != 1 else ''}"
-        draws = f"{self.draws} draw{'s' if self.draws != 1 else ''} each"
-        return (
-            f"{count} in {windows}, {draws}: {self.forward_passes:,} forward and "
-            f"{self.backward_passes:,} backward passes on {self.device}, about {_duration(self.seconds)}, "
-            f"{self.memory_bytes / 2**30:.1f} GiB of memory"
+        """A line or two for a person who is about to wait."""
+        draws = f"{_count(self.draws, 'draw')} each"
+        if self.statistics == "fixed":
+            draws += " with normalisation statistics held"
+        if self.statistics == "split":
+            draws += f" with normalisation statistics held and {self.full_draws} with them following the noise"
+        told = (
+            f"{_count(self.lesions, 'lesion')} in {_count(self.windows, 'window')}, {draws}: "
+            f"{self.forward_passes:,} forward and {self.backward_passes:,} backward passes on {self.device}, "
+            f"about {_duration(self.seconds)}, {self.memory_bytes / 2**30:.1f} GiB of memory"
         )
+        if self.wording:
+            told += f" (each draw runs {self.wording} = {_count(self.views, 'network')} per window)"
+        return told + (f"; {self.cheaper}" if self.cheaper else "")
 
     def __str__(self) -> str:
         return self.describe()
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Measured on one window: seconds of a forward and of a backward pass, bytes that its graph holds.
+class _Ways:
+    """How draws are taken: `main` all of them, and with `full` so many of the difference to the exact derivative."""
 
-    `batch` windows go through the network together; locally they are draws of one window, and a pass of one holds
-    `pass_bytes`.
+    statistics: str
+    main: Cost
+    full: Cost | None = None
+    full_draws: int = 0
+
+
+def plan_sites(scene: Scene, sites: Sequence[Site], method: AbstractMethod, options: RunOptions | None = None) -> Plan:
+    """The plan for sites that are already located.
+
+    Raises OutOfMemoryError if even one window at a time does not fit, InputError for statistics that the method or the
+    network cannot hold.
     """
-
-    forward_s: float
-    backward_s: float
-    graph_bytes: int
-    strategy: Strategy
-    together: int
-    batch: int = 1
-    pass_bytes: int = 0
-
-    @property
-    def seconds(self) -> float:
-        """One forward and one backward pass."""
-        return self.forward_s + self.backward_s
-
-    def peak_bytes(self, passes: int) -> int:
-        """With so many passes at a time; locally one whole graph comes before them."""
-        return max(self.graph_bytes, passes * self.pass_bytes) if self.pass_bytes else passes * self.graph_bytes
-
-
-def plan_attribution(
-    network: nn.Module,
-    spec: Spec,
-    placement: Placement,
-    voxel_sets: Sequence[VoxelSet],
-    *,
-    method: AbstractMethod,
-    target: "str | AbstractTarget" = "log_odds",
-    memory_bytes: int | None = None,
-    device: str | torch.device = "cpu",
-    lesion_window: bool = False,
-) -> Plan:
-    """Measures one window and says what the instances will cost.
-
-    Raises OutOfMemoryError if even one window at a time does not fit into `memory_bytes`.
-    """
-    with Scene.open(network, spec, placement, target=target, device=device) as scene:
-        scene, sites = seen(scene, voxel_sets, lesion_window=lesion_window)
-        return plan_sites(scene, sites, method, memory_bytes=memory_bytes)
-
-
-def seen(scene: Scene, voxel_sets: Sequence[VoxelSet], *, lesion_window: bool) -> tuple[Scene, list[Site]]:
-    """The instances' sites over the fused windows or, as an approximation, each in one window around it."""
-    sites = locate(scene.placement, scene.grid, voxel_sets)
-    if not lesion_window:
-        return scene, sites
-    grid, sites = centred(scene.placement, scene.grid, sites)
-    return scene.over(grid), sites
-
-
-def plan_sites(scene: Scene, sites: Sequence[Site], method: AbstractMethod, *, memory_bytes: int | None = None) -> Plan:
-    """The plan for sites that are already located."""
-    budget = memory_bytes or _DEFAULT_MEMORY
+    options = options or RunOptions()
+    budget = options.memory_bytes or _DEFAULT_MEMORY
+    _check_statistics(scene, method, options)
     reached = [site for site in sites if site.windows]
-    cost = (
-        Workload().run(
-            partial(_measured, scene, reached[usual([len(site.voxels) for site in reached])], method, budget),
-            scene.grid.window,
+    ways = _Ways("exact" if options.statistics in ("auto", "split") else options.statistics, Cost())
+    if reached:
+        typical = reached[usual([len(site.voxels) for site in reached])]
+        chosen = partial(_ways, scene, typical, method, options, budget - _bytes(scene, typical))
+        ways = Workload().run(chosen, scene.grid.window)
+    return _plan(scene, sites, method, ways, budget)
+
+
+def _check_statistics(scene: Scene, method: AbstractMethod, options: RunOptions) -> None:
+    wanted = options.statistics
+    if wanted not in ("auto", *method.statistics):
+        offered = " or ".join(("auto", *method.statistics))
+        raise InputError(f"The method {method.name} offers --statistics {offered}, found {wanted}.")
+    if wanted in ("fixed", "split") and not can_be_held(scene.runner.network):
+        raise InputError(
+            f"The normalisation of a TorchScript network cannot be held: expected --statistics exact, found {wanted}."
         )
-        if reached
-        else Cost(0.0, 0.0, 0, "loop", 1)
+
+
+def _ways(scene: Scene, site: Site, method: AbstractMethod, options: RunOptions, budget: int) -> _Ways:
+    """Which of the ways there are is taken, by counted work and by what was asked for."""
+    voxelwise, thorough = method.seeds_per_lesion != 1, method.draws_per_lesion > 2
+    wanted, network = options.statistics, scene.runner.network
+    dense, expected = dense_cost(scene, site, budget=budget, voxelwise=voxelwise, thorough=thorough)
+    mixing = normalises_by_itself(network) and can_be_held(network)
+    held = "fixed" in method.statistics and (wanted in ("fixed", "split") or (wanted == "auto" and mixing))
+    local = None
+    if thorough or wanted in ("fixed", "split"):
+        own = partial(local_cost, scene, site, dense, expected, budget=budget, voxelwise=voxelwise)
+        local = own(held=held and mixing)
+    if wanted == "fixed":
+        return _Ways("fixed", local or replace(dense, held=True, recompute=False))
+    if not (held and mixing):
+        _must_fit(dense, local, budget)
+        return _Ways("exact", local or dense)
+    if local is not None and "split" not in method.statistics and wanted == "auto":
+        return _Ways("fixed", local)
+    if local is not None and "split" in method.statistics:
+        _must_fit(dense, None, budget)
+        draws = method.draws(scene)
+        n = 0 if draws is None or not _pays(method, wanted) else full_draws(scene, site, draws, local, dense)
+        if wanted == "split" or 0 < 2 * n < method.draws_per_lesion:
+            return _Ways("split", local, dense, n)
+    if wanted == "split":
+        raise InputError("Held statistics do not make this network local: expected --statistics exact, found split.")
+    _must_fit(dense, None, budget)
+    return _Ways("exact", dense)
+
+
+def _pays(method: AbstractMethod, wanted: str) -> bool:
+    """False for so few draws that exact ones cost no more."""
+    return wanted == "split" or method.draws_per_lesion > 2 * FEWEST_UNITS
+
+
+def _must_fit(dense: Cost, local: Cost | None, budget: int) -> None:
+    """Raises OutOfMemoryError, with what could be asked for, if whole windows are needed and do not fit."""
+    if local is not None or dense.graph_bytes <= budget:
+        return
+    offer = "--statistics fixed, which needs far less, or " if dense.recompute else ""
+    raise OutOfMemoryError(
+        f"One window needs {dense.graph_bytes / 2**30:.1f} GiB, more than the {budget / 2**30:.1f} GiB allowed, though "
+        f"blocks are computed again instead of kept and views run one at a time: expected {offer}more memory."
     )
-    if cost.graph_bytes > budget:
-        raise OutOfMemoryError(
-            f"One window needs {cost.graph_bytes / 2**30:.1f} GiB, more than the {budget / 2**30:.1f} GiB allowed; "
-            "expected a smaller window or more memory."
-        )
-    groups = grouped(sites, scene, budget=budget - cost.peak_bytes(cost.batch), shared=method.shares_draws)
-    by_number = {site.number: site for site in sites}
-    draws = method.draws_per_lesion
+
+
+def _plan(scene: Scene, sites: Sequence[Site], method: AbstractMethod, ways: _Ways, budget: int) -> Plan:
+    main, full = ways.main, ways.full
     linear = scene.target.is_linear(scene.spec)
-    forwards = backwards = 0
+    needed = max(main.peak_bytes(main.batch), 0 if full is None else full.peak_bytes(full.batch))
+    maps = 1 if full is None else 2
+    groups = grouped(sites, scene, budget=budget - needed, shared=method.shares_draws, maps=maps)
+    by_number = {site.number: site for site in sites}
+    views = scene.views_per_draw or scene.runner.views
+    learning, forwards, backwards = 0, 0, 0
     for group in groups:
         members = [by_number[n] for n in group]
         met = len({w for site in members for w in site.windows})
-        forwards += met * (draws + 1)
-        backwards += draws * sum(len(site.windows) * _seeds(method, site) for site in members)
-    state = max((sum(_bytes(scene, by_number[n]) for n in group) for group in groups), default=0)
-    each = cost.pass_bytes or cost.graph_bytes
-    kept = max(1, min(8 * (cost.batch if cost.pass_bytes else 1), (budget - state) // max(each, 1)))
-    if not linear and kept < 2 * cost.batch:
-        forwards *= 2
+        learning += met * scene.runner.views
+        forwards += met * views
+        backwards += views * sum(len(site.windows) * _seeds(method, site) for site in members)
+    state = max((maps * sum(_bytes(scene, by_number[n]) for n in group) for group in groups), default=0)
+    each = main.pass_bytes or main.graph_bytes
+    kept = int(max(1, min(8 * (main.batch if main.pass_bytes else 1), (budget - state) // max(each, 1))))
+    again = 1 if linear or kept >= 2 * main.batch else 2
+    draws, seconds, of_full = method.draws_per_lesion, 0.0, 0.0
+    seconds += draws * (again * forwards * main.forward_s + backwards * main.backward_s)
+    if full is not None:
+        of_full = forwards * full.forward_s * again + backwards * full.backward_s
+        seconds += ways.full_draws * (of_full + again * forwards * main.forward_s + backwards * main.backward_s)
+    learning_s = learning * (full or main).forward_s
+    runs = draws + 2 * ways.full_draws
+    peak = main.peak_bytes(main.batch if linear and method.seeds_per_lesion == 1 else kept)
     return Plan(
         lesions=len(sites),
         windows=len({w for site in sites for w in site.windows}),
         draws=draws,
-        forward_passes=forwards,
-        backward_passes=backwards,
+        forward_passes=learning + runs * again * forwards,
+        backward_passes=runs * backwards,
         groups=groups,
-        strategy=cost.strategy,
-        batch=cost.batch,
-        together=cost.together,
-        kept_windows=int(kept),
-        seconds=forwards * cost.forward_s + backwards * cost.backward_s,
-        memory_bytes=int(state + cost.peak_bytes(cost.batch if linear and method.seeds_per_lesion == 1 else kept)),
+        schedule=main.schedule(kept),
+        seconds=learning_s + seconds,
+        memory_bytes=int(state + max(peak, 0 if full is None else full.peak_bytes(full.batch))),
         device=str(scene.padded.device),
+        statistics=ways.statistics,
+        full=None if full is None else full.schedule(1),
+        full_draws=ways.full_draws,
+        views=views,
+        wording=_wording(scene, views),
+        cheaper=_cheaper(ways, scene, views, seconds, learning_s, draws),
     )
 
 
-def grouped(sites: Sequence[Site], scene: Scene, *, budget: int, shared: bool = True) -> tuple[tuple[int, ...], ...]:
-    """Site numbers in groups whose maps fit into `budget` bytes, lesions of the same windows together."""
+def _wording(scene: Scene, views: int) -> str:
+    network = scene.runner.network
+    if not isinstance(network, MeanOfViews) or network.count == 1:
+        return ""
+    return network.wording if views == network.count else f"{views} of {network.wording}, drawn at random,"
+
+
+def _cheaper(ways: _Ways, scene: Scene, views: int, seconds: float, learning_s: float, draws: int) -> str:
+    """What would take less time, in seconds, with what it would change; empty below a minute."""
+    offers = []
+    if views > 1 and scene.target.is_linear(scene.spec):
+        offers.append(f"--views spread would take about {_duration(seconds / views + learning_s)}")
+    if ways.full is not None and seconds:
+        share = draws * ways.main.seconds / (draws * ways.main.seconds + ways.full_draws * ways.full.seconds)
+        offers.append(f"--statistics fixed about {_duration(seconds * share + learning_s)}")
+    return ", ".join(offers) if seconds > 60 else ""
+
+
+def grouped(
+    sites: Sequence[Site], scene: Scene, *, budget: int, shared: bool = True, maps: int = 1
+) -> tuple[tuple[int, ...], ...]:
+    """Site numbers in groups whose maps (so many per site) fit into `budget` bytes, lesions of the same windows together."""
     if not shared:
         return tuple((site.number,) for site in sites)
     groups: list[list[int]] = []
     used = math.inf
     for site in sorted(sites, key=lambda site: (site.windows, site.number)):
-        size = _bytes(scene, site)
+        size = maps * _bytes(scene, site)
         if used + size > budget:
             groups.append([])
             used = 0
@@ -188,124 +243,6 @@ def usual(sizes: Sequence[int]) -> int:
     return sorted(range(len(sizes)), key=lambda place: sizes[place])[(len(sizes) - 1) // 2]
 
 
-def _measured(scene: Scene, site: Site, method: AbstractMethod, budget: int) -> Cost:
-    voxelwise, thorough = method.seeds_per_lesion != 1, method.draws_per_lesion > 2
-    return measure(scene, site, voxelwise=voxelwise, thorough=thorough, budget=budget - _bytes(scene, site))
-
-
-def measure(
-    scene: Scene, site: Site, *, voxelwise: bool = False, thorough: bool = True, budget: int = _DEFAULT_MEMORY
-) -> Cost:
-    """Runs one window forward and backward in every way there is, and takes the fastest that agrees with the plain one.
-
-    `voxelwise` asks for many cotangents of one voxel each (reduction max) instead of one per lesion.
-    Without `thorough` only the plain way is measured, once. Batches of windows are tried within `budget` bytes.
-    """
-    window = site.windows[0]
-    plain = Runner(scene.runner.network, autocast=scene.runner.autocast)
-    held: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    forward_s = backward_s = math.inf
-    expected: Tensor | None = None
-    probes: list[Cotangent] = []
-    for _ in range(2 if thorough else 1):
-        held.clear()  # one graph's tensors, not those of every try
-        began = _now(scene)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            graph = plain.forward(scene.window(window)[None])
-        middle = _now(scene)
-        probes = [_probe(scene, site, window, graph.logits, voxelwise=voxelwise)]
-        for part in graph.derivatives([probes]):
-            expected = part.values[0]
-        forward_s, backward_s = min(forward_s, middle - began), min(backward_s, _now(scene) - middle)
-    patience_s = 2 * (forward_s + backward_s)
-    best = dense = Cost(forward_s, backward_s, sum(held.values()), "loop", 1)
-    if expected is None or not thorough:
-        return best
-    for strategy, together in (("local", 1), *((("local", 4), ("batched", 4)) if voxelwise else ())):
-        runner = Runner(scene.runner.network, strategy, together, scene.runner.autocast)
-        found = _try(scene, runner, window, probes * together, expected, patience_s)
-        if found is not None and sum(found[:2]) < 0.95 * (best.forward_s * (not voxelwise) + best.backward_s):
-            best = Cost(found[0], found[1], best.graph_bytes, strategy, together, pass_bytes=found[2])
-    if (
-        best.strategy == "local"
-    ):  # draws of one window go together, and read every weight once; too brief to be measured
-        for batch in (_MOST_DRAWS, _MOST_DRAWS // 2):
-            if batch * best.pass_bytes > budget or not thorough:
-                continue
-            runner = Runner(scene.runner.network, "local", best.together, scene.runner.autocast)
-            found = _try(scene, runner, window, probes * best.together, expected, patience_s, batch=batch)
-            if found is not None:
-                return replace(best, forward_s=found[0], backward_s=found[1], batch=batch)
-        return best
-    if voxelwise:
-        return best
-    while dense.seconds < _HOPE * best.seconds and 2 * dense.batch * dense.graph_bytes <= budget:
-        batch = 2 * dense.batch
-        found = _try(scene, plain, window, probes, expected, patience_s, batch=batch)
-        if found is None or sum(found[:2]) > 0.95 * dense.seconds:
-            break
-        dense = Cost(found[0], found[1], dense.graph_bytes, "loop", 1, batch)
-        best = dense if dense.seconds < 0.95 * best.seconds else best
-    return best
-
-
-def _try(
-    scene: Scene,
-    runner: Runner,
-    window: int,
-    probes: list[Cotangent],
-    expected: Tensor,
-    patience_s: float,
-    *,
-    batch: int = 1,
-) -> tuple[float, float, int] | None:
-    """Seconds of a forward pass and of a backward pass per window and cotangent, and bytes that a local pass holds.
-
-    None if this way does not work. It is tried until `patience_s` are over, but at least twice.
-    """
-    footprint = Footprint()
-    forward_s = backward_s = math.inf
-    try:
-        if runner.strategy == "local":
-            runner.forward(scene.window(window)[None], footprint).learn([probe.box for probe in probes])
-        within, whole = footprint.within, scene.grid.window
-        inputs = scene.window(window, within)[None].expand(batch, -1, -1, -1, -1)
-        started = _now(scene)
-        for attempt in range(2 if within is None else _ATTEMPTS):
-            began = _now(scene)
-            if attempt > 1 and began - started > patience_s:
-                break
-            graph = runner.forward(inputs if within is None else Part(inputs, within, whole), footprint)
-            middle = _now(scene)
-            parts = list(graph.derivatives([probes] * batch))
-            ended = _now(scene)
-            found = torch.zeros_like(expected)
-            found[(slice(None), *parts[0].box.slices)] = parts[0].values[0]
-            tolerance = 1e-10 if expected.dtype == torch.float64 else 2e-3
-            if not float((found - expected).abs().max()) <= tolerance * float(expected.abs().max()):
-                return None
-            if attempt:
-                forward_s = min(forward_s, (middle - began) / batch)
-                backward_s = min(backward_s, (ended - middle) / len(probes) / batch)
-    except (NotImplementedError, RuntimeError, TypeError, IndexError) as error:
-        if is_out_of_memory(error):
-            raise
-        return None
-    return forward_s, backward_s, 2 * footprint.held_bytes
-
-
-def _probe(scene: Scene, site: Site, window: int, logits: Tensor, *, voxelwise: bool) -> Cotangent:
-    local, _ = scene.in_window(window, site.readout.source)
-    if voxelwise:
-        local = Box(local.start, (local.start[0] + 1, local.start[1] + 1, local.start[2] + 1))
-    return Cotangent(local, logits.new_ones((logits.shape[1], *local.shape)))
-
-
 def _seeds(method: AbstractMethod, site: Site) -> int:
     voxels = len(site.voxels)
     if method.seeds_per_lesion is not None:
@@ -318,10 +255,8 @@ def _bytes(scene: Scene, site: Site) -> int:
     return int(_MAPS_PER_LESION * len(scene.padded) * np.prod(box.shape, dtype=np.int64)) * scene.padded.element_size()
 
 
-def _now(scene: Scene) -> float:
-    if scene.padded.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """Maps from draws: group by group, draw by draw, until all are taken or a lesion's tolerance is met."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,13 +10,13 @@ import torch
 
 from lesionwise.attribution.engine.draws import AbstractDraws
 from lesionwise.attribution.engine.extremes import Extremes
-from lesionwise.attribution.engine.moments import Moments
+from lesionwise.attribution.engine.moments import Moments, placed
 from lesionwise.attribution.engine.noise import random_subset
-from lesionwise.attribution.engine.sampling import Sampled, accumulate, learn
+from lesionwise.attribution.engine.sampling import Sampled, accumulate, accumulate_difference, learn
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.work import Work
-from lesionwise.attribution.result import Attribution, trimmed
+from lesionwise.attribution.result import Attribution, Part, trimmed
 from lesionwise.geometry.box import Box
 from lesionwise.types import Reduction
 
@@ -72,8 +72,32 @@ def sampled_maps(
             if not active:
                 work.done(draws.count - taken)
                 break
+        if work.correction is not None:
+            _correct(scene, active, draws, work)
         for state in active:
             yield state.site.number, finished(scene, state, draws, reduce=reduce, details=details)
+
+
+def _correct(scene: Scene, states: Sequence[Sampled], draws: AbstractDraws, work: Work) -> None:
+    """Draws of what the exact derivative exceeds the one with held statistics by, at inputs of their own.
+
+    They are independent of the other draws, so that errors add up (multilevel Monte Carlo, Giles 2008).
+    """
+    if work.correction is None:
+        return
+    full, began = work.correction, time.perf_counter()
+    for state in states:
+        state.correction = Sampled(state.site, Moments(draws.antithetic), state.target_mean)
+    others = [state.correction for state in states if state.correction is not None]
+    first, step = draws.count + draws.count % 2, 2 if draws.antithetic else 1
+    for n in range(first, first + full.draws, step):
+        accumulate_difference(
+            (full.scene, scene), others, draws,
+            draw_numbers=range(n, n + step), workloads=(full.workload, work.workload),
+        )  # fmt: skip
+        work.done(step)
+    for state in states:
+        state.seconds += (time.perf_counter() - began) / max(len(states), 1)
 
 
 def finished(
@@ -93,9 +117,9 @@ def finished(
     if state.box is None:
         return _nothing_reached(scene, state, draws, facts)
     power = 0 if draws.are_contributions else 1
-    mean, box = _on_scan(state, moments.mean, power)
-    variance = moments.variance_of_mean if draws.is_random else None
-    se = None if variance is None else np.sqrt(_on_scan(state, variance, 2 * power)[0])
+    mean, box = _summed(state, lambda m: m.mean, power) or _unreachable()
+    variance = _summed(state, lambda m: m.variance_of_mean, 2 * power) if draws.is_random else None
+    se = None if variance is None else np.sqrt(variance[0])
     extremes = _extremes(state, power) if draws.is_random else Extremes.plain(mean)
     trim = trimmed(box, mean)
     cut = (slice(None), *trim.relative_to(box).slices)
@@ -113,7 +137,22 @@ def finished(
         sign_flip_fraction=_flips(state, mean) if reduce == "max" else None,
         seconds=state.seconds,
         details=facts,
+        parts=_parts(state, power),
     )
+
+
+def _parts(state: Sampled, power: int) -> dict[str, Part]:
+    """What was estimated with statistics held, and what the statistics add; nothing for maps of one part."""
+    if state.correction is None:
+        return {}
+    found = {}
+    for name, own in (("fixed", state), ("stat", state.correction)):
+        if own.box is not None:
+            mean, box = _on_scan(own, own.box, own.moments.mean, power)
+            variance = own.moments.variance_of_mean
+            se = None if variance is None else np.sqrt(_on_scan(own, own.box, variance, 2 * power)[0])
+            found[name] = Part(mean, box, se, own.moments.draws)
+    return found
 
 
 def _nothing_reached(scene: Scene, state: Sampled, draws: AbstractDraws, facts: dict[str, Any]) -> Attribution:
@@ -138,10 +177,11 @@ def _values(scene: Scene, group: Sequence[Site], work: Work) -> list[torch.Tenso
 
 def _at_once(scene: Scene, states: Sequence[Sampled], work: Work) -> int:
     """Draws that fill one batch of windows."""
+    batch = work.workload.schedule.batch
     if scene.runner.strategy == "local":
-        return work.workload.batch
+        return batch
     windows = {w for state in states for w in state.site.windows}
-    return max(1, work.workload.batch // max(len(windows), 1))
+    return max(1, batch // max(len(windows), 1))
 
 
 def _chosen(site: Site, seed: int, max_voxels: int | None) -> tuple[int, ...]:
@@ -151,10 +191,28 @@ def _chosen(site: Site, seed: int, max_voxels: int | None) -> tuple[int, ...]:
     return tuple(n for n, v in enumerate(site.voxels.tolist()) if tuple(v) in wanted)
 
 
-def _on_scan(state: Sampled, values: torch.Tensor, power: int) -> tuple[np.ndarray, Box]:
-    if state.box is None:
-        raise RuntimeError("A map needs a place.")
-    box = state.box
+def _summed(
+    state: Sampled, read_fn: Callable[[Moments], torch.Tensor | None], power: int
+) -> tuple[np.ndarray, Box] | None:
+    """A figure of the draws, on the scan's grid; with a correction, the sum of the two. None if one is not known."""
+    values, box = None if state.box is None else read_fn(state.moments), state.box
+    other = state.correction
+    if values is None or box is None:
+        return None
+    if other is not None and other.box is not None:
+        more = read_fn(other.moments)
+        if more is None:
+            return None
+        union = box.union(other.box)
+        values, box = placed(values, box, union) + placed(more, other.box, union), union
+    return _on_scan(state, box, values, power)
+
+
+def _unreachable() -> tuple[np.ndarray, Box]:
+    raise RuntimeError("A map needs a draw.")
+
+
+def _on_scan(state: Sampled, box: Box, values: torch.Tensor, power: int) -> tuple[np.ndarray, Box]:
     if state.site.moves_only:
         values, box = state.site.pull_back(values, box, power=power)
     return values.detach().to("cpu").numpy(), box
@@ -173,9 +231,9 @@ def _is_settled(state: Sampled, tolerance: float) -> bool:
 
 
 def _flips(state: Sampled, mean: np.ndarray) -> tuple[float, ...]:
-    if state.moments.positive is None:
+    if state.moments.positive is None or state.box is None:
         return (0.0,) * len(mean)
-    positive, _ = _on_scan(state, state.moments.positive.to(torch.float32), 0)
+    positive, _ = _on_scan(state, state.box, state.moments.positive.to(torch.float32), 0)
     share = positive / state.moments.draws
     flipped, weight = np.where(mean > 0, 1 - share, share), np.abs(mean)
     total = weight.sum(axis=(1, 2, 3))
@@ -183,11 +241,20 @@ def _flips(state: Sampled, mean: np.ndarray) -> tuple[float, ...]:
 
 
 def _extremes(state: Sampled, power: int) -> Extremes:
-    halves = [half for half in state.moments.halves if half.mean is not None]
+    """Of the halves of the draws; with a correction, each half of the one is added to a half of the other."""
     means, variances = [], []
-    for half in halves:
-        if half.mean is not None:
-            means.append(_on_scan(state, half.mean, power)[0])
-        spare = half.variance_of_mean
-        variances.append(None if spare is None else _on_scan(state, spare, 2 * power)[0])
+    for half in (0, 1):
+        mean = _summed(state, partial(_mean_of, half=half), power)
+        if mean is not None:
+            variance = _summed(state, partial(_variance_of, half=half), 2 * power)
+            means.append(mean[0])
+            variances.append(None if variance is None else variance[0])
     return Extremes.split(means, variances)
+
+
+def _mean_of(moments: Moments, *, half: int) -> torch.Tensor | None:
+    return moments.halves[half].mean
+
+
+def _variance_of(moments: Moments, *, half: int) -> torch.Tensor | None:
+    return moments.halves[half].variance_of_mean

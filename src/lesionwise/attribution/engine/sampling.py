@@ -7,6 +7,7 @@ dy/dz * a_w / sum_w a_w (METHOD section 2); only complete sums enter the statist
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -19,8 +20,9 @@ from lesionwise.attribution.engine.passes import Cotangent, Derivatives, WindowP
 from lesionwise.attribution.engine.patch import Patch
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Readout, Site
-from lesionwise.attribution.engine.workload import Workload, is_out_of_memory
+from lesionwise.attribution.engine.workload import Pass, Workload, is_out_of_memory
 from lesionwise.attribution.sparse.footprint import Footprint, Part
+from lesionwise.attribution.sparse.outline import Outline
 from lesionwise.geometry.box import Box
 from lesionwise.types import Reduction
 
@@ -29,7 +31,10 @@ Found = TypeVar("Found")
 
 @dataclass(eq=False)
 class Sampled:
-    """What the draws of one instance have come to so far; `box` is on the scan's grid unless the site only moves."""
+    """What the draws of one instance have come to so far; `box` is on the scan's grid unless the site only moves.
+
+    `correction` holds draws of the difference to the exact derivative, where statistics were held.
+    """
 
     site: Site
     moments: Moments
@@ -41,6 +46,7 @@ class Sampled:
     chunk: int = 1
     cotangents: dict[int, Cotangent] = field(default_factory=dict)
     readings: dict[tuple[int, ...], list["Reading"]] = field(default_factory=dict)
+    correction: "Sampled | None" = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +74,27 @@ def accumulate(
             _take(scene, state, draws, n, patches.pop((position, n)), reduce)
 
 
+def accumulate_difference(
+    scenes: tuple[Scene, Scene],
+    states: Sequence[Sampled],
+    draws: AbstractDraws,
+    *,
+    draw_numbers: Sequence[int],
+    workloads: tuple[Workload, Workload],
+) -> None:
+    """Takes draws of what the first scene's derivative exceeds the second's by, at the same inputs (mean over Omega)."""
+    first, second = (
+        workload.run(partial(_mean_block, scene, states, draws, draw_numbers, workload), scene.grid.window)
+        for scene, workload in zip(scenes, workloads, strict=True)
+    )
+    for position, state in enumerate(states):
+        for n in draw_numbers:
+            patch, other = first.pop((position, n)), second.pop((position, n))
+            if other.box is not None and other.data is not None:
+                patch.add(other.box, -other.data)
+            _take(scenes[0], state, draws, n, patch, "mean")
+
+
 def _take(scene: Scene, state: Sampled, draws: AbstractDraws, n: int, patch: Patch, reduce: Reduction) -> None:
     if patch.box is None or patch.data is None:
         return
@@ -90,30 +117,46 @@ def _take(scene: Scene, state: Sampled, draws: AbstractDraws, n: int, patch: Pat
 
 
 def learn(scene: Scene, sites: Sequence[Site], workload: Workload) -> list[Float[Tensor, "outputs _"]]:
-    """Logits of the scan as it is at every voxel of Omega; on the way, what those voxels depend on in every window.
+    """Logits of the scan as it is at every voxel of Omega, over all views; on the way, what those voxels depend on in
+    every window, and the statistics of normalisations that are held.
 
-    One forward pass per window that meets any of the sites.
+    One forward pass per view and window that meets any of the sites.
     """
-    if scene.runner.strategy != "local":
-        return scene.fused(sites, batch=workload.batch)
+    if scene.runner.strategy != "local" and scene.runner.held is None:
+        return scene.fused(sites, batch=workload.schedule.batch)
     found: dict[int, Tensor] = {}
     for w in sorted({w for site in sites for w in site.windows}):
-        graph = scene.runner.forward(scene.window(w)[None], workload.footprint(w))
-        logits, boxes = graph.values[0], []
-        for site in sites:
-            if w in site.windows:
+        own = [site for site in sites if w in site.windows]
+        boxes = [scene.in_window(w, site.readout.source)[0] for site in own]
+        for view in range(scene.runner.views):
+            logits = learn_pass(scene, (w, view), boxes, workload.footprint(w, view))[0] / scene.runner.views
+            for site in own:
                 if site.number not in found:
                     found[site.number] = logits.new_zeros((len(logits), *site.readout.source.shape))
                 scene.grid.fuse(found[site.number], site.readout.source, w, logits)
-                boxes.append(scene.in_window(w, site.readout.source)[0])
-        graph.learn(boxes)
-        del graph
     return [
         site.readout.read(found[site.number])
         if site.number in found
         else scene.padded.new_zeros((_outputs(scene), len(site.voxels)))
         for site in sites
     ]
+
+
+def learn_pass(scene: Scene, at: Pass, boxes: Sequence[Box], footprint: Footprint) -> Float[Tensor, "1 outputs i j k"]:
+    """Logits of one window in one view, as it is; the footprint learns what the logits in `boxes` depend on.
+
+    The graph holds no values. Where a network cannot be followed that way, it is run once more with them.
+    """
+    inputs = scene.window(at[0])[None]
+    if scene.runner.strategy != "local":
+        return scene.runner.logits(inputs, at=at)
+    for outline in (Outline(), None):
+        graph = scene.runner.forward(inputs, footprint, at=at, outline=outline)
+        graph.learn(boxes)
+        if not footprint.refused or outline is None:
+            return graph.values
+        footprint.forget()
+    raise AssertionError("unreachable")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,18 +167,20 @@ class _Passes:
     draws: AbstractDraws
     workload: Workload
 
-    def forward(self, numbers: Sequence[int], windows: Sequence[int]) -> WindowPass:
-        """The graph of (draw, window) pairs; a local one is of one window in several draws."""
-        runner, footprint = self.scene.runner, self._footprint(windows)
-        return self._restricted(lambda inputs: runner.forward(inputs, footprint), numbers, windows, footprint)
+    def forward(self, numbers: Sequence[int], windows: Sequence[int], view: int) -> WindowPass:
+        """The graph of (draw, window) pairs in one view; a local one is of one window in several draws."""
+        runner, at = self.scene.runner, (windows[0], view)
+        footprint = self._footprint(at)
+        return self._restricted(lambda inputs: runner.forward(inputs, footprint, at=at), numbers, windows, footprint)
 
-    def logits(self, numbers: Sequence[int], windows: Sequence[int]) -> Float[Tensor, "batch outputs i j k"]:
+    def logits(self, numbers: Sequence[int], windows: Sequence[int], view: int) -> Float[Tensor, "batch outputs i j k"]:
         """The same without a graph."""
-        runner, footprint = self.scene.runner, self._footprint(windows)
-        return self._restricted(lambda inputs: runner.logits(inputs, footprint), numbers, windows, footprint)
+        runner, at = self.scene.runner, (windows[0], view)
+        footprint = self._footprint(at)
+        return self._restricted(lambda inputs: runner.logits(inputs, footprint, at=at), numbers, windows, footprint)
 
-    def _footprint(self, windows: Sequence[int]) -> Footprint | None:
-        return self.workload.footprint(windows[0]) if self.scene.runner.strategy == "local" else None
+    def _footprint(self, at: Pass) -> Footprint | None:
+        return self.workload.footprint(*at) if self.scene.runner.strategy == "local" else None
 
     def _restricted(
         self,
@@ -157,6 +202,22 @@ class _Passes:
         return run_fn(torch.stack([self.draws.window(self.scene, n, w) for n, w in zip(numbers, windows, strict=True)]))
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """(draw, window) pairs that go through the network together, in one view."""
+
+    view: int
+    pairs: tuple[tuple[int, int], ...]
+
+    @property
+    def numbers(self) -> list[int]:
+        return [n for n, _ in self.pairs]
+
+    @property
+    def windows(self) -> list[int]:
+        return [w for _, w in self.pairs]
+
+
 def _mean_block(
     scene: Scene,
     states: Sequence[Sampled],
@@ -165,25 +226,26 @@ def _mean_block(
     workload: Workload,
 ) -> dict[tuple[int, int], Patch]:
     windows = sorted({w for state in states for w in state.site.windows})
-    chunks = _chunks(numbers, windows, workload.batch, by_window=scene.runner.strategy == "local")
+    chunks = _chunks(scene, draws, numbers, windows, workload.schedule.batch)
     patches = {(position, n): Patch() for position in range(len(states)) for n in numbers}
     meeting = {w: [p for p, state in enumerate(states) if w in state.site.windows] for w in windows}
+    share = {n: 1 / len(draws.views(scene, n)) for n in numbers}
     passes = _Passes(scene, draws, workload)
     kept: list[WindowPass | None] = []
     seeds: dict[tuple[int, int], Tensor] = {}
     if not scene.target.is_linear(scene.spec):
         fused: dict[tuple[int, int], Tensor] = {}
         for chunk in chunks:
-            keep = (len(kept) + 1) * workload.batch <= workload.kept_windows
-            graph = passes.forward(*zip(*chunk, strict=True)) if keep else None
+            keep = (len(kept) + 1) * workload.schedule.batch <= workload.schedule.kept_windows
+            graph = passes.forward(chunk.numbers, chunk.windows, chunk.view) if keep else None
             kept.append(graph)
-            logits = graph.values if graph is not None else passes.logits(*zip(*chunk, strict=True))
-            for (n, w), own in zip(chunk, logits, strict=True):
+            logits = graph.values if graph else passes.logits(chunk.numbers, chunk.windows, chunk.view)
+            for (n, w), own in zip(chunk.pairs, logits, strict=True):
                 for p in meeting[w]:
                     source = states[p].site.readout.source
                     if (p, n) not in fused:
                         fused[p, n] = own.new_zeros((len(own), *source.shape))
-                    scene.grid.fuse(fused[p, n], source, w, own)
+                    scene.grid.fuse(fused[p, n], source, w, own * share[n])
         for (p, n), logits in fused.items():
             readout = states[p].site.readout
             seed = scene.target.seeds(readout.read(logits), scene.spec)
@@ -191,29 +253,38 @@ def _mean_block(
     for position, chunk in enumerate(chunks):
         graph = kept[position] if position < len(kept) else None
         if graph is None:
-            graph = passes.forward(*zip(*chunk, strict=True))
+            graph = passes.forward(chunk.numbers, chunk.windows, chunk.view)
         elif position < len(kept):
             kept[position] = None
         outputs = graph.logits.shape[1]
         cotangents = [
-            [mean_cotangent(scene, states[p], w, seeds.get((p, n)), outputs) for p in meeting[w]] for n, w in chunk
+            [mean_cotangent(scene, states[p], w, seeds.get((p, n)), outputs) for p in meeting[w]]
+            for n, w in chunk.pairs
         ]
         for part in graph.derivatives(cotangents):
-            n, w = chunk[part.item]
+            n, w = chunk.pairs[part.item]
             for member, values in zip(part.members, part.values, strict=True):
                 box, inside = scene.in_volume(w, part.box, values)
-                patches[meeting[w][member], n].add(box, inside)
+                patches[meeting[w][member], n].add(box, inside if share[n] == 1 else inside * share[n])
         del graph
     return patches
 
 
 def _chunks(
-    numbers: Sequence[int], windows: Sequence[int], batch: int, *, by_window: bool
-) -> list[list[tuple[int, int]]]:
-    """(draw, window) pairs that go through the network together; `by_window` keeps to one window."""
-    if by_window:
-        return [[(n, w) for n in some] for w in windows for some in _runs(numbers, batch)]
-    return _runs([(n, w) for n in numbers for w in windows], batch)
+    scene: Scene, draws: AbstractDraws, numbers: Sequence[int], windows: Sequence[int], batch: int
+) -> list[_Chunk]:
+    """All (draw, window) pairs, view by view; a local chunk keeps to one window, as does one with statistics held."""
+    of_view: dict[int, list[int]] = {}
+    for n in numbers:
+        for view in draws.views(scene, n):
+            of_view.setdefault(view, []).append(n)
+    by_window = scene.runner.strategy == "local" or scene.runner.held is not None
+    chunks = []
+    for view, own in sorted(of_view.items()):
+        pairs = [(n, w) for w in windows for n in own] if by_window else [(n, w) for n in own for w in windows]
+        groups = _runs(pairs, len(own)) if by_window else [pairs]
+        chunks += [_Chunk(view, tuple(some)) for group in groups for some in _runs(group, batch)]
+    return chunks
 
 
 def _runs(items: Sequence, size: int) -> list:
@@ -249,12 +320,12 @@ def _max_block(
 ) -> dict[tuple[int, int], Patch]:
     """Voxel by voxel: the sum over a voxel's windows is complete before its magnitude is compared."""
     patches = {(position, n): Patch() for position in range(len(states)) for n in numbers}
-    at_once = workload.batch if scene.runner.strategy == "local" else 1
-    for some_numbers in _runs(numbers, at_once):
+    at_once = workload.schedule.batch if scene.runner.strategy == "local" else 1
+    for some_numbers in _runs_of_one_view(scene, draws, numbers, at_once):
         graphs = _Graphs(_Passes(scene, draws, workload), some_numbers)
         seeds = _voxel_seeds(scene, states, graphs)
         for windows, voxels in _by_windows(scene, states).items():
-            for some in _runs(voxels, workload.together):
+            for some in _runs(voxels, workload.schedule.together):
                 readings = [(r, [own[p][:, list(r.indices)] for own in seeds]) for p, r in some]
                 for n, (box, stack) in zip(some_numbers, _summed(scene, readings, windows, graphs), strict=True):
                     for p in sorted({position for position, _ in some}):
@@ -264,6 +335,14 @@ def _max_block(
                             values, place = states[p].site.pull_back(values, box)
                         patches[p, n].keep_extreme(place, values)
     return patches
+
+
+def _runs_of_one_view(scene: Scene, draws: AbstractDraws, numbers: Sequence[int], at_once: int) -> list[list[int]]:
+    """Draws that run the same views, at most so many at once."""
+    by_views: dict[tuple[int, ...], list[int]] = {}
+    for n in numbers:
+        by_views.setdefault(draws.views(scene, n), []).append(n)
+    return [run for own in by_views.values() for run in _runs(own, at_once)]
 
 
 def _by_windows(scene: Scene, states: Sequence[Sampled]) -> dict[tuple[int, ...], list[tuple[int, Reading]]]:
@@ -309,11 +388,11 @@ def _summed(
         cotangents: list[list[Cotangent]] = [[] for _ in totals]
         for reading, seeds in voxels:
             local, own = scene.in_window(w, reading.readout.source)
-            share = scene.share(w, local)
+            share = scene.share(w, local) / len(graphs.views)
             for of_draw, seed in zip(cotangents, seeds, strict=True):
                 spread = reading.readout.spread(seed)[(slice(None), *own.slices)]
                 of_draw.append(Cotangent(local, spread * share))
-        for part in graphs.derivatives(w, cotangents):
+        for part in (part for view in graphs.views for part in graphs.derivatives(w, view, cotangents)):
             box, values = scene.in_volume(w, part.box, part.values)
             total = totals[part.item]
             if len(part.members) == len(voxels):
@@ -328,27 +407,37 @@ def _summed(
 
 
 class _Graphs:
-    """The windows' graphs of some draws: as many as memory allows are kept, the rest are made again when needed."""
+    """The windows' graphs of some draws, all in the same views: as many as memory allows are kept, the rest are made
+    again when needed."""
 
     def __init__(self, passes: _Passes, numbers: Sequence[int]) -> None:
         self.numbers = numbers
-        self._passes, self._most = passes, max(passes.workload.kept_windows // len(numbers), 1)
-        self._kept: OrderedDict[int, WindowPass] = OrderedDict()
+        self.views = passes.draws.views(passes.scene, numbers[0])
+        self._passes, self._most = passes, max(passes.workload.schedule.kept_windows // len(numbers), 1)
+        self._kept: OrderedDict[Pass, WindowPass] = OrderedDict()
 
     def logits(self, window: int) -> Float[Tensor, "draws outputs i j k"]:
-        """The logits of one window."""
-        if window in self._kept or len(self._kept) < self._most:
-            return self._graph(window).values
-        return self._passes.logits(self.numbers, [window] * len(self.numbers))
+        """The logits of one window, the mean over the views."""
+        total: Tensor | None = None
+        for view in self.views:
+            if (window, view) in self._kept or len(self._kept) < self._most:
+                logits = self._graph(window, view).values
+            else:
+                logits = self._passes.logits(self.numbers, [window] * len(self.numbers), view)
+            total = logits if total is None else total + logits
+        if total is None:
+            raise RuntimeError("A network has at least one view.")
+        return total if len(self.views) == 1 else total / len(self.views)
 
-    def derivatives(self, window: int, cotangents: Sequence[Sequence[Cotangent]]) -> Iterator[Derivatives]:
-        """Of one window, for the cotangents of each draw."""
-        return self._graph(window).derivatives(cotangents, last=False)
+    def derivatives(self, window: int, view: int, cotangents: Sequence[Sequence[Cotangent]]) -> Iterator[Derivatives]:
+        """Of one window in one view, for the cotangents of each draw."""
+        return self._graph(window, view).derivatives(cotangents, last=False)
 
-    def _graph(self, window: int) -> WindowPass:
-        if window not in self._kept:
+    def _graph(self, window: int, view: int) -> WindowPass:
+        at = window, view
+        if at not in self._kept:
             while len(self._kept) >= self._most:
                 self._kept.popitem(last=False)
-            self._kept[window] = self._passes.forward(self.numbers, [window] * len(self.numbers))
-        self._kept.move_to_end(window)
-        return self._kept[window]
+            self._kept[at] = self._passes.forward(self.numbers, [window] * len(self.numbers), view)
+        self._kept.move_to_end(at)
+        return self._kept[at]

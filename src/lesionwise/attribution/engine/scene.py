@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lesionwise.attribution.engine.network import convolutions, frozen
+from lesionwise.attribution.engine.options import RunOptions
 from lesionwise.attribution.engine.passes import Runner
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.target import AbstractTarget, target_named
@@ -31,40 +32,40 @@ class Scene:
     target: AbstractTarget
     padded: Float[Tensor, "channels i j k"]
     seed: int = 0
+    views_per_draw: int | None = None
 
     @classmethod
     @contextmanager
     def open(
-        cls,
-        network: nn.Module,
-        spec: Spec,
-        placement: Placement,
-        *,
-        target: "str | AbstractTarget" = "log_odds",
-        seed: int = 0,
-        device: str | torch.device = "cpu",
-        autocast: torch.dtype | None = None,
-        tf32: bool = False,
+        cls, network: nn.Module, spec: Spec, placement: Placement, options: RunOptions | None = None
     ) -> "Iterator[Scene]":
-        """The scene, with the network frozen and on `device` inside the block and back where it was after it.
+        """The scene, with the network frozen and on the options' device inside the block and back where it was after it.
 
-        `autocast` computes in a shorter type, `tf32` lets CUDA round the operands of float32 convolutions.
-        Raises InputError if the input's channels are not the network's, UnsupportedModelError if it cannot be frozen.
+        Raises InputError if the input's channels are not the network's or the target cannot be estimated from some of
+        the model's views, UnsupportedModelError if the network cannot be frozen.
         """
+        options = options or RunOptions()
         found = placement.input.shape[1]
         if found != len(spec.channels):
             raise InputError(
                 f"The network expects {len(spec.channels)} channels ({', '.join(spec.channels)}), found {found}."
             )
         home = next((p.device for p in network.parameters()), torch.device("cpu"))
-        there = torch.device(device)
+        there = torch.device(options.device)
         try:
             if there != home:
                 network.to(there)
-            with frozen(network), convolutions(tf32=tf32):
+            with frozen(network), convolutions(tf32=options.tf32):
                 grid = WindowGrid.of(spec, tuple(placement.input.shape[2:]))  # type: ignore[arg-type]
                 padded = grid.pad(placement.input[0].to(there))
-                yield cls(Runner(network, autocast=autocast), spec, placement, grid, target_named(target), padded, seed)
+                runner, target = Runner(network, autocast=options.autocast), target_named(options.target)
+                views = options.views_per_draw(runner.views)
+                if views < runner.views and not target.is_linear(spec):
+                    raise InputError(
+                        f"The target {target.name} of this model is not linear in its logits, so that a part of the "
+                        "views says nothing of their mean: expected --views all, or --target logit."
+                    )
+                yield cls(runner, spec, placement, grid, target, padded, options.seed, views)
         finally:
             if there != home:
                 network.to(home)

@@ -1,6 +1,9 @@
-"""`attribute`: the maps of all instances of one scan, by any method."""
+"""One scan before one network: a session plans the maps of all its instances, by any method, and streams them."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,18 +11,113 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lesionwise.attribution.engine.method import AbstractMethod
-from lesionwise.attribution.engine.passes import Runner
-from lesionwise.attribution.engine.plan import Plan, plan_sites, seen
+from lesionwise.attribution.engine.options import RunOptions
+from lesionwise.attribution.engine.plan import Plan, plan_sites
 from lesionwise.attribution.engine.scene import Scene
-from lesionwise.attribution.engine.site import Site, VoxelSet
-from lesionwise.attribution.engine.work import Work
-from lesionwise.attribution.engine.workload import Workload
+from lesionwise.attribution.engine.site import Site, VoxelSet, centred, locate
+from lesionwise.attribution.engine.work import Correction, Work
+from lesionwise.attribution.engine.workload import Pass, Workload
 from lesionwise.attribution.result import Attribution
-from lesionwise.attribution.target import AbstractTarget
+from lesionwise.attribution.sparse.statistics import Statistics
 from lesionwise.errors import InputError
 from lesionwise.inpainting import inpaint
 from lesionwise.segmenter import Placement, Spec
 from lesionwise.types import MaskArray
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """The instances (`sites`) of one scan, to be explained by one method. Use `open`."""
+
+    scene: Scene
+    sites: tuple[Site, ...]
+    method: AbstractMethod
+    options: RunOptions
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        network: nn.Module,
+        spec: Spec,
+        placement: Placement,
+        voxel_sets: Sequence[VoxelSet],
+        method: AbstractMethod,
+        options: RunOptions | None = None,
+    ) -> "Iterator[Session]":
+        """A session that holds the network still inside the block; it is as it was found after it, also after an error.
+
+        `voxel_sets` are voxels of the scan's grid. Raises InputError for voxel sets that are empty or outside the scan,
+        and for options that the method or the network cannot follow.
+        """
+        options = options or RunOptions()
+        with Scene.open(network, spec, placement, options) as scene:
+            sites = locate(placement, scene.grid, voxel_sets)
+            if options.lesion_window:
+                grid, sites = centred(placement, scene.grid, sites)
+                scene = scene.over(grid)
+            yield cls(scene, tuple(sites), method, options)
+
+    def plan(self) -> Plan:
+        """What the maps will cost, and how they will be taken.
+
+        Raises OutOfMemoryError if even one window at a time does not fit into the options' memory.
+        """
+        return plan_sites(self.scene, self.sites, self.method, self.options)
+
+    def stream(
+        self,
+        plan: Plan | None = None,
+        *,
+        baselines: Sequence[Float[Tensor, "channels i j k"]] | None = None,
+        healthy: MaskArray | None = None,
+        progress_fn: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[int, Attribution]]:
+        """Number of the voxel set and its map, as lesions finish.
+
+        A `plan` is kept to; without one it is made first. `baselines` are lesion-free inputs on the network's grid, one
+        per voxel set, for the methods that need one; by default the lesion is inpainted, from `healthy` tissue (scan's
+        grid) if given.
+        """
+        if baselines is not None and len(baselines) != len(self.sites):
+            raise InputError(f"Expected one baseline per voxel set, found {len(baselines)} for {len(self.sites)}.")
+        chosen, scene, placement = plan or self.plan(), self.scene, self.scene.placement
+
+        def baseline(site: Site) -> Tensor:
+            if baselines is not None:
+                return baselines[site.number].to(scene.padded)
+            filled = inpainted(placement, self.sites, site, healthy=healthy, seed=scene.seed)
+            return filled.to(scene.padded)
+
+        held: dict[Pass, Statistics] | None = {} if chosen.statistics in ("split", "fixed") else None
+        correction = None
+        if chosen.full is not None:
+            full = scene.running(scene.runner.scheduled(chosen.full))
+            correction = Correction(full, Workload(chosen.full), chosen.full_draws)
+        work = Work(
+            groups=chosen.groups,
+            workload=Workload(chosen.schedule),
+            baseline_fn=baseline,
+            total=len(chosen.groups) * (self.method.draws_per_lesion + chosen.full_draws),
+            progress_fn=progress_fn,
+            correction=correction,
+        )
+        alone = {site.number for site in self.sites if site.is_alone_in(scene.grid)}
+        running = scene.running(scene.runner.scheduled(chosen.schedule, held))
+        facts = self._facts(chosen)
+        for number, found in self.method.explain(running, work, self.sites):
+            named = found.with_details(facts)
+            yield number, named.approximated("lesion-window") if number in alone else named
+
+    def _facts(self, plan: Plan) -> dict[str, Any]:
+        """What every sidecar says of how the network was run."""
+        facts: dict[str, Any] = {"statistics": plan.statistics}
+        if plan.statistics == "split":
+            facts["full_draws"] = plan.full_draws
+        if self.scene.runner.views > 1:
+            facts["views_per_draw"] = self.scene.views_per_draw
+            facts["views"] = self.scene.runner.views
+        return facts
 
 
 def attribute(
@@ -29,39 +127,18 @@ def attribute(
     voxel_sets: Sequence[VoxelSet],
     *,
     method: AbstractMethod,
-    target: "str | AbstractTarget" = "log_odds",
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    memory_bytes: int | None = None,
     plan: Plan | None = None,
     baselines: Sequence[Float[Tensor, "channels i j k"]] | None = None,
     healthy: MaskArray | None = None,
-    autocast: torch.dtype | None = None,
-    tf32: bool = False,
-    lesion_window: bool = False,
     progress_fn: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> list[Attribution]:
-    """One map per voxel set (voxels of the scan's grid), in their order. See `stream` for the arguments."""
-    found = dict(
-        stream(
-            network,
-            spec,
-            placement,
-            voxel_sets,
-            method=method,
-            target=target,
-            seed=seed,
-            device=device,
-            memory_bytes=memory_bytes,
-            plan=plan,
-            baselines=baselines,
-            healthy=healthy,
-            autocast=autocast,
-            tf32=tf32,
-            lesion_window=lesion_window,
-            progress_fn=progress_fn,
-        )
-    )
+    """One map per voxel set (voxels of the scan's grid), in their order.
+
+    `options` are the fields of `RunOptions`; for the other arguments see `Session.stream`.
+    """
+    given: dict[str, Any] = {"baselines": baselines, "healthy": healthy, "progress_fn": progress_fn}
+    found = dict(stream(network, spec, placement, voxel_sets, method=method, plan=plan, **given, **options))
     return [found[number] for number in range(len(voxel_sets))]
 
 
@@ -72,51 +149,35 @@ def stream(
     voxel_sets: Sequence[VoxelSet],
     *,
     method: AbstractMethod,
-    target: "str | AbstractTarget" = "log_odds",
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    memory_bytes: int | None = None,
     plan: Plan | None = None,
     baselines: Sequence[Float[Tensor, "channels i j k"]] | None = None,
     healthy: MaskArray | None = None,
-    autocast: torch.dtype | None = None,
-    tf32: bool = False,
-    lesion_window: bool = False,
     progress_fn: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> Iterator[tuple[int, Attribution]]:
-    """Number of the voxel set and its map, as lesions finish.
+    """Number of the voxel set and its map, as lesions finish; the network is held still until the last.
 
-    `plan` (from `plan_attribution`) is kept to; without one it is made first, within `memory_bytes`. `baselines` are
-    lesion-free inputs on the network's grid, one per voxel set, for the methods that need one; by default the lesion is
-    inpainted, from `healthy` tissue (scan's grid) if given. `lesion_window` is an approximation: one window around each
-    lesion in the place of the fused ones, named in the details of every map that was made so. `autocast` (a shorter type)
-    and `tf32` (CUDA) trade precision for speed; neither is used unless asked for. The network is left as it
-    was found, also after an error or when the iteration is given up. Raises InputError for voxel sets that are empty or
-    outside the scan.
+    `options` are the fields of `RunOptions`; for the other arguments see `Session.stream`.
     """
-    if baselines is not None and len(baselines) != len(voxel_sets):
-        raise InputError(f"Expected one baseline per voxel set, found {len(baselines)} for {len(voxel_sets)}.")
-    opened = Scene.open(network, spec, placement, target=target, seed=seed, device=device, autocast=autocast, tf32=tf32)
-    with opened as scene:
-        scene, sites = seen(scene, voxel_sets, lesion_window=lesion_window)
-        chosen = plan or plan_sites(scene, sites, method, memory_bytes=memory_bytes)
-        runner = Runner(network, strategy=chosen.strategy, together=chosen.together, autocast=autocast)
+    with Session.open(network, spec, placement, voxel_sets, method, RunOptions(**options)) as session:
+        yield from session.stream(plan, baselines=baselines, healthy=healthy, progress_fn=progress_fn)
 
-        def baseline(site: Site) -> Tensor:
-            if baselines is not None:
-                return baselines[site.number].to(scene.padded)
-            return inpainted(placement, sites, site, healthy=healthy, seed=seed).to(scene.padded)
 
-        work = Work(
-            groups=chosen.groups,
-            workload=Workload(chosen.batch, chosen.together, chosen.kept_windows),
-            baseline_fn=baseline,
-            total=len(chosen.groups) * method.draws_per_lesion,
-            progress_fn=progress_fn,
-        )
-        alone = {site.number for site in sites if site.is_alone_in(scene.grid)}
-        for number, found in method.explain(scene.running(runner), work, sites):
-            yield number, found.approximated("lesion-window") if number in alone else found
+def plan_attribution(
+    network: nn.Module,
+    spec: Spec,
+    placement: Placement,
+    voxel_sets: Sequence[VoxelSet],
+    *,
+    method: AbstractMethod,
+    **options: Any,
+) -> Plan:
+    """Measures one window and says what the instances will cost; `options` are the fields of `RunOptions`.
+
+    Raises OutOfMemoryError if even one window at a time does not fit into the options' memory.
+    """
+    with Session.open(network, spec, placement, voxel_sets, method, RunOptions(**options)) as session:
+        return session.plan()
 
 
 def inpainted(

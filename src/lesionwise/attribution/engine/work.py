@@ -1,12 +1,25 @@
 """How the work is done: in which groups, how much at once, who hears about progress, what baselines are used."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.workload import Workload
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """What makes a map with held statistics an unbiased estimate of the exact one: `draws` of the difference to it.
+
+    `scene` runs the network with statistics that follow the input.
+    """
+
+    scene: Scene
+    workload: Workload
+    draws: int
 
 
 @dataclass(eq=False)
@@ -19,7 +32,7 @@ class Work:
     baseline_fn: Callable[[Site], Tensor]
     total: int
     progress_fn: Callable[[int, int], None] | None = None
-    notes: dict[str, object] = field(default_factory=dict)
+    correction: Correction | None = None
     steps: int = 0
 
     def done(self, steps: int = 1) -> None:

@@ -2,8 +2,8 @@
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
 import torch
 
@@ -14,29 +14,46 @@ from lesionwise.types import Shape
 Found = TypeVar("Found")
 
 
-@dataclass(eq=False)
-class Workload:
-    """How much is done at once. An out-of-memory error halves it.
+Strategy = Literal["loop", "batched", "local"]
+Pass = tuple[int, int]
+"""A window and a view of it (a mirror, a fold): one run of one network."""
 
-    `batch` windows (of one or more draws) go through the network together, `together` cotangents come back behind one
-    another's graph, `kept_windows` graphs are kept where several are needed.
+
+@dataclass(frozen=True)
+class Schedule:
+    """How derivatives are taken, and how much at once.
+
+    `strategy` is described in `Runner`. `batch` windows (of one or more draws) go through the network together,
+    `together` cotangents come back behind one another's graph, `kept_windows` graphs are kept where several are needed.
+    `recompute` keeps only the inputs of a network's blocks, at the price of one more forward pass.
     """
 
+    strategy: Strategy = "loop"
     batch: int = 1
     together: int = 1
     kept_windows: int = 1
-    footprints: dict[int, Footprint] = field(default_factory=dict)
+    recompute: bool = False
 
-    def footprint(self, window: int) -> Footprint:
-        """What the instances of this group need of a window."""
-        return self.footprints.setdefault(window, Footprint())
+    def halved(self) -> "Schedule":
+        """Half of what can be halved."""
+        return replace(
+            self,
+            batch=max(self.batch // 2, 1),
+            together=max(self.together // 2, 1),
+            kept_windows=max(self.kept_windows // 2, 1),
+        )
 
-    def halve(self) -> bool:
-        """Halves what can be halved; False if nothing is left to halve."""
-        before = (self.batch, self.together, self.kept_windows)
-        self.batch, self.together = max(self.batch // 2, 1), max(self.together // 2, 1)
-        self.kept_windows = max(self.kept_windows // 2, 1)
-        return before != (self.batch, self.together, self.kept_windows)
+
+@dataclass(eq=False)
+class Workload:
+    """A schedule at work: an out-of-memory error halves it. `footprints` are those of the present group of instances."""
+
+    schedule: Schedule = field(default_factory=Schedule)
+    footprints: dict[Pass, Footprint] = field(default_factory=dict)
+
+    def footprint(self, window: int, view: int) -> Footprint:
+        """What the instances of this group need of a window in one view."""
+        return self.footprints.setdefault((window, view), Footprint())
 
     def run(self, run_fn: Callable[[], Found], window: Shape) -> Found:
         """What `run_fn` returns; after an out-of-memory error it is run again with less at once.
@@ -49,11 +66,13 @@ class Workload:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if not self.halve():
+                halved = self.schedule.halved()
+                if halved == self.schedule:
                     raise OutOfMemoryError(
                         f"One window of {window} voxels does not fit into memory with its derivatives; "
-                        "expected a smaller window or more memory."
+                        "expected more memory, or fewer other programs beside it."
                     ) from error
+                self.schedule = halved
             gc.collect()  # outside the handler, so that the failed attempt's tensors are let go of
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lesionwise.attribution.engine.draws import AsIs, Noisy
 from lesionwise.attribution.engine.method import AbstractMethod
@@ -89,17 +89,28 @@ class SmoothGrad(AbstractMethod):
         """Unit of the map's values."""
         return f"{target.unit} per standard deviation of the channel in the head"
 
-    def explain(self, scene: Scene, work: Work, sites: Sequence[Site]) -> Iterator[tuple[int, Attribution]]:
-        """Site number and its map, as they are finished."""
-        published = self.noise_rule == "published"
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """A mean is split without bias; a maximum is not, and a tolerance looks at one part alone."""
+        splits = self.reduce == "mean" and self.tolerance is None
+        return ("exact", "split", "fixed") if splits else ("exact", "fixed")
+
+    def draws(self, scene: Scene) -> Noisy:
+        """The scan with noise."""
         lead = scene.spec.channels.index("FLAIR") if "FLAIR" in scene.spec.channels else 0
         head = scene.placement.head
         sigma = spread(
             scene.placement.input[0], head, noise=self.noise, rule=self.noise_rule, leading_channel=lead
         ).tolist()
-        device_head = None if published else head.to(scene.padded.device)
-        draws = Noisy(tuple(sigma), self.n_samples, device_head, self.pairs)
-        details = {"noise": self.noise, "noise_rule": self.noise_rule, "sigma": sigma, "antithetic": self.pairs}
+        inside = None if self.noise_rule == "published" else head.to(scene.padded.device)
+        return Noisy(tuple(sigma), self.n_samples, inside, self.pairs)
+
+    def explain(self, scene: Scene, work: Work, sites: Sequence[Site]) -> Iterator[tuple[int, Attribution]]:
+        """Site number and its map, as they are finished."""
+        draws = self.draws(scene)
+        details: dict[str, Any] = {
+            "noise": self.noise, "noise_rule": self.noise_rule, "sigma": list(draws.sigma), "antithetic": self.pairs
+        }  # fmt: skip
         if self.chunk > 1:
             details |= {"approximation": ["chunked-max"], "chunk": self.chunk}
         yield from sampled_maps(
@@ -124,6 +135,11 @@ class Gradient(AbstractMethod):
         """Name in files."""
         return "gradient"
 
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Exact, or held."""
+        return ("exact", "fixed")
+
     def units(self, target: AbstractTarget) -> str:
         """Unit of the map's values."""
         return f"{target.unit} per standard deviation of the channel in the head"
@@ -141,6 +157,11 @@ class InputTimesGradient(AbstractMethod):
     def name(self) -> str:
         """Name in files."""
         return "inputxgradient"
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Exact, or held."""
+        return ("exact", "fixed")
 
     def units(self, target: AbstractTarget) -> str:
         """Unit of the map's values."""

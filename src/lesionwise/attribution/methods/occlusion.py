@@ -170,7 +170,7 @@ class ValueFn:
         self._image, self._reference = scene.grid.unpad(scene.padded), reference
 
     def __call__(self, present: frozenset[int]) -> float:
-        """v(S)."""
+        """Mean of y over Omega with the players in `present` as they are and the others replaced."""
         if present not in self.known:
             image = self._image.clone()
             for number, player in enumerate(self._players):
@@ -182,7 +182,7 @@ class ValueFn:
         return self.known[present]
 
     def _value(self, inputs: dict[int, Tensor]) -> float:
-        return float(self._scene.values([self._site], inputs, batch=self._workload.batch)[0].mean())
+        return float(self._scene.values([self._site], inputs, batch=self._workload.schedule.batch)[0].mean())
 
 
 def _players(scene: Scene, site: Site, edges_mm: tuple[float, ...], spacing_mm: Millimetres) -> list[Player]:

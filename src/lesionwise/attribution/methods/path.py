@@ -28,6 +28,11 @@ class AbstractContributions(AbstractMethod):
         """False: every lesion has baselines of its own."""
         return False
 
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Exact, or held."""
+        return ("exact", "fixed")
+
     def units(self, target: AbstractTarget) -> str:
         """Unit of the map's values."""
         return target.unit

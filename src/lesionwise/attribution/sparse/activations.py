@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lesionwise.attribution.sparse.local import LocalActivation, Rule, cut
+from lesionwise.attribution.sparse.local import LocalActivation, Rule, cut, mirrored
 from lesionwise.attribution.sparse.unchanged import rules_that_keep_values
 from lesionwise.geometry.box import Box
 
@@ -73,6 +73,13 @@ def _slice(
     return LocalActivation(func(x.held, dim, start, end, step), x.box, x.shape[2:])
 
 
+def _flip(func: Any, x: LocalActivation, dims: Sequence[int]) -> Any:
+    axes = [dim % x.ndim for dim in dims]
+    if min(axes, default=2) < 2:
+        return NotImplemented
+    return LocalActivation(func(x.held, axes), mirrored(x.box, x.shape[2:], axes), x.shape[2:])
+
+
 def _same(func: Any, x: LocalActivation, *args: Any, **kwargs: Any) -> Any:
     return LocalActivation(x.held, x.box, x.shape[2:])
 
@@ -85,6 +92,7 @@ def _copied(func: Any, x: LocalActivation, *args: Any, **kwargs: Any) -> Any:
 RULES: dict[Any, Rule] = {
     _aten.cat.default: _cat,
     _aten.slice.Tensor: _slice,
+    _aten.flip.default: _flip,
     _aten.add_.Tensor: _add_in_place,
     **rules_that_keep_values(_same, _copied),
     **dict.fromkeys(

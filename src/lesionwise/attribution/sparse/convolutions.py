@@ -1,14 +1,13 @@
-"""Convolutions of the small boxes that a lesion needs, by whichever way is fastest for their size.
+"""Convolutions of the small boxes that a lesion needs, by the way that suits their size.
 
 A library's convolution rearranges the weights at every call, which costs more than the arithmetic where a box has a few
 voxels and a layer millions of weights. Three ways, equal up to rounding: "plain" (the library's, channels first),
 "channels-last" (the library's, other layout), "matrix" (one product with weights that were laid out once, and a shift
-and add, or a gathering, of the kernel's places). Real work is the measurement: each way takes its turn, and then the
-fastest for this layer and this size of box goes on.
+and add, or a gathering, of the kernel's places). Which one is taken follows from the layer and the size of the box alone
+(`scattering_way`, `gathering_way`; thresholds from `python -m benchmarks.ways`), so that equal input gives equal bytes.
 """
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,10 +21,12 @@ from torch import Tensor
 _aten = torch.ops.aten
 
 Way = Literal["plain", "channels-last", "matrix"]
-_TRIES = 3  # of every way, of which the first (in which libraries prepare themselves) does not count
+_FEW_VOXELS = 512  # of all items of a box, below which laying out weights anew costs more than the arithmetic
+_HARDLY_ANY_VOXELS = 64
+_FEW_CHANNELS = 4  # of an image, for which libraries have no fast kernels
+_MANY_WEIGHTS = 1 << 20
 _MOST_COLUMNS = 1 << 20  # values of a product's columns at a time, so that they stay in the processor's cache
 _KEPT_INDICES = 32
-_times: dict[tuple, dict[Way, list[float]]] = {}
 
 
 @dataclass(eq=False)
@@ -33,7 +34,7 @@ class Convolutions:
     """Convolutions without padding by a network whose weights do not change in the meantime.
 
     `addresses` are those of its parameters: other weights, made anew at every pass, are not worth laying out and go the
-    plain way. `only` fixes the way where there is a choice; otherwise the fastest is found out.
+    plain way. `only` fixes the way where there is a choice; otherwise the layer and the box decide.
     """
 
     addresses: frozenset[int] = frozenset()
@@ -55,9 +56,8 @@ class Convolutions:
             return x.new_zeros(
                 (len(x), weight.shape[1] * groups, *_reach(x.shape[2:], weight.shape[2:], stride, dilation))
             )
-        return self._by_fastest(
-            ("scatter", tuple(weight.shape), tuple(stride), tuple(dilation)),
-            x, weight, groups, voxels,
+        return self._by(
+            scattering_way(weight, voxels), x, weight, groups,
             lambda x, weight: _scatter(x, weight, stride, dilation, groups),
             lambda: self._scattered(x, weight, stride, dilation),
         )  # fmt: skip
@@ -71,38 +71,23 @@ class Convolutions:
         voxels = len(x) * math.prod(shape)
         if voxels == 0:
             return x.new_zeros((len(x), len(weight), *shape))
-        return self._by_fastest(
-            ("gather", tuple(weight.shape), tuple(stride), tuple(dilation)),
-            x, weight, groups, voxels,
+        return self._by(
+            gathering_way(weight, voxels), x, weight, groups,
             lambda x, weight: _gather(x, weight, stride, dilation, groups),
             lambda: self._gathered(x, weight, stride, dilation),
         )  # fmt: skip
 
-    def _by_fastest(
-        self, layer: tuple, x: Tensor, weight: Tensor, groups: int, voxels: int,
+    def _by(
+        self, way: Way, x: Tensor, weight: Tensor, groups: int,
         library_fn: Callable[[Tensor, Tensor], Tensor], matrix_fn: Callable[[], Tensor],
     ) -> Tensor:  # fmt: skip
         """What one of the ways returns, with the channels last in memory where there is a choice."""
-        ways: dict[Way, Callable[[], Tensor]] = {
-            "plain": lambda: library_fn(_plain(x), weight),
-            "channels-last": lambda: library_fn(_last(x), self._last(weight)),
-            "matrix": matrix_fn,
-        }
         if not has_ways(x, weight, groups) or weight.data_ptr() not in self.addresses:
-            return ways["plain"]()
-        if self.only is not None:
-            return _last(ways[self.only]())
-        known = _times.setdefault((layer, x.dtype, voxels.bit_length(), torch.get_num_threads()), {})
-        untried = min(ways, key=lambda way: len(known.get(way, ())))
-        if len(known.get(untried, ())) >= _TRIES:
-            return _last(ways[min(known, key=lambda way: min(known[way][1:]))]())
-        # processor time is not disturbed by neighbours, but means nothing for several threads
-        clock_fn = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-        began, layouts = clock_fn(), len(self.packed)
-        found = _last(ways[untried]())
-        if len(self.packed) == layouts:  # laying out the weights is done once, and says nothing of later calls
-            known.setdefault(untried, []).append((clock_fn() - began) / voxels)
-        return found
+            return library_fn(_plain(x), weight)
+        way = self.only or way
+        if way == "plain":
+            return _last(library_fn(_plain(x), weight))
+        return _last(library_fn(_last(x), self._last(weight)) if way == "channels-last" else matrix_fn())
 
     def _last(self, weight: Tensor) -> Tensor:
         return self._kept("last", weight, lambda: _last(weight))
@@ -158,6 +143,18 @@ class Convolutions:
             columns = _rows(near.reshape(-1, channels), reads).view(-1, width)
             parts.append(_product(columns, matrix).view(batch, count, *plane, outputs))
         return _joined(parts, 1).permute(0, 4, 1, 2, 3)
+
+
+def scattering_way(weight: Tensor, voxels: int) -> Way:
+    """How `voxels` (of all items) are spread by weights (channels, outputs per group, *kernel)."""
+    small = voxels <= _FEW_VOXELS or weight.shape[1] <= _FEW_CHANNELS or weight.shape[2:].numel() == 1
+    return "matrix" if small or weight.numel() >= _MANY_WEIGHTS else "channels-last"
+
+
+def gathering_way(weight: Tensor, voxels: int) -> Way:
+    """How `voxels` outputs (of all items) are gathered by weights (outputs, channels per group, *kernel)."""
+    few = voxels <= (_FEW_VOXELS if weight.numel() >= _MANY_WEIGHTS else _HARDLY_ANY_VOXELS)
+    return "matrix" if few or weight.shape[2:].numel() == 1 else "channels-last"
 
 
 def has_ways(x: Tensor, weight: Tensor, groups: int = 1) -> bool:
@@ -261,17 +258,28 @@ def _joined(parts: list[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
 
 
+@lru_cache(maxsize=1)
+def has_packed_products() -> bool:
+    """True if this build of PyTorch lays out weights for oneDNN and multiplies by them; both are private functions."""
+    try:
+        rows, weight = torch.eye(2), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        return torch.equal(_onednn_product(rows, torch.ops.mkldnn._reorder_linear_weight.default(weight)), weight.T)
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return False
+
+
 def _packed(matrix: Tensor) -> tuple[Tensor, bool]:
     """(outputs, inputs) as the library likes it best, and whether that is a layout of its own."""
     matrix = matrix.contiguous()
-    try:
-        return torch.ops.mkldnn._reorder_linear_weight.default(matrix), True
-    except (AttributeError, RuntimeError):  # a build without oneDNN's packed products
+    if not has_packed_products():
         return matrix, False
+    return torch.ops.mkldnn._reorder_linear_weight.default(matrix), True
 
 
 def _product(rows: Tensor, matrix: tuple[Tensor, bool]) -> Tensor:
     weight, own_layout = matrix
-    if own_layout:
-        return torch.ops.mkldnn._linear_pointwise.default(rows, weight, None, "none", [], "")
-    return torch.nn.functional.linear(rows, weight)
+    return _onednn_product(rows, weight) if own_layout else torch.nn.functional.linear(rows, weight)
+
+
+def _onednn_product(rows: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(rows, weight, None, "none", [], "")

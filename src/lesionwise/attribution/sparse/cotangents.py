@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lesionwise.attribution.sparse.local import LocalActivation, LocalCotangent, Rule, cut, input_box, window
+from lesionwise.attribution.sparse.local import LocalActivation, LocalCotangent, Rule, cut, input_box, mirrored, window
 from lesionwise.attribution.sparse.unchanged import rules_that_keep_values
 from lesionwise.geometry.box import Box
 
@@ -155,6 +155,13 @@ def _pad(func: Any, x: LocalCotangent, pad: Sequence[int], value: float = 0) -> 
     return x
 
 
+def _flip(func: Any, x: LocalCotangent, dims: Sequence[int]) -> Any:
+    axes = [dim % x.ndim for dim in dims]
+    if x.box is None or min(axes, default=2) < 2:
+        return NotImplemented
+    return x.follow(func(x.held, axes), mirrored(x.box, x.shape[2:], axes), x.shape)
+
+
 def _same(func: Any, x: LocalCotangent, *args: Any, **kwargs: Any) -> Any:
     return x.follow(x.held, x.box, x.shape)
 
@@ -170,6 +177,7 @@ RULES: dict[Any, Rule] = {
     _aten._prelu_kernel_backward.default: _prelu_backward,
     _aten.add.Tensor: _add,
     _aten.slice.Tensor: _slice,
+    _aten.flip.default: _flip,
     _aten.constant_pad_nd.default: _pad,
     **rules_that_keep_values(_same, _copied),
     **dict.fromkeys(

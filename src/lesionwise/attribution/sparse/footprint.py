@@ -1,11 +1,12 @@
 """Which part of each layer's output a lesion's target depends on, learnt once and then computed alone.
 
-A backward pass through a window tells, layer by layer, the box of the output that matters (see `local`). It needs no
-values: a cotangent of no copies goes through the geometry of the layers. Later forward passes over the same window hold
-activations on those boxes only; the rest is neither computed nor stored. Boxes follow from the layers' geometry, so that
-this is exact.
+A backward pass through a window tells, layer by layer, the box of the output that matters (see `local`). Only the
+layers' geometry counts for that: the pass carries a cotangent without values (no items), and the graph need not hold
+values either (see `outline`). Later forward passes over the same window hold activations on those boxes only; the rest is
+neither computed nor stored. So this is exact.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lesionwise.attribution.sparse.convolutions import Convolutions
 from lesionwise.attribution.sparse.local import LocalActivation, cut, input_box, window
+from lesionwise.attribution.sparse.outline import Outline
 from lesionwise.geometry.box import Box
 from lesionwise.types import Shape
 
@@ -28,6 +30,7 @@ class Footprint:
     """Boxes of one window by the number of the call, in the order in which the network runs, and the box of its input.
 
     `learnt` once they are complete. `refused` if the network does something that activations held in part cannot follow.
+    `work` has, for every convolution of the whole window, its multiplications and the voxels of its output.
     """
 
     boxes: dict[int, Box] = field(default_factory=dict)
@@ -35,6 +38,7 @@ class Footprint:
     learnt: bool = False
     refused: bool = False
     held_bytes: int = 0
+    work: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, call: int, box: Box) -> None:
         """One more cotangent came through this call's output, within `box`."""
@@ -43,6 +47,22 @@ class Footprint:
     def arrive(self, box: Box) -> None:
         """One more cotangent has reached the input, within `box`."""
         self.input = box if self.input is None else self.input.union(box)
+
+    def forget(self) -> None:
+        """Nothing is known any more."""
+        self.boxes, self.input, self.learnt, self.refused, self.work = {}, None, False, False, {}
+
+    @property
+    def share_of_work(self) -> float:
+        """Multiplications on the boxes over those of the whole window, in 0..1; 1 for a network without convolutions."""
+        whole = sum(count for count, _ in self.work.values())
+        if not whole:
+            return 1.0
+        on_boxes = 0.0
+        for call, (count, voxels) in self.work.items():
+            box = self.boxes.get(call)
+            on_boxes += count if box is None else count * math.prod(box.shape) / max(voxels, 1)
+        return on_boxes / whole
 
     @property
     def within(self) -> Box | None:
@@ -70,9 +90,9 @@ class Part:
 class Watched(TorchDispatchMode):
     """Numbers the calls of a forward pass; computes those with a known box on it alone if the footprint is learnt."""
 
-    def __init__(self, footprint: Footprint, convolutions: Convolutions) -> None:
+    def __init__(self, footprint: Footprint, convolutions: Convolutions, outline: Outline | None = None) -> None:
         super().__init__()
-        self._footprint, self._convolutions = footprint, convolutions
+        self._footprint, self._convolutions, self._outline = footprint, convolutions, outline
         self._calls: dict[tuple[int, int], int] = {}
         self._ambiguous: set[tuple[int, int]] = set()
         self._count = 0
@@ -88,11 +108,20 @@ class Watched(TorchDispatchMode):
             return func(*args, **(kwargs or {})) if box is None else self._on_box(func, box, args)
         second = args[4] if func is _aten.native_batch_norm.default else args[1]
         if isinstance(second, Tensor):
-            key = (args[0].data_ptr(), second.data_ptr())
+            key = (self._address(args[0]), self._address(second))
             if key in self._calls:
                 self._ambiguous.add(key)
             self._calls[key] = call
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        if func is _aten.convolution.default and args[1].ndim == 5:
+            each = args[0] if args[6] else found  # a transposed convolution spreads every voxel of its input
+            count = each[0].numel() * args[1][0].numel()
+            self._footprint.work[call] = (count, found.shape[2:].numel())
+        return found
+
+    def _address(self, x: Tensor) -> int:
+        """What tells a saved tensor from all others: its place in memory, or that of what stands for it."""
+        return x.data_ptr() if self._outline is None else self._outline.address(x)
 
     def note(self, x: Tensor, second: Tensor, box: Box) -> None:
         """A cotangent came through the call with these operands. A call that cannot be told apart is not cropped."""

@@ -133,6 +133,14 @@ def window(x: Tensor, origin: Sequence[int], start: Sequence[int], stop: Sequenc
     return x[..., keep[0], keep[1], keep[2]]
 
 
+def mirrored(box: Box, size: Sequence[int], axes: Sequence[int]) -> Box:
+    """Where a box of a tensor (items, channels, *size) lies after a flip along `axes` of that tensor."""
+    start, stop = list(box.start), list(box.stop)
+    for axis in (dim - 2 for dim in axes):
+        start[axis], stop[axis] = size[axis] - box.stop[axis], size[axis] - box.start[axis]
+    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
 def input_box(
     out: Box, size: Sequence[int], kernel: Sequence[int], stride: Any, padding: Any, dilation: Any, *, transposed: bool
 ) -> Box:

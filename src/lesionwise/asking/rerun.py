@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lesionwise.attribution.engine.network import frozen
@@ -24,7 +23,7 @@ from lesionwise.attribution.engine.workload import is_out_of_memory
 from lesionwise.attribution.sparse.activations import RULES, in_place, pointwise
 from lesionwise.attribution.sparse.convolutions import Convolutions
 from lesionwise.attribution.sparse.footprint import CALLS, Footprint, convolved
-from lesionwise.attribution.sparse.local import LocalTensor, input_box
+from lesionwise.attribution.sparse.local import LocalTensor, UncompiledMode, input_box
 from lesionwise.geometry.box import Box
 from lesionwise.segmenter import full_resolution
 
@@ -124,7 +123,7 @@ class Rerun:
         return Footprint() if footprint.refused else footprint
 
 
-class _Tape(TorchDispatchMode):
+class _Tape(UncompiledMode):
     """Keeps what every operation gave that returned tensors of three dimensions, as it was before it was written over."""
 
     def __init__(self) -> None:
@@ -165,7 +164,7 @@ class _Tape(TorchDispatchMode):
                 self.kept[number] = (*kept[:part], kept[part].clone(), *kept[part + 1 :])
 
 
-class _Replay(TorchDispatchMode):
+class _Replay(UncompiledMode):
     """Sends a changed input through the operations on the tape."""
 
     def __init__(self, tape: _Tape, footprint: Footprint, convolutions: Convolutions) -> None:

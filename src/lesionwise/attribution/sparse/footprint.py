@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lesionwise.attribution.sparse.convolutions import Convolutions
-from lesionwise.attribution.sparse.local import LocalActivation, cut, input_box, window
+from lesionwise.attribution.sparse.local import LocalActivation, UncompiledMode, cut, input_box, window
 from lesionwise.attribution.sparse.outline import Outline
 from lesionwise.geometry.box import Box
 from lesionwise.types import Shape
@@ -87,7 +86,7 @@ class Part:
         return LocalActivation(values, self.box, self.size)
 
 
-class Watched(TorchDispatchMode):
+class Watched(UncompiledMode):
     """Numbers the calls of a forward pass; computes those with a known box on it alone if the footprint is learnt."""
 
     def __init__(self, footprint: Footprint, convolutions: Convolutions, outline: Outline | None = None) -> None:

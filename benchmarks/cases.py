@@ -61,7 +61,7 @@ def captum(bench: Bench, *, samples: int = 2) -> dict[str, Any]:
 def ours(bench: Bench, *, reduce: str, lesions: int, rounds: int) -> dict[str, Any]:
     """Instance SmoothGrad. The plan, and the part that does not grow with N, are timed apart.
 
-    A draw's time is what further draws cost, once each convolution has found its way; the draws of `rounds` batches are
+    A draw's time is what further draws cost; the draws of `rounds` batches are
     taken. The floor is measured before, between and after, so that it sees the same neighbours; the best counts.
     """
     sets = bench.lesions[:lesions]
@@ -79,10 +79,10 @@ def ours(bench: Bench, *, reduce: str, lesions: int, rounds: int) -> dict[str, A
         np.save(map_path(bench.name, "ours"), whole(explained(1)[0], bench))
         began.lap()
     # enough calls of every size for each way to have had its turns
-    first = 4 * plan.batch if lesions == 1 and reduce == "mean" else plan.batch
+    first = 4 * plan.schedule.batch if lesions == 1 and reduce == "mean" else plan.schedule.batch
     explained(first, sets if reduce == "mean" else [sets[0][:12]])
     finding = began.lap()
-    few, many = plan.batch, plan.batch * (1 + rounds)
+    few, many = plan.schedule.batch, plan.schedule.batch * (1 + rounds)
     runs = []
     for n in (few, many):
         speeds.append(gflop_per_s())
@@ -95,8 +95,8 @@ def ours(bench: Bench, *, reduce: str, lesions: int, rounds: int) -> dict[str, A
     fixed = [a - e * few for a, e in zip(runs[0][0], each, strict=True)]
     layers = runs[1][1].less(runs[0][1], many - few)
     return {
-        "plan": plan.describe(), "strategy": plan.strategy, "lesions": lesions, "voxels": sum(len(v) for v in sets),
-        "batch": plan.batch, "plan_cpu_s": planned[0],
+        "plan": plan.describe(), "strategy": plan.schedule.strategy, "lesions": lesions, "voxels": sum(len(v) for v in sets),
+        "batch": plan.schedule.batch, "plan_cpu_s": planned[0],
         "finding_cpu_s": finding[0] if reduce == "max" else max(finding[0] - fixed[0] - first * each[0], 0.0),
         "fixed_cpu_s": fixed[0], "sample_cpu_s": each[0],
         "plan_wall_s": planned[1], "fixed_wall_s": fixed[1], "sample_wall_s": each[1],

@@ -5,13 +5,14 @@ import inspect
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from lesionwise.api import resolve_device
 from lesionwise.attribution import METHODS, SmoothGrad
 from lesionwise.attribution.engine.method import AbstractMethod
+from lesionwise.attribution.engine.options import StatisticsName
 from lesionwise.attribution.preset import PRESETS
 from lesionwise.attribution.preset import preset as preset_named
 from lesionwise.errors import InputError
@@ -68,6 +69,23 @@ Triage = Annotated[
     str | None,
     typer.Option("--triage", help="builtin, or a fitted triage model's file: which lesions are probably false."),
 ]
+Statistics = Annotated[
+    str,
+    typer.Option(
+        "--statistics",
+        help="Instance and group norms: exact (their figures follow the noise), fixed (held, far cheaper), split "
+        "(both, unbiased), auto (the plan's choice).",
+    ),
+]
+Views = Annotated[
+    str,
+    typer.Option("--views", help="Mirrors and folds that each draw runs: all, spread (one, at random) or a number."),
+]
+SaveParts = Annotated[bool, typer.Option("--save-parts", help="Also write the two parts of a split map.")]
+KeepMm = Annotated[
+    float | None,
+    typer.Option("--keep-mm", help="Keep maps up to so many mm from their lesion, at least 10 (everything)."),
+]
 Snr = Annotated[bool, typer.Option("--snr/--no-snr", help="Also write the map's signal-to-noise ratio.")]
 
 
@@ -107,6 +125,10 @@ class Choices:
     device: Device = "auto"
     seed: Seed = 0
     snr: Snr = False
+    statistics: Statistics = "auto"
+    views: Views = "all"
+    save_parts: SaveParts = False
+    keep_mm: KeepMm = None
 
 
 def with_choices(
@@ -197,8 +219,27 @@ def settings_of(segmenter: AbstractSegmenter, choices: Choices) -> Settings:
         seed=choices.seed,
         snr=choices.snr,
         lesion_window="lesion-window" in approximate,
+        statistics=statistics_of(choices),
+        views=views_of(choices.views),
+        save_parts=choices.save_parts,
+        keep_mm=choices.keep_mm,
         **chosen,
     )
+
+
+def statistics_of(choices: Choices) -> Any:
+    """How statistics are treated; what was published followed the noise. Raises InputError for a word without meaning."""
+    wanted = one_of("--statistics", choices.statistics, get_args(StatisticsName))
+    return "exact" if wanted == "auto" and choices.preset is not None else wanted
+
+
+def views_of(text: str) -> str | int:
+    """Raises InputError for anything but all, spread and numbers above 0."""
+    if text in ("all", "spread"):
+        return text
+    if not (text.isdigit() and int(text) > 0):
+        raise InputError(f"Expected --views to be all, spread or a number above 0, found {text!r}.")
+    return int(text)
 
 
 def with_chunks(method: AbstractMethod) -> AbstractMethod:

@@ -112,6 +112,10 @@ class ScanFiles:
         middle = f"_stat-{stat}" if stat else ""
         return self.path(f"seg-lesions_label-{label:03d}_desc-{desc}{middle}_saliency.nii.gz")
 
+    def companions(self, label: int, desc: str) -> list[Path]:
+        """Files beside a map: signal-to-noise, the parts of a split map, and their sidecars."""
+        return sorted(self.folder.glob(f"{self.name.stem}_seg-lesions_label-{label:03d}_desc-{desc}_stat-*_saliency.*"))
+
     def saliency_files(self) -> dict[tuple[int, str], Path]:
         """All maps there are, by (label, desc)."""
         found = {}

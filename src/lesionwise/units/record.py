@@ -81,7 +81,7 @@ def remove_stale_maps(files: ScanFiles, instances: Sequence[Instance]) -> None:
     current = {one.label: instance_key(one) for one in instances}
     for (label, desc), path in files.saliency_files().items():
         if stored(sidecar(path)).get("Instance") != current.get(label):
-            for stale in (path, sidecar(path), files.saliency(label, desc, stat="snr")):
+            for stale in (path, sidecar(path), *files.companions(label, desc)):
                 stale.unlink(missing_ok=True)
 
 

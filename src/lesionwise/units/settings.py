@@ -14,6 +14,10 @@ from lesionwise.instances.matching import read_selection
 ProgressFn = Callable[[str, int, int], None]
 
 
+LEAST_KEPT_MM = 10.0
+"""Beyond the shells whose means are in the table."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a user may choose; the same names and meanings in every command.
@@ -50,8 +54,10 @@ class Settings:
             raise InputError(f"Connectivity must be 6, 18 or 26, found {self.connectivity}.")
         if self.controls < 0:
             raise InputError(f"The number of control regions must not be negative, found {self.controls}.")
-        if self.keep_mm is not None and not self.keep_mm > 0:
-            raise InputError(f"The distance up to which a map is kept must be above 0 mm, found {self.keep_mm}.")
+        if self.keep_mm is not None and not self.keep_mm >= LEAST_KEPT_MM:
+            raise InputError(
+                f"A map must be kept up to {LEAST_KEPT_MM:g} mm from its lesion, which the table reads, found {self.keep_mm}."
+            )
         read_selection(self.lesions)
         self.run_options()
 

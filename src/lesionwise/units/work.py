@@ -13,7 +13,8 @@ import torch
 
 from lesionwise import lesion_table
 from lesionwise.attribution.engine.session import Session
-from lesionwise.attribution.result import Attribution
+from lesionwise.attribution.result import Attribution, trimmed
+from lesionwise.geometry.affine import voxel_sizes_mm
 from lesionwise.geometry.volume import Case
 from lesionwise.instances.instance import Instance
 from lesionwise.instances.matching import select
@@ -22,6 +23,7 @@ from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import AbstractSegmenter, Placement
 from lesionwise.units.explained import Explained, tabulate
 from lesionwise.units.keys import digest, instance_key, instances_key, sidecar, stored
+from lesionwise.units.packing import near, rounded
 from lesionwise.units.prediction import Prediction, find_lesions, model_facts, predict_case
 from lesionwise.units.record import remove_stale_maps, save_prediction, save_table
 from lesionwise.units.settings import ProgressFn, Settings, map_units
@@ -157,16 +159,26 @@ def _explain(
         )
         for number, attribution in found:
             instance, key = todo[number]
-            saliency = _as_map(attribution, explained, key, instance_key(instance))
+            saliency = _as_map(attribution, explained, instance, key)
             maps[instance.label] = saliency
             if files is not None:
-                path = files.saliency(instance.label, method.name)
-                snr_path = files.saliency(instance.label, method.name, stat="snr") if settings.snr else None
-                if snr_path is None:  # none of an earlier run with other settings may stay
-                    files.saliency(instance.label, method.name, stat="snr").unlink(missing_ok=True)
-                write_saliency(path, saliency, snr_path=snr_path)
+                _save(files, instance.label, saliency, attribution, settings)
     say(f"Explained {len(todo)} lesion{'s' if len(todo) != 1 else ''} in {time.perf_counter() - started:.0f} s.")
     return dict(sorted(maps.items()))
+
+
+def _save(files: ScanFiles, label: int, saliency: SaliencyMap, attribution: Attribution, settings: Settings) -> None:
+    """Writes a map and its companions; none of an earlier run with other settings may stay."""
+    desc = settings.method.name
+    for stale in files.companions(label, desc):
+        stale.unlink(missing_ok=True)
+    snr_path = files.saliency(label, desc, stat="snr") if settings.snr else None
+    for name, part in attribution.parts.items() if settings.save_parts else ():
+        own = replace(saliency, data=part.data, box=part.box, se=part.se)
+        write_saliency(
+            files.saliency(label, desc, stat=name), replace(own, provenance={**own.provenance, "Part": name})
+        )
+    write_saliency(files.saliency(label, desc), saliency, snr_path=snr_path)
 
 
 def free_memory_bytes(device: str) -> int:
@@ -181,7 +193,8 @@ def free_memory_bytes(device: str) -> int:
     return 8 << 30
 
 
-def _as_map(attribution: Attribution, explained: Explained, key: str, instance: str) -> SaliencyMap:
+def _as_map(attribution: Attribution, explained: Explained, instance: Instance, key: str) -> SaliencyMap:
+    """The map as it is kept: digits that are noise rounded off, cropped to what is not 0, cut off where asked for."""
     settings = explained.settings
     channels = explained.map_channels
     provenance = {
@@ -197,18 +210,23 @@ def _as_map(attribution: Attribution, explained: Explained, key: str, instance: 
         "ModelFingerprint": explained.model["Fingerprint"],
         "Statistics": _statistics(attribution, channels),
         "Details": attribution.details,
-        "Instance": instance,
+        "Instance": instance_key(instance),
         "Key": key,
     }
+    data, affine, se = rounded(attribution.data, attribution.se), explained.case.image.affine, attribution.se
+    box = attribution.box
+    if settings.keep_mm is not None:
+        box = near(box, instance.voxels, keep_mm=settings.keep_mm, sizes_mm=voxel_sizes_mm(affine))
+        kept = data[(slice(None), *box.relative_to(attribution.box).slices)]
+        beyond = np.abs(data).sum(axis=(1, 2, 3), dtype=float) - np.abs(kept).sum(axis=(1, 2, 3), dtype=float)
+        provenance |= {"KeptMm": settings.keep_mm, "MassBeyond": [float(f"{value:.6g}") for value in beyond]}
+    inside = box.relative_to(attribution.box)
+    box = trimmed(box, data[(slice(None), *inside.slices)])
+    crop = (slice(None), *box.relative_to(attribution.box).slices)
     return SaliencyMap(
-        attribution.data,
-        attribution.box,
-        explained.case.image.affine,
-        channels,
-        map_units(settings),
-        attribution.se,
-        provenance,
-    )
+        np.ascontiguousarray(data[crop]), box, affine, channels, map_units(settings),
+        None if se is None else np.ascontiguousarray(se[crop]), provenance,
+    )  # fmt: skip
 
 
 def _statistics(attribution: Attribution, channels: Sequence[str]) -> dict[str, Any]:

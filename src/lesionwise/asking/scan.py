@@ -144,7 +144,12 @@ class Scan:
         placement: Placement | None = None,
         seed: int | None = None,
     ) -> list[Attribution]:
-        """Maps by any method; `network` and `placement` take the place of the scan's own where given."""
+        """Maps by any method; `network` and `placement` take the place of the scan's own where given.
+
+        Statistics and views are treated as for the scan's own maps, where the method offers that.
+        """
+        settings = self.explained.settings
+        offered = settings.statistics in method.statistics
         return attribute(
             network or self.model.network,
             self.model.spec,
@@ -155,6 +160,8 @@ class Scan:
             seed=self.explained.settings.seed if seed is None else seed,
             device=self.device,
             healthy=self.healthy,
+            statistics=settings.statistics if offered else "auto",
+            views=settings.views,
         )
 
     def probe(self, *instances: Instance) -> Probe:

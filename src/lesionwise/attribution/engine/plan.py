@@ -120,6 +120,7 @@ def _ways(scene: Scene, site: Site, method: AbstractMethod, options: RunOptions,
         own = partial(local_cost, scene, site, dense, expected, budget=budget, voxelwise=voxelwise)
         local = own(held=held and mixing)
     if wanted == "fixed":
+        _must_fit(dense, local, budget)
         return _Ways("fixed", local or replace(dense, held=True, recompute=False))
     if not (held and mixing):
         _must_fit(dense, local, budget)

@@ -121,7 +121,7 @@ def test_second_run_computes_nothing_and_a_changed_setting_only_its_part(
 
     with monkeypatch.context() as patch:
         patch.setattr(prediction, "predict", forbidden)
-        patch.setattr(work, "stream", forbidden)
+        patch.setattr(work.Session, "stream", forbidden)
         again = explain_case(bright_model, small_case, SETTINGS, out=out)
     pd.testing.assert_frame_equal(again.lesions, result.lesions, check_exact=False, rtol=1e-6)
     with monkeypatch.context() as patch:

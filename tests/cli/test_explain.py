@@ -134,7 +134,7 @@ def test_interrupt_is_130_and_keeps_what_is_done(run, files, tmp_path, monkeypat
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(work, "stream", interrupted)
+    monkeypatch.setattr(work.Session, "stream", interrupted)
     code, _, err = run("--lesions", "1", "-o", str(tmp_path))
     assert code == 130
     assert "goes on from there" in err

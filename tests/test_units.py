@@ -41,8 +41,10 @@ def test_files_are_the_contract(explained):
         expected |= {
             f"{stem}_seg-lesions_label-{label:03d}_desc-smoothgradmean_saliency{end}" for end in (".nii.gz", ".json")
         }
+    noted = ".lesionwise/written/sub-small_maps.json"
     found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert found == expected
+    assert found == expected | {noted}
+    assert set(json.loads((out / noted).read_text())) == {name for name in expected if name.startswith("sub-")}
     controls = [one.label for one in result.instances if one.outcome == "TN"]
     assert len(maps) == 3 + len(controls)  # controls come along with the largest lesions
     assert controls

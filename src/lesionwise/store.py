@@ -57,6 +57,10 @@ _TYPES: Mapping[str, pa.DataType] = {
 }
 
 
+class DamagedPartError(InputError):
+    """A file among the parts that cannot be read, or is none of ours."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One scan's rows, and the units of work that they come from (which may have found no lesion, and have no rows)."""
@@ -83,8 +87,8 @@ def write_part(
     keyed[INSTANCE] = None if instances is None else list(instances)
     content, units = _arrow(keyed), [unit]
     path = part_path(out, name)
-    if path.is_file():
-        before = read_part(path)
+    before = _earlier(path)
+    if before is not None:
         kept = _kept(before.table, content, model, method)
         for other in before.units:
             had, has = (_rows_of(table, other) for table in (before.table, kept))
@@ -102,9 +106,9 @@ def write_columns(out: Path, name: ScanName, values: pd.DataFrame, *, model: str
     Rows of other models and methods keep theirs. Nothing happens where the cohort's table does not have the scan.
     """
     path = part_path(out, name)
-    if not path.is_file():
+    part = _earlier(path)
+    if part is None:
         return
-    part = read_part(path)
     rows = part.table.select(["model", "method", "lesion"]).to_pylist()
     table, by_lesion = part.table, values.set_index("lesion")
     for column in by_lesion.columns:
@@ -123,18 +127,35 @@ def write_columns(out: Path, name: ScanName, values: pd.DataFrame, *, model: str
     _write(path, table, part.units)
 
 
-def read_cohort(out: Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_cohort(
+    out: Path, *, columns: Sequence[str] | None = None, left_out: dict[str, str] | None = None
+) -> pd.DataFrame:
     """All rows of all finished scans: one per lesion, scan, model and method.
 
-    Scans with different channels have different columns; missing ones are null. Raises InputError if there are none.
+    Scans with different channels have different columns; missing ones are null. Damaged parts are put into `left_out` by
+    name with the reason; without it they raise DamagedPartError. Raises InputError if there are none.
     """
-    return _concat(_tables(cohort_parts(out), columns)).to_pandas()
+    tables = [part.table for part in _parts(cohort_parts(out), columns, left_out)]
+    if not tables:
+        raise InputError(f"Expected finished scans in {out}, but no part of {Path(out) / FOLDER} can be read.")
+    return _concat(tables).to_pandas()
 
 
-def iter_cohort(out: Path, *, columns: Sequence[str] | None = None, parts_at_once: int = 256) -> Iterator[pd.DataFrame]:
-    """The cohort's rows a few hundred scans at a time, in the order of their names: memory does not grow with it."""
+def iter_cohort(
+    out: Path,
+    *,
+    columns: Sequence[str] | None = None,
+    parts_at_once: int = 256,
+    left_out: dict[str, str] | None = None,
+) -> Iterator[pd.DataFrame]:
+    """The cohort's rows a few hundred scans at a time, in the order of their names: memory does not grow with it.
+
+    `left_out` as in `read_cohort`.
+    """
     for batch in _batches(cohort_parts(out), parts_at_once):
-        yield _concat(_tables(batch, columns)).to_pandas()
+        tables = [part.table for part in _parts(batch, columns, left_out)]
+        if tables:
+            yield _concat(tables).to_pandas()
 
 
 def write_cohort(
@@ -143,18 +164,23 @@ def write_cohort(
     *,
     each_fn: Callable[[pd.DataFrame, list[Unit]], None] | None = None,
     parts_at_once: int = 256,
+    left_out: dict[str, str] | None = None,
 ) -> int:
     """Copies all parts into one Parquet file at `path` and returns the number of rows; memory stays bounded.
 
     `each_fn(rows, units)` sees the rows of a few hundred scans at a time, all with the same columns, and the scans'
-    units of work: a scan without lesions has a unit and no rows.
+    units of work: a scan without lesions has a unit and no rows. `left_out` as in `read_cohort`.
     """
-    parts = cohort_parts(out)
-    schema = _union(_schemas(parts))
+    parts, schemas = _readable(cohort_parts(out), left_out)
+    if not parts:
+        raise InputError(f"Expected finished scans in {out}, but no part of {Path(out) / FOLDER} can be read.")
+    schema = _union(schemas)
     rows = 0
     with write_whole(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for batch in _batches(parts, parts_at_once):
-            found = _parts(batch, None)
+            found = _parts(batch, None, left_out)
+            if not found:
+                continue
             table = _concat([part.table for part in found])
             for field in schema:
                 if field.name not in table.column_names:
@@ -215,6 +241,7 @@ def _write(path: Path, content: pa.Table, units: Sequence[Unit]) -> None:
             compression="zstd",
             use_dictionary=False,
             write_statistics=False,
+            write_page_checksum=True,  # a flipped bit is found on reading, not taken for a result
         )
 
 
@@ -229,21 +256,90 @@ def _arrow(table: pd.DataFrame) -> pa.Table:
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> Part:
-    """One part in the current schema. Raises InputError if a newer version of the software wrote it."""
-    with pq.ParquetFile(path, pre_buffer=False) as part:
-        facts = part.schema_arrow.metadata or {}
-        version = int(facts.get(_VERSION_KEY, b"1"))
-        if version > SCHEMA_VERSION:
-            raise InputError(
-                f"Expected a cohort table of schema version {SCHEMA_VERSION} or older, found version {version} in {path}: "
-                "it was written by a newer lesionwise."
-            )
-        there = part.schema_arrow.names
-        wanted = None if columns is None else [c for c in columns if c in there]
-        table = part.read(columns=wanted, use_threads=False)
+    """One part in the current schema.
+
+    Raises InputError if a newer version of the software wrote it, and DamagedPartError if it cannot be read, is not of
+    the cohort's table, or is of another scan.
+    """
+    try:
+        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as part:
+            facts = _facts(part.schema_arrow, path)
+            there = part.schema_arrow.names
+            wanted = None if columns is None else [c for c in columns if c in there]
+            table = part.read(columns=wanted, use_threads=False)
+        units = tuple(json.loads(facts.get(_UNITS_KEY, b"[]")))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, MemoryError, RecursionError, pa.ArrowException) as error:
+        if isinstance(error, InputError):
+            raise
+        raise DamagedPartError(f"Expected a part of the cohort's table, but {path} is damaged or none.") from error
+    stems = {*(unit.get("scan") for unit in units if isinstance(unit, dict))}
+    if not all(isinstance(unit, dict) and unit.keys() == KEYS.keys() for unit in units) or not stems <= {path.stem}:
+        raise DamagedPartError(f"Expected a part of the scan {path.stem}, but {path} is of another or of none.")
+    if "scan" in table.column_names and not set(table["scan"].to_pylist()) <= {path.stem}:
+        raise DamagedPartError(f"Expected rows of the scan {path.stem} in {path}, found those of another.")
     if INSTANCE not in there and (columns is None or INSTANCE in columns):  # version 1
         table = table.append_column(INSTANCE, pa.nulls(len(table), pa.string()))
-    return Part(table.replace_schema_metadata(None), tuple(json.loads(facts.get(_UNITS_KEY, b"[]"))))
+    return Part(table.replace_schema_metadata(None), units)
+
+
+def _facts(schema: pa.Schema, path: Path) -> Mapping[bytes, bytes]:
+    """A part's metadata, once it is certain that it is one. Raises InputError as `read_part`."""
+    facts = schema.metadata or {}
+    version = facts.get(_VERSION_KEY, b"1")
+    if version.isdigit() and int(version) > SCHEMA_VERSION:
+        raise InputError(
+            f"Expected a cohort table of schema version {SCHEMA_VERSION} or older, found version {int(version)} in {path}: "
+            "it was written by a newer lesionwise."
+        )
+    missing = [name for name in (*KEYS, "lesion", "outcome", "volume_mm3") if name not in schema.names]
+    if missing or not version.isdigit():
+        raise DamagedPartError(f"Expected a part of the cohort's table, but {path} is another Parquet file.")
+    for field in schema:
+        wanted = _TYPES.get(field.name, pa.float64())
+        if field.type != wanted and not pa.types.is_null(field.type):
+            raise DamagedPartError(f"Expected {field.name} as {wanted} in {path}, found {field.type}.")
+    return facts
+
+
+def _earlier(path: Path) -> Part | None:
+    """What a scan's part holds already; None where there is none, or a damaged one that is about to be replaced."""
+    try:
+        return read_part(path)
+    except (FileNotFoundError, DamagedPartError):
+        return None
+
+
+def _readable(parts: Sequence[Path], left_out: dict[str, str] | None) -> tuple[list[Path], list[pa.Schema]]:
+    """The parts whose head can be read, with their columns; the others as in `read_cohort`."""
+
+    def head(path: Path) -> pa.Schema | DamagedPartError:
+        try:
+            schema = pq.read_schema(path)
+            _facts(schema, path)
+            return schema.remove_metadata()
+        except DamagedPartError as error:
+            return error
+        except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+            if isinstance(error, InputError):
+                raise
+            return DamagedPartError(f"Expected a part of the cohort's table, but {path} is damaged or none.")
+
+    # opening thousands of small files is waiting, not computing
+    with ThreadPoolExecutor(_READERS) as pool:
+        heads = list(pool.map(head, parts))
+    _put_aside(parts, heads, left_out)
+    good = [(path, found) for path, found in zip(parts, heads, strict=True) if isinstance(found, pa.Schema)]
+    return [path for path, _ in good], [schema for _, schema in good]
+
+
+def _put_aside(parts: Sequence[Path], found: Sequence[object], left_out: dict[str, str] | None) -> None:
+    for path, one in zip(parts, found, strict=True):
+        if isinstance(one, DamagedPartError):
+            if left_out is None:
+                raise one
+            left_out[path.stem] = str(one)
 
 
 def _kept(before: pa.Table, now: pa.Table, model: str, method: str) -> pa.Table:
@@ -261,19 +357,19 @@ def _rows_of(table: pa.Table, unit: Unit) -> int:
     return sum(row["model"] == unit["model"] and row["method"] == unit["method"] for row in rows)
 
 
-def _tables(parts: Sequence[Path], columns: Sequence[str] | None) -> list[pa.Table]:
-    return [part.table for part in _parts(parts, columns)]
+def _parts(parts: Sequence[Path], columns: Sequence[str] | None, left_out: dict[str, str] | None = None) -> list[Part]:
+    """The parts that can be read; the others as in `read_cohort`."""
 
+    def read(path: Path) -> Part | DamagedPartError:
+        try:
+            return read_part(path, columns)
+        except DamagedPartError as error:
+            return error
 
-def _parts(parts: Sequence[Path], columns: Sequence[str] | None) -> list[Part]:
-    # opening thousands of small files is waiting, not computing
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(lambda part: read_part(part, columns), parts))
-
-
-def _schemas(parts: Sequence[Path]) -> list[pa.Schema]:
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(lambda part: pq.read_schema(part).remove_metadata(), parts))
+        found = list(pool.map(read, parts))
+    _put_aside(parts, found, left_out)
+    return [part for part in found if isinstance(part, Part)]
 
 
 def _union(schemas: Sequence[pa.Schema]) -> pa.Schema:

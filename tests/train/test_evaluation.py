@@ -1,6 +1,7 @@
 """The paper's table: hand-checked metrics, thresholds from validation patients only, intervals and paired tests."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from lesionwise.cli.main import main
+from lesionwise.cohort import CohortRunner, Shard
 from lesionwise.errors import InputError
 from lesionwise.evaluation import evaluate, markdown
 from lesionwise.io.bids import find_scans
@@ -49,7 +51,7 @@ def result(blobs, tmp_path_factory):
         place = blobs / "derivatives" / "truth" / f"sub-b{n}" / "anat"
         write_image(place / f"sub-b{n}_label-ventricles_mask.nii.gz", ventricles, np.eye(4), dtype=bool)
     models = {"good": a_model(1.5, "good"), "eager": a_model(-0.3, "eager")}
-    return evaluate(models, blobs, out, progress_fn=lambda *a: None), models, out
+    return evaluate(models, blobs, out, runner=CohortRunner(progress_fn=lambda *a: None)), models, out
 
 
 def test_metrics_are_those_of_the_masks(result, blobs):
@@ -160,3 +162,56 @@ def test_command_evaluates_two_models(blobs, tmp_path, capsys):
     assert main(["models", "show", str(tmp_path / "one")]) == 0
     assert "FLAIR, T1w" in capsys.readouterr().out
     assert main(["evaluate", str(blobs), "-o", str(tmp_path / "out"), *options, "--name", "x"]) == 2
+
+
+@pytest.fixture
+def mine(blobs, tmp_path):
+    """A copy of three patients that a test may spoil."""
+    bids = tmp_path / "bids"
+    for place in ("", "derivatives/truth"):
+        for subject in ("b0", "b1", "b2"):
+            shutil.copytree(blobs / place / f"sub-{subject}", bids / place / f"sub-{subject}")
+    return bids
+
+
+def test_another_image_in_the_same_place_is_predicted_anew(mine, tmp_path):
+    model, out = a_model(1.5, "good"), tmp_path / "out"
+    before = evaluate({"good": model}, mine, out)
+    anat = "sub-{0}/anat/sub-{0}_{1}.nii.gz"
+    for channel in CHANNELS:
+        shutil.copyfile(mine / anat.format("b1", channel), mine / anat.format("b0", channel))
+    calls = model.module.calls
+    after = evaluate({"good": model}, mine, out)
+    assert model.module.calls > calls
+    maps = [read_image(out / "good" / anat.format(b, "label-L_probseg"))[0] for b in ("b0", "b1")]
+    assert np.array_equal(*maps)
+    changed = before.metrics["dice"].to_numpy() != after.metrics["dice"].to_numpy()
+    assert changed.tolist() == [True, False, False]
+
+
+def test_one_bad_mask_is_left_out_for_every_model_and_said(mine, tmp_path):
+    (mine / "derivatives/truth/sub-b1/anat/sub-b1_label-L_mask.nii.gz").write_bytes(b"no image")
+    runner, out = CohortRunner(), tmp_path / "out"
+    tables = evaluate({"good": a_model(1.5, "good"), "eager": a_model(-0.3, "eager")}, mine, out, runner=runner)
+    assert sorted(set(tables.metrics["subject"])) == ["b0", "b2"]
+    assert len(tables.metrics) == 4
+    assert list(runner.left_out) == ["sub-b1"]
+    assert "sub-b1_label-L_mask.nii.gz" in runner.left_out["sub-b1"]
+    assert "Left out: sub-b1" in (out / "evaluation.md").read_text()
+    assert "sub-b1\trun\t" in (out / "left_out.tsv").read_text()
+
+
+def test_a_share_computes_and_the_whole_makes_the_tables(mine, tmp_path):
+    model, out = a_model(1.5, "good"), tmp_path / "out"
+    for index in (1, 2):
+        assert evaluate({"good": model}, mine, out, runner=CohortRunner(shard=Shard(index, 2))) is None
+    calls = model.module.calls
+    assert len(evaluate({"good": model}, mine, out).metrics) == 3
+    assert model.module.calls == calls
+
+
+def test_no_usable_scan_is_one_sentence(mine, tmp_path):
+    for mask in mine.glob("derivatives/truth/*/anat/*_label-L_mask.nii.gz"):
+        mask.write_bytes(b"no image")
+    with pytest.raises(InputError, match="found none"):
+        evaluate({"good": a_model(1.5, "good")}, mine, tmp_path / "out")

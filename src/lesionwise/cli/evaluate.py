@@ -7,6 +7,7 @@ import typer
 
 from lesionwise.cli import options as o
 from lesionwise.cli.console import reporting
+from lesionwise.cli.spread import Spread, tell_left_out
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -30,29 +31,46 @@ def evaluate(
     ] = None,
     connectivity: o.Connectivity = 18,
     min_size: Annotated[int, typer.Option("--min-size", min=1, help="Smallest lesion in voxels.")] = 6,
+    resume: o.Resume = True,
+    shard: o.Shard = "1/1",
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
     trust: o.Trust = False,
     device: o.Device = "auto",
     seed: o.Seed = 0,
 ) -> None:
-    """Measure how well models segment a data set: the paper's table, with intervals and paired tests."""
+    """Measure how well models segment a data set: the paper's table, with intervals and paired tests.
+
+    Exit code 3: some scans were left out, with the reasons in OUT/left_out.tsv and below the table.
+    """
+    from lesionwise.cohort import CohortRunner, Shard
     from lesionwise.evaluation import evaluate as run
     from lesionwise.evaluation import markdown
     from lesionwise.io.files import check_output
-    from lesionwise.models.zoo import load_models
+    from lesionwise.models.reference import references
 
     check_output(out)
-    models = load_models(model or ["builtin"], names=name, trust=trust, device=device)
+    spread, share = Spread(workers, scheduler), Shard.parse(shard)
+    where = spread.device(device)
+    models = references(model or ["builtin"], names=name, trust=trust)
     with reporting() as reporter:
+        engine = spread.engine(where, sees=[bids_dir], writes=out)
+        runner = CohortRunner(engine, share, resume, reporter.step, reporter.say)
         result = run(
             models,
             bids_dir,
-            out,
+            out.resolve(),
             participants=participant_label,
             validation=validation_label or (),
             connectivity=connectivity,
             min_voxels=min_size,
             seed=seed,
-            progress_fn=reporter.step,
+            device=where,
+            runner=runner,
         )
-    typer.echo(markdown(result).split("\n## ")[0].rstrip())
-    typer.echo(f"Tables: {out}")
+    if result is None:
+        typer.echo(f"Share {shard} is computed; the same command without --shard makes the tables.")
+    else:
+        typer.echo(markdown(result).split("\n## ")[0].rstrip())
+        typer.echo(f"Tables: {out}")
+    tell_left_out(sorted(runner.left_out.items()), out / "left_out.tsv")

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from lesionwise.errors import InputError
-from lesionwise.io.derivative import list_scans, read_scan
+from lesionwise.io.derivative import list_scans
+from lesionwise.io.written import read_sound_scan
 from lesionwise.report.figures import lesion_figure
 from lesionwise.report.viewers import write_viewers
 
@@ -38,7 +39,7 @@ def figure(
     if chosen not in names:
         raise InputError(f"Expected --scan to be one of {', '.join(sorted(names)[:6])}, found {chosen}.")
     path = file or out / "figures" / f"{chosen}_lesion-{lesion:03d}.png"
-    found = read_scan(out, names[chosen])
+    found = read_sound_scan(out, names[chosen])
     lesion_figure(found, lesion, path)
     typer.echo(str(path))
     if viewers is not None:

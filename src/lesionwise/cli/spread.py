@@ -51,12 +51,14 @@ def absolute_ref(ref: str) -> str:
     return f"{Path(path).resolve()}{mark}{options}" if Path(path).exists() else ref
 
 
-def tell_left_out(left_out: Sequence[tuple[str, str]], listed: Path) -> None:
-    """Names scans that were left out, and ends the command with exit code 3 if there are any."""
+def tell_left_out(left_out: Sequence[tuple[str, str]], listed: Path | None = None) -> None:
+    """Names scans that were left out, and ends the command with exit code 3 if there are any; `listed` names them all."""
     if not left_out:
         return
     for stem, reason in left_out[:SHOWN]:
         typer.echo(f"left out: {stem}: {reason}", err=True)
     more = len(left_out) - SHOWN
-    typer.echo(f"{f'{more} more; ' if more > 0 else ''}reasons: {listed}", err=True)
+    if more > 0 or listed is not None:
+        where = "" if listed is None else f"reasons: {listed}"
+        typer.echo(f"{f'{more} more; ' if more > 0 else ''}{where}", err=True)
     raise typer.Exit(3)

@@ -216,6 +216,7 @@ def collect(out: Path, *, report: bool) -> None:
         f"{result.scans} scans of {result.patients} patients, {result.rows} rows; {result.outliers} outliers to look at, "
         f"{result.left_out} scans left out.{shown}"
     )
+    tell_left_out(result.damaged, out / "study" / "left_out.tsv")
 
 
 def conclude(result: "CohortResult", out: Path) -> None:

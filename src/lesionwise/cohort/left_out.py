@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,11 @@ COLUMNS = {
     "scan": {"Description": "Stem of the scan's file names"},
     "found": {
         "Description": "When it turned out that the scan cannot be used",
-        "Levels": {"data set": "an image is missing", "run": "an image is damaged, or computing failed"},
+        "Levels": {
+            "data set": "an image is missing",
+            "run": "an image is damaged, or computing failed",
+            "result": "it was finished, but its files in OUT are damaged: run the participant level again",
+        },
     },
     "reason": {"Description": "Why it was left out"},
 }
@@ -43,11 +47,15 @@ class LeftOutList:
             rows += [row for row in self.read() if row[1] == "data set" and _subject(row[0]) not in subjects]
         return self.refresh(rows)
 
-    def refresh(self, missing: Sequence[Row] | None = None) -> list[Row]:
-        """Writes the list anew from `missing` (as it was, if None) and what units noted since; returns its rows."""
+    def refresh(self, missing: Sequence[Row] | None = None, *, damaged: Mapping[str, str] | None = None) -> list[Row]:
+        """Writes the list anew from `missing` (as it was, if None) and what units noted since; returns its rows.
+
+        `damaged` are finished scans whose files turned out to be damaged, by stem with the reason.
+        """
         if missing is None:
             missing = [row for row in self.read() if row[1] == "data set"]
-        rows = sorted({*missing, *((stem, "run", reason) for stem, reason in self._failed())})
+        found = [(stem, "result", reason) for stem, reason in (damaged or {}).items()]
+        rows = sorted({*missing, *found, *((stem, "run", reason) for stem, reason in self._failed())})
         write_rows(self.path, rows)
         return rows
 

@@ -10,18 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lesionwise.cohort.claims import Claim
-from lesionwise.cohort.receipts import (
-    STATE,
-    Noted,
-    Receipt,
-    input_stamps,
-    note_inputs,
-    note_outputs,
-    remove_leftovers,
-)
+from lesionwise.cohort.receipts import STATE, Receipt, input_stamps, note_inputs, remove_leftovers
 from lesionwise.errors import InputError
 from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import write_json
+from lesionwise.io.noted import Noted, note_files
 
 _ONE_UNIT = threading.Lock()
 """A process works on one unit, even as a cluster worker with several threads: hooks, cores and memory are one."""
@@ -193,7 +186,7 @@ def _done_or_kept(unit: ScanUnit, started: float) -> Outcome:
     result = unit.run_fn()
     if input_stamps(unit.inputs) != {what: noted.stamp for what, noted in inputs.items()}:
         raise InputError("its files changed while they were read")
-    outputs = note_outputs(unit.out, result.outputs)
+    outputs = note_files(unit.out, result.outputs)
     Receipt(unit.key(inputs), inputs, outputs, result.note, result.facts).write(unit.receipt_path)
     return Outcome(unit.stem, "done", result.note, result.facts, time.perf_counter() - started)
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from lesionwise.errors import ImageFileError, InputError
-from lesionwise.geometry.box import Box
 from lesionwise.geometry.volume import ScanName
+from lesionwise.io.checks import TEXT, check_columns, check_facts, check_lesions, check_map, read_json, read_table
 from lesionwise.io.files import write_text
 from lesionwise.io.nifti import read_array, read_image, write_image
 from lesionwise.saliency import SaliencyMap
@@ -182,15 +182,18 @@ class ScanOutput:
 def read_scan(out: Path, name: ScanName) -> ScanOutput:
     """One finished scan of an output folder.
 
-    Raises InputError if the scan is not there or was not finished.
+    Raises InputError if the scan is not there, was not finished, or has files that are not what they should be.
     """
     files = ScanFiles(Path(out), name)
     for path in (files.facts, files.lesions, files.lesions_sidecar):
         if not path.is_file():
             raise InputError(f"Expected a finished scan {name.stem} in {out}, but {path.name} is missing there.")
-    table = _read_table(files.lesions)
+    table = read_table(files.lesions, text=TEXT)
     table["outcome"] = table["outcome"].astype(object).where(table["outcome"].notna(), None)
-    return ScanOutput(files, table, _read_json(files.lesions_sidecar), _read_json(files.facts))
+    facts = read_json(files.facts)
+    check_lesions(table, files.lesions)
+    check_facts(facts, files.facts)
+    return ScanOutput(files, table, read_json(files.lesions_sidecar), facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,14 +215,16 @@ def read_triage(files: ScanFiles) -> TriageOutput | None:
     if not files.triage_table.is_file():
         return None
     sidecar_path = files.triage_table.with_suffix(".json")
-    sidecar = _read_json(sidecar_path) if sidecar_path.is_file() else {}
-    look = files.triage_look
-    return TriageOutput(
-        verdicts=_read_table(files.triage_table),
-        look_here=_read_table(look) if look.is_file() else None,
-        notes=tuple(str(note) for note in sidecar.get("Notes", ())),
-        model=sidecar.get("Model", {}),
-    )
+    sidecar = read_json(sidecar_path) if sidecar_path.is_file() else {}
+    notes, model = sidecar.get("Notes", []), sidecar.get("Model", {})
+    if not isinstance(notes, list) or not isinstance(model, dict):
+        raise InputError(f"Expected notes and a model's facts in {sidecar_path}, found something else.")
+    look, verdicts = files.triage_look, read_table(files.triage_table, text=TEXT)
+    check_columns(verdicts, ("lesion", "triage_p_false", "triage_verdict", "triage_reasons"), files.triage_table)
+    found = read_table(look, text=TEXT) if look.is_file() else None
+    if found is not None:
+        check_columns(found, ("rank", "probability_max", "x_mm", "y_mm", "z_mm", "volume_mm3", "words"), look)
+    return TriageOutput(verdicts, found, tuple(str(note) for note in notes), model)
 
 
 def list_scans(out: Path) -> list[ScanName]:
@@ -271,23 +276,31 @@ def write_saliency(path: Path, saliency: SaliencyMap, *, snr_path: Path | None =
 
 
 def read_saliency(path: Path) -> SaliencyMap:
-    """A map with what its sidecar and its signal-to-noise companion (if written) say."""
+    """A map with what its sidecar and its signal-to-noise companion (if written) say.
+
+    Raises InputError if one of the files is missing, damaged, or speaks of another map.
+    """
     data, affine = read_array(path)
     data = data[..., None] if data.ndim == 3 else data
-    sidecar = _read_json(path.with_name(path.name.replace(".nii.gz", ".json")))
-    box = Box(tuple(sidecar["CropStart"]), tuple(sidecar["CropStop"]))
+    sidecar_path = path.with_name(path.name.replace(".nii.gz", ".json"))
+    sidecar = read_json(sidecar_path)
+    box, channels = check_map(sidecar, data.shape, sidecar_path)
     scan_affine = affine.copy()
     scan_affine[:3, 3] -= affine[:3, :3] @ np.asarray(box.start, dtype=float)
     values = np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise ImageFileError(f"Expected finite values in the map {path}, found others.")
     se = None
     snr_path = path.with_name(path.name.replace("_saliency.nii.gz", "_stat-snr_saliency.nii.gz"))
     if snr_path.is_file():
         snr, _ = read_array(snr_path)
         snr = np.moveaxis(snr[..., None] if snr.ndim == 3 else snr, -1, 0)
+        if snr.shape != values.shape:
+            raise ImageFileError(f"Expected {snr_path} with the shape of its map, {values.shape}, found {snr.shape}.")
         se = np.divide(np.abs(values), snr, out=np.zeros_like(values), where=snr > 0)
     known = {"Units", "Channels", "CropStart", "CropStop"}
     provenance = {key: value for key, value in sidecar.items() if key not in known}
-    return SaliencyMap(values, box, scan_affine, tuple(sidecar["Channels"]), sidecar["Units"], se, provenance)
+    return SaliencyMap(values, box, scan_affine, channels, str(sidecar["Units"]), se, provenance)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -298,14 +311,3 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Indented JSON, written whole."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ImageFileError(f"Expected a JSON sidecar, but {path} cannot be read ({error}).") from error

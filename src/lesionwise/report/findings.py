@@ -52,12 +52,12 @@ def read_findings(folder: Path) -> list[Shown]:
 
 
 def _shown(folder: Path) -> Shown:
-    question, text = paragraph((folder / "finding.md").read_text(encoding="utf-8"))
+    question, text = paragraph((folder / "finding.md").read_text(encoding="utf-8", errors="replace"))
     figures, unreadable = [], []
     for path in sorted(folder.glob("*.plotly.json")):
         try:
             figures.append(read_figure(path))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
             unreadable.append(path.name)
     return Shown(folder.name, question, text, tuple(figures), tuple(unreadable))
 

@@ -14,8 +14,9 @@ from lesionwise import __version__
 from lesionwise.charts import palette
 from lesionwise.errors import InputError
 from lesionwise.geometry.volume import ScanName
-from lesionwise.io.derivative import ScanOutput, list_scans, read_scan
+from lesionwise.io.derivative import ScanOutput, read_triage
 from lesionwise.io.files import write_text
+from lesionwise.io.written import require_usable
 from lesionwise.report.findings import FOLDER, read_findings
 from lesionwise.report.narrative import short_units
 from lesionwise.report.privacy import without_paths
@@ -38,7 +39,7 @@ SEED = 0
 
 def cohort_table(out_dir: Path) -> pd.DataFrame:
     """The lesion tables of all finished scans below each other, with `scan`, `patient` and `link` (page and lesion)."""
-    return _joined([read_scan(Path(out_dir), name) for name in list_scans(Path(out_dir))], Path(out_dir))
+    return _joined(require_usable(Path(out_dir))[0], Path(out_dir))
 
 
 def _joined(scans: Sequence[ScanOutput], out_dir: Path) -> pd.DataFrame:
@@ -72,7 +73,7 @@ def render_group(
     out_dir: Path, *, experiments: Path | None = None, address_fn: Callable[[ScanName], str] | None = None
 ) -> str:
     """The cohort page's HTML. With `address_fn` links go to the addresses that it gives, else to the pages that exist."""
-    scans = [read_scan(out_dir, name) for name in list_scans(out_dir)]
+    scans, unusable = require_usable(out_dir)
     table = _joined(scans, out_dir)
     pages = {scan.name.stem: _address(out_dir, scan.name, address_fn) for scan in scans}
     channels = tuple(dict.fromkeys(channel for scan in scans for channel in scan.channels))
@@ -101,7 +102,7 @@ def render_group(
             charts=charts,
             findings=found,
             outliers=standing_out(out_dir, pages),
-            left_out=left_out(out_dir),
+            left_out=[*left_out(out_dir), *((one.name.stem, without_paths(one.reason)) for one in unusable)],
             judged=probably_false(scans),
             outcomes=[(key, palette.OUTCOMES[key]) for key in present],
             scans=[
@@ -133,39 +134,39 @@ def _address(out_dir: Path, name: ScanName, address_fn: Callable[[ScanName], str
 
 def standing_out(out_dir: Path, pages: Mapping[str, str], *, most: int = 30) -> list[dict[str, str]]:
     """What the study's group step lists as far from the cohort, the farthest first: scan, lesion, link and reason."""
-    path = out_dir / OUTLIERS
-    if not path.is_file():
-        return []
-    rows = pd.read_csv(path, sep="\t", na_values="n/a", dtype=str).head(most)
     found = []
-    for row in rows.to_dict("records"):
-        scan, lesion = str(row.get("scan")), row.get("lesion")
-        whole = pd.isna(lesion)
-        number = "" if whole else str(int(float(str(lesion))))
+    for row in _rows_of(out_dir / OUTLIERS)[:most]:
+        scan, lesion = row.get("scan", ""), row.get("lesion", "n/a")
+        whole = not lesion.removesuffix(".0").isdecimal()
+        number = "" if whole else lesion.removesuffix(".0")
         page = pages.get(scan, "")
         link = page if whole or not page else f"{page}#lesion-{number}"
-        found.append({"scan": scan, "lesion": number, "link": link, "reason": str(row.get("reason", ""))})
+        found.append({"scan": scan, "lesion": number, "link": link, "reason": row.get("reason", "")})
     return found
+
+
+def _rows_of(path: Path) -> list[dict[str, str]]:
+    """Rows of one of the study's lists as text; none where it is missing or damaged (the group step writes it anew)."""
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    except (OSError, ValueError):
+        return []
+    return [{str(key): str(value) for key, value in row.items()} for row in table.to_dict("records")]
 
 
 def left_out(out_dir: Path) -> list[tuple[str, str]]:
     """Scans that the study could not use, with the reason; paths are cut, as a page travels."""
-    path = out_dir / LEFT_OUT
-    if not path.is_file():
-        return []
-    rows = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    return [(scan, without_paths(reason)) for scan, reason in zip(rows["scan"], rows["reason"], strict=True)]
+    return [(row.get("scan", ""), without_paths(row.get("reason", ""))) for row in _rows_of(out_dir / LEFT_OUT)]
 
 
 def probably_false(scans: Sequence[ScanOutput]) -> dict[str, int | str]:
     """Lesions that triage calls probably false by scan, nothing where it was not applied; empty if it was nowhere."""
     found: dict[str, int | str] = {}
     for scan in scans:
-        path = scan.files.triage_table
-        found[scan.name.stem] = ""
-        if path.is_file():
-            verdicts = pd.read_csv(path, sep="\t", usecols=["triage_verdict"])["triage_verdict"]
-            found[scan.name.stem] = int((verdicts == "probably false").sum())
+        triage = read_triage(scan.files)
+        found[scan.name.stem] = (
+            "" if triage is None else int((triage.verdicts["triage_verdict"] == "probably false").sum())
+        )
     return found if any(count != "" for count in found.values()) else {}
 
 

@@ -13,8 +13,9 @@ from lesionwise.errors import LesionwiseError
 from lesionwise.geometry.affine import closest_axes, grid_shift_mm, voxel_sizes_mm
 from lesionwise.geometry.box import Box
 from lesionwise.geometry.volume import ScanName
-from lesionwise.io.derivative import ScanFiles, ScanOutput, TriageOutput, read_saliency, read_scan, read_triage
+from lesionwise.io.derivative import ScanFiles, ScanOutput, TriageOutput, read_saliency, read_triage
 from lesionwise.io.nifti import read_image
+from lesionwise.io.written import check_images, read_sound_scan
 from lesionwise.saliency import SaliencyMap
 from lesionwise.types import Affine, Shape
 
@@ -195,8 +196,11 @@ class Scene:
 
 
 def read_scene(out: Path, name: ScanName) -> Scene:
-    """One finished scan of an output folder, as a scene. Raises InputError if it is not there or was not finished."""
-    return scene_of(read_scan(Path(out), name))
+    """One finished scan of an output folder, as a scene.
+
+    Raises InputError if it is not there, was not finished, or has files that are not as they were written.
+    """
+    return scene_of(read_sound_scan(Path(out), name))
 
 
 def scene_of(scan: ScanOutput) -> Scene:
@@ -205,6 +209,7 @@ def scene_of(scan: ScanOutput) -> Scene:
     An input image that has moved away or no longer lies on the scan's grid is left out and named in `notes`: the report
     is then drawn without it.
     """
+    check_images(scan)
     shape, triage = scan.labels.shape, read_triage(scan.files)
     turn = Turn.of(scan.affine, (shape[0], shape[1], shape[2]))
     images: dict[str, np.ndarray] = {}

@@ -18,6 +18,7 @@ from lesionwise.io.derivative import list_scans
 from lesionwise.report.group import render_group
 from lesionwise.report.page import render_scan
 from lesionwise.report.payload import Blob
+from lesionwise.report.privacy import without_paths
 from lesionwise.report.scene import read_scene
 
 KEPT_SCANS = 3
@@ -74,8 +75,11 @@ def confined(out: Path, relative: str) -> Path | None:
     if "\0" in relative or "\\" in relative:
         return None
     root = out.resolve()
-    path = (root / relative.lstrip("/")).resolve()
-    return path if path.is_relative_to(root) and path.is_file() else None
+    try:
+        path = (root / relative.lstrip("/")).resolve()
+        return path if path.is_relative_to(root) and path.is_file() else None
+    except OSError:  # a name too long for the file system
+        return None
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -151,18 +155,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         if not self._host_is_ours():
             return self._refuse(HTTPStatus.FORBIDDEN)
-        parts = [unquote(part) for part in urlsplit(self.path).path.split("/")[1:]]
+        try:
+            parts = [unquote(part) for part in urlsplit(self.path).path.split("/")[1:]]
+        except ValueError:
+            return self._refuse(HTTPStatus.BAD_REQUEST)
         match parts:
             case [""]:
                 names = list_scans(self.pages.out)
                 if len(names) == 1:
-                    return self._send(self.pages.scan(names[0].stem)[0].encode(), "text/html; charset=utf-8")
+                    return self._page(names[0].stem)
                 return self._send(self.pages.index().encode(), "text/html; charset=utf-8")
             case ["cohort"]:
-                return self._send(self.pages.cohort().encode(), "text/html; charset=utf-8")
+                try:
+                    return self._send(self.pages.cohort().encode(), "text/html; charset=utf-8")
+                except LesionwiseError as error:
+                    return self._explain(error)
             case ["scan", stem]:
-                found = self._scan(stem)
-                return self._refuse() if found is None else self._send(found[0].encode(), "text/html; charset=utf-8")
+                return self._page(stem)
             case ["data", stem, key]:
                 found = self._scan(stem)
                 if found is None or key not in found[1]:
@@ -172,6 +181,23 @@ class _Handler(BaseHTTPRequestHandler):
                 path = confined(self.pages.out, "/".join(rest))
                 return self._refuse() if path is None else self._send_file(path)
         return self._refuse()
+
+    def _page(self, stem: str) -> None:
+        """A scan's page, or why there is none."""
+        try:
+            self._send(self.pages.scan(stem)[0].encode(), "text/html; charset=utf-8")
+        except KeyError:
+            self._refuse()
+        except LesionwiseError as error:
+            self._explain(error)
+
+    def _explain(self, error: LesionwiseError) -> None:
+        """What is wrong with the folder, as a sentence of plain text."""
+        body = without_paths(str(error)).encode()
+        self.send_response(HTTPStatus.INTERNAL_SERVER_ERROR)
+        self._headers(len(body), "text/plain; charset=utf-8")
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _scan(self, stem: str) -> tuple[str, dict[str, Blob]] | None:
         try:
@@ -184,7 +210,10 @@ class _Handler(BaseHTTPRequestHandler):
         bound = self.pages.host
         if not _is_loopback(bound):
             return True
-        name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        try:
+            name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        except ValueError:  # such as an address whose bracket is not closed
+            return False
         return name in ("localhost", "127.0.0.1", "::1", bound)
 
     def _send_file(self, path: Path) -> None:

@@ -57,7 +57,7 @@ _MEASURES = ("peak", "trough", "mean_in", "mass_in", "mass_out", "share")
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What the group step wrote."""
+    """What the group step wrote; `damaged` are finished scans that it could not use, with the reason."""
 
     scans: int
     patients: int
@@ -65,6 +65,7 @@ class GroupResult:
     outliers: int
     left_out: int
     report: Path | None
+    damaged: tuple[tuple[str, str], ...] = ()
 
 
 def run_group(
@@ -80,13 +81,14 @@ def run_group(
     """
     say = announce_fn or (lambda sentence: None)
     out, folder = Path(out), Path(out) / "study"
-    rows, scans = collect(out, folder)
+    damaged: dict[str, str] = {}
+    rows, scans = collect(out, folder, left_out=damaged)
     patients = by_patient(scans)
     _write(folder / "scans.tsv", scans, _described(scans))
     _write(folder / "patients.tsv", patients, _described(patients))
     outliers = find_outliers(pd.read_parquet(folder / "cohort.parquet", columns=_looked_at(scans)), scans)
     _write(folder / "outliers.tsv", outliers, OUTLIER_COLUMNS)
-    left_out = left_out_list(out).refresh()
+    left_out = left_out_list(out).refresh(damaged=damaged)
     say(f"{rows} rows of {scans['scan'].nunique()} scans and {patients['subject'].nunique()} patients: {folder}")
     say(f"{len(outliers)} lesions or scans stand out, {len(left_out)} scans are left out.")
     page = None if report_fn is None else report_fn(out)
@@ -97,11 +99,15 @@ def run_group(
         len(outliers),
         len(left_out),
         None if page is None else Path(page),
+        tuple(sorted(damaged.items())),
     )
 
 
-def collect(out: Path, folder: Path) -> tuple[int, pd.DataFrame]:
-    """Streams all parts into `cohort.parquet` and `cohort.tsv`; returns the rows' number and a row per scan and unit."""
+def collect(out: Path, folder: Path, *, left_out: dict[str, str] | None = None) -> tuple[int, pd.DataFrame]:
+    """Streams all parts into `cohort.parquet` and `cohort.tsv`; returns the rows' number and a row per scan and unit.
+
+    Damaged parts are put into `left_out` by name with the reason; without it they raise InputError.
+    """
     summaries: list[pd.DataFrame] = []
     with write_whole(folder / "cohort.tsv") as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
 
@@ -114,7 +120,7 @@ def collect(out: Path, folder: Path) -> tuple[int, pd.DataFrame]:
             )
             summaries.append(by_scan(block, pd.DataFrame(units, columns=SCAN_KEYS)))
 
-        rows = write_cohort(out, folder / "cohort.parquet", each_fn=take)
+        rows = write_cohort(out, folder / "cohort.parquet", each_fn=take, left_out=left_out)
     scans = pd.concat(summaries, ignore_index=True)
     names = [_name(row) for row in scans.itertuples()]
     scans["folder"] = [name.folder for name in names]

@@ -11,6 +11,7 @@ import pandas as pd
 from lesionwise.errors import InputError
 from lesionwise.io.derivative import ScanFiles, ScanOutput, write_json, write_table
 from lesionwise.io.nifti import write_image
+from lesionwise.io.written import forget_written, note_written
 from lesionwise.lesion_table import TRIAGE
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.store import TRIAGE_MODEL, write_columns
@@ -124,6 +125,7 @@ def write_triage(triaged: Triaged, out: Path, *, model: TriageModel) -> list[Pat
     the verdicts into the cohort's table, beside the rows of the maps that were judged."""
     files = ScanFiles(Path(out), triaged.scan.name)
     table, look, mask = files.triage_table, files.triage_look, files.triage_mask
+    forget_written(Path(out), files.name, "triage")
     write_image(mask, triaged.mask, triaged.scan.affine, dtype=bool, description="lesion mask after triage")
     write_table(look, triaged.look_here)
     write_json(look.with_suffix(".json"), dict(LOOK_DESCRIBED))
@@ -138,7 +140,9 @@ def write_triage(triaged: Triaged, out: Path, *, model: TriageModel) -> list[Pat
     ]
     facts = triaged.scan.facts
     write_columns(Path(out), triaged.scan.name, judged, model=str(facts["fingerprint"]), method=str(facts["method"]))
-    return [table, table.with_suffix(".json"), look, look.with_suffix(".json"), mask]
+    paths = [table, table.with_suffix(".json"), look, look.with_suffix(".json"), mask]
+    note_written(Path(out), files.name, "triage", paths)
+    return paths
 
 
 def _judge(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> pd.DataFrame:

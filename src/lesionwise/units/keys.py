@@ -60,7 +60,7 @@ def stored(path: Path) -> Mapping[str, Any]:
     """A sidecar's content, empty if it is missing or broken (the step is then computed again)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lesionwise.errors import InputError
 from lesionwise.geometry.volume import Case
 from lesionwise.instances.controls import place_controls
 from lesionwise.instances.instance import Instance
@@ -59,8 +60,14 @@ def predict_case(
     """
     placement = model.place(case)
     key = digest(case_key(case), model.fingerprint)
-    if known is not None and stored(known.facts).get("PredictionKey") == key and known.probability.is_file():
-        return Prediction(read_image(known.probability)[0], placement, key)
+    if known is not None and stored(known.facts).get("PredictionKey") == key:
+        try:
+            probability = read_image(known.probability)[0]
+            if probability.shape == tuple(case.image.shape):
+                return Prediction(probability, placement, key)
+        except InputError:
+            pass
+        known.facts.unlink(missing_ok=True)  # gone or damaged: it is predicted and written again
     grid = WindowGrid.of(model.spec, _shape(placement.input))
     step = None if progress_fn is None else lambda done, total: progress_fn("predict", done, total)
     logits = predict(model.network, placement.input.to(device), grid, progress_fn=step).cpu()

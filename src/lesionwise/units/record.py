@@ -16,6 +16,7 @@ from lesionwise.io.derivative import (
     write_table,
 )
 from lesionwise.io.nifti import write_image
+from lesionwise.io.written import forget_written, note_written
 from lesionwise.store import part_path, read_part, write_part
 from lesionwise.units.explained import Explained
 from lesionwise.units.keys import digest, instance_key, sidecar, stored
@@ -25,8 +26,10 @@ def save_prediction(explained: Explained, files: ScanFiles, *, version: str = ""
     """Probability, mask and instance numbers, with the facts that say where they come from."""
     write_dataset_description(files.out, version=version)
     affine = explained.case.image.affine
+    forget_written(files.out, files.name, "maps")
     files.lesions_sidecar.unlink(missing_ok=True)  # the scan is not finished again until the table is
     files.remove_triage()
+    forget_written(files.out, files.name, "triage")
     if stored(files.facts).get("PredictionKey") != explained.keys["PredictionKey"]:
         files.facts.unlink(missing_ok=True)  # first, so that facts never speak of another probability
         write_image(files.probability, explained.prediction, affine, description="lesion probability")
@@ -74,6 +77,7 @@ def save_table(explained: Explained, files: ScanFiles) -> None:
         instances=[digest(instance_key(one), str(one.outcome))[:12] for one in explained.instances],
     )
     write_json(files.lesions_sidecar, explained.columns)
+    note_written(files.out, files.name, "maps", [*written(files, "*")])
 
 
 def remove_stale_maps(files: ScanFiles, instances: Sequence[Instance]) -> None:

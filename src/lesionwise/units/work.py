@@ -14,6 +14,7 @@ import torch
 from lesionwise import lesion_table
 from lesionwise.attribution.engine.session import Session
 from lesionwise.attribution.result import Attribution, trimmed
+from lesionwise.errors import InputError
 from lesionwise.geometry.affine import voxel_sizes_mm
 from lesionwise.geometry.volume import Case
 from lesionwise.instances.instance import Instance
@@ -137,8 +138,9 @@ def _explain(
             repr((settings.statistics, settings.views, settings.save_parts, settings.keep_mm)),
         )
         there = None if files is None else files.saliency(instance.label, method.name)
-        if there is not None and there.is_file() and stored(sidecar(there)).get("Key") == key:
-            maps[instance.label] = read_saliency(there)
+        kept = None if there is None or stored(sidecar(there)).get("Key") != key else _readable(there)
+        if kept is not None:
+            maps[instance.label] = kept
         else:
             todo.append((instance, key))
     if maps:
@@ -179,6 +181,15 @@ def _save(files: ScanFiles, label: int, saliency: SaliencyMap, attribution: Attr
             files.saliency(label, desc, stat=name), replace(own, provenance={**own.provenance, "Part": name})
         )
     write_saliency(files.saliency(label, desc), saliency, snr_path=snr_path)
+
+
+def _readable(path: Path) -> SaliencyMap | None:
+    """A map that is there already; None if it is gone or damaged, and has to be computed again."""
+    try:
+        found = read_saliency(path)
+    except InputError:
+        return None
+    return found if "Statistics" in found.provenance else None
 
 
 def free_memory_bytes(device: str) -> int:

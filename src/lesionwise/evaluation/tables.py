@@ -1,10 +1,7 @@
-"""How well models segment a data set: the paper's table for any number of models, patients as the unit.
-
-The threshold of a model is chosen on validation patients, or is the model's own: never on those it is judged by.
-"""
+"""The tables of an evaluation: intervals over patients, differences of models, breakdowns, as files and for reading."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -15,20 +12,10 @@ import torch
 
 from lesionwise.charts.chart import Bar, Chart, Panel
 from lesionwise.charts.printed import draw
-from lesionwise.errors import InputError
-from lesionwise.geometry.volume import Case
-from lesionwise.instances.components import label_components
-from lesionwise.io.bids import BidsScan, find_scans
-from lesionwise.io.cases import read_case
 from lesionwise.io.files import write_text
-from lesionwise.io.nifti import read_image, read_mask, write_image
-from lesionwise.metrics import LesionCounts, lesion_table, normalised_dice, rates_by_bin, scan_metrics
-from lesionwise.segmenter import AbstractSegmenter
+from lesionwise.metrics import LesionCounts, rates_by_bin
 from lesionwise.stats.bootstrap import cluster_bootstrap, mean_over_patients
 from lesionwise.stats.comparisons import holm, paired_difference
-from lesionwise.windows import WindowGrid, predict, probability_on_scan
-
-ProgressFn = Callable[[str, int, int], None]
 
 PER_PATIENT = ("ndsc", "dice", "volume_difference_mm3", "volume_difference_relative", "assd_mm", "hd95_mm")
 """Metrics whose mean over patients is reported."""
@@ -39,8 +26,6 @@ POOLED = ("tpr", "tpr_published", "fdr", "fnr", "f1", "ppv")
 SIZE_EDGES_MM3 = (0.0, 13.0, 27.0, 63.0, 355.0, np.inf)
 VENTRICLE_EDGES_MM = (0.0, 3.0, 5.0, 9.0, 14.0, np.inf)
 """Bins of the breakdowns: quartiles and tail of real lesions (METHOD section 8)."""
-
-THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,78 +41,6 @@ class Evaluation:
     by_ventricles: pd.DataFrame
     thresholds: Mapping[str, tuple[float, str]]
     notes: tuple[str, ...] = field(default=())
-
-
-def evaluate(
-    models: Mapping[str, AbstractSegmenter],
-    bids_dir: Path | str,
-    out: Path | str,
-    *,
-    participants: Sequence[str] | None = None,
-    validation: Sequence[str] = (),
-    connectivity: int = 18,
-    min_voxels: int = 6,
-    seed: int = 0,
-    progress_fn: ProgressFn | None = None,
-) -> Evaluation:
-    """Predicts every scan with every model and writes OUT: metrics.csv, summary.csv, comparison.csv, by_size.csv,
-    by_ventricles.csv, evaluation.md, evaluation.png, config.json, and the probability maps.
-
-    `validation` patients choose the thresholds and are left out of every table; without them each model keeps its own.
-    Interrupted, the same call goes on: a probability map of the same model is read back.
-    Raises InputError without a model, for patients that are asked for twice, or a data set without reference masks.
-    """
-    bids_dir, out = Path(bids_dir), Path(out)
-    if not models:
-        raise InputError("Expected at least one model to evaluate, found none.")
-    scans, chosen_on, left_out = _scans(models, bids_dir, participants, validation)
-    total, done = len(models) * (len(scans) + len(chosen_on)), 0
-    thresholds: dict[str, tuple[float, str]] = {}
-    rows: list[dict[str, object]] = []
-    lesions: list[pd.DataFrame] = []
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        if progress_fn is not None:
-            progress_fn("evaluate", done, total)
-
-    for name, model in models.items():
-        thresholds[name] = _threshold(name, model, chosen_on, out, count)
-        for scan in scans:
-            case = _read(scan)
-            mask = probability_map(model, case, out / name) > thresholds[name][0]
-            labels = [label_components(m, connectivity=connectivity) for m in (mask, _reference(case))]
-            key = {"model": name, "subject": scan.name.subject, "scan": scan.name.stem}
-            affine = case.image.affine
-            rows.append({**key, **scan_metrics(labels[0], labels[1], affine=affine, min_voxels=min_voxels)})
-            ventricles = _ventricles(bids_dir, scan, case)
-            table = lesion_table(
-                labels[0], labels[1], affine=affine, ventricles=ventricles, min_voxels=min_voxels
-            ).assign(**key)
-            lesions.append(table)
-            count()
-    result = _tabulate(pd.DataFrame(rows), pd.concat(lesions, ignore_index=True), thresholds, left_out, seed=seed)
-    _write(result, out, models, bids_dir)
-    return result
-
-
-def probability_map(model: AbstractSegmenter, case: Case, folder: Path) -> np.ndarray:
-    """Lesion probability on the scan's grid, kept in `folder`; read back if the same model made it before."""
-    path = folder / case.name.folder / f"{case.name.stem}_label-L_probseg.nii.gz"
-    sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
-    facts = {"ModelFingerprint": model.fingerprint, "SourceFiles": dict(case.sources)}
-    if path.is_file() and sidecar.is_file() and json.loads(sidecar.read_text(encoding="utf-8")) == facts:
-        return read_image(path)[0]
-    placement = model.place(case)
-    weight = next(model.network.parameters(), None)
-    x = placement.input if weight is None else placement.input.to(weight.device)
-    grid = WindowGrid.of(model.spec, (x.shape[2], x.shape[3], x.shape[4]))
-    logits = predict(model.network, x, grid).cpu()
-    p = probability_on_scan(logits, placement, model.spec).numpy().astype(np.float32)
-    write_image(path, p, case.image.affine)
-    write_text(sidecar, json.dumps(facts, indent=2) + "\n")
-    return p
 
 
 def summarise(metrics: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
@@ -243,53 +156,7 @@ def figure(result: Evaluation, path: Path) -> None:
     drawing.savefig(path, dpi=150)
 
 
-def _scans(
-    models: Mapping[str, AbstractSegmenter],
-    bids_dir: Path,
-    participants: Sequence[str] | None,
-    validation: Sequence[str],
-) -> tuple[list[BidsScan], list[BidsScan], list[str]]:
-    """Scans to judge by, scans to choose thresholds on, and sentences about scans left out."""
-    channels = list(dict.fromkeys(channel for model in models.values() for channel in model.spec.channels))
-    held = {label.removeprefix("sub-") for label in validation}
-    asked = None if participants is None else {label.removeprefix("sub-") for label in participants}
-    both = held & (asked or set())
-    if both:
-        raise InputError(
-            f"Expected patients either to choose a threshold on or to judge by, found {min(both)} as both."
-        )
-    wanted = None if asked is None else sorted(asked | held)
-    found = find_scans(bids_dir, channels=channels, participants=wanted)
-    marked = [scan for scan in found.scans if scan.reference is not None]
-    unknown = held - {scan.name.subject for scan in marked}
-    if unknown:
-        raise InputError(f"Expected validation patients with a mask in {bids_dir}, found none for {min(unknown)}.")
-    scans = [scan for scan in marked if scan.name.subject not in held]
-    if not scans:
-        raise InputError(f"Expected scans with {', '.join(channels)} and a lesion mask in {bids_dir}, found none.")
-    notes = [f"Left out: {left.name.stem}, {left.reason}." for left in found.left_out]
-    notes += [f"Left out: {scan.name.stem}, no reference mask." for scan in found.scans if scan.reference is None]
-    return scans, [scan for scan in marked if scan.name.subject in held], notes
-
-
-def _threshold(
-    name: str, model: AbstractSegmenter, scans: Sequence[BidsScan], out: Path, count: Callable[[], None]
-) -> tuple[float, str]:
-    """The threshold with the best mean normalised Dice over validation patients; the model's own without any."""
-    if not scans:
-        return model.spec.threshold, "the model's own"
-    scores = []
-    for scan in scans:
-        case = _read(scan)
-        p = probability_map(model, case, out / name)
-        scores.append([normalised_dice(p > threshold, _reference(case)) for threshold in THRESHOLDS])
-        count()
-    patients = pd.Series([scan.name.subject for scan in scans])
-    mean = pd.DataFrame(scores).groupby(patients).mean().mean().to_numpy()
-    return THRESHOLDS[int(np.argmax(mean))], f"chosen on {patients.nunique()} validation patients"
-
-
-def _tabulate(
+def tabulate(
     metrics: pd.DataFrame,
     lesions: pd.DataFrame,
     thresholds: Mapping[str, tuple[float, str]],
@@ -297,6 +164,8 @@ def _tabulate(
     *,
     seed: int,
 ) -> Evaluation:
+    """All tables from one row per model and scan (`metrics`) and one per model and lesion (`lesions`)."""
+
     def bins(column: str, edges: Sequence[float]) -> pd.DataFrame:
         parts = [
             rates_by_bin(frame, column=column, edges=edges).assign(model=name)
@@ -318,7 +187,8 @@ def _tabulate(
     )
 
 
-def _write(result: Evaluation, out: Path, models: Mapping[str, AbstractSegmenter], bids_dir: Path) -> None:
+def write_evaluation(result: Evaluation, out: Path, fingerprints: Mapping[str, str], bids_dir: Path) -> None:
+    """Writes the tables, the page, the figure and `config.json`; `fingerprints` go by the models' names."""
     for name in ("metrics", "summary", "comparison", "by_size", "by_ventricles"):
         table: pd.DataFrame = getattr(result, name)
         if len(table.columns):
@@ -329,11 +199,11 @@ def _write(result: Evaluation, out: Path, models: Mapping[str, AbstractSegmenter
         "bids_dir": str(bids_dir.resolve()),
         "models": {
             name: {
-                "fingerprint": model.fingerprint,
+                "fingerprint": fingerprint,
                 "threshold": result.thresholds[name][0],
                 "threshold_source": result.thresholds[name][1],
             }
-            for name, model in models.items()
+            for name, fingerprint in fingerprints.items()
         },
         "scans": sorted(set(result.metrics["scan"])),
         "torch": torch.__version__,
@@ -344,25 +214,6 @@ def _write(result: Evaluation, out: Path, models: Mapping[str, AbstractSegmenter
 def _counts(frame: pd.DataFrame, ending: str) -> np.ndarray:
     names = ("predicted", "predicted_true", "reference", "reference_found")
     return frame[[f"lesions_{name}{ending}" for name in names]].to_numpy(dtype=float)
-
-
-def _read(scan: BidsScan) -> Case:
-    return read_case(dict(scan.images), reference=scan.reference, name=scan.name, resample=True)
-
-
-def _reference(case: Case) -> np.ndarray:
-    if case.reference is None:
-        raise InputError(f"Expected a reference mask for {case.name.stem}, found none.")
-    return case.reference
-
-
-def _ventricles(bids_dir: Path, scan: BidsScan, case: Case) -> np.ndarray | None:
-    """A mask of the ventricles from the data set's derivatives, None if there is none."""
-    pattern = f"*/{scan.name.folder}/{scan.name.stem}_label-ventricles_mask.nii*"
-    found = sorted((bids_dir / "derivatives").glob(pattern))
-    if not found:
-        return None
-    return read_mask(found[0], like=(case.image.shape, case.image.affine), what="ventricle mask")
 
 
 def _number(value: float) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from lesionwise.errors import ImageFileError, InputError
 from lesionwise.geometry.box import Box
 
-TEXT = ("outcome", "reference_lesions", "triage_verdict", "triage_reasons", "words")
+TEXT = ("outcome", "reference_lesions", "triage_verdict", "triage_reasons", "words", "signs")
 """Columns of text in the tables of a scan; all others hold numbers, or yes and no."""
 
 LOGICAL = ("converged",)

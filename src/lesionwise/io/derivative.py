@@ -223,7 +223,7 @@ def read_triage(files: ScanFiles) -> TriageOutput | None:
     check_columns(verdicts, ("lesion", "triage_p_false", "triage_verdict", "triage_reasons"), files.triage_table)
     found = read_table(look, text=TEXT) if look.is_file() else None
     if found is not None:
-        check_columns(found, ("rank", "probability_max", "x_mm", "y_mm", "z_mm", "volume_mm3", "words"), look)
+        check_columns(found, ("rank", "probability_max", "x_mm", "y_mm", "z_mm", "volume_mm3"), look)
     return TriageOutput(verdicts, found, tuple(str(note) for note in notes), model)
 
 

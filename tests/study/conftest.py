@@ -124,6 +124,8 @@ def snapshot(out: Path) -> dict[str, object]:
         elif path.parent.name == "receipts":
             noted = json.loads(path.read_text())
             found[name] = {**noted, "Outputs": sorted(noted["Outputs"])}  # their time stamps are each run's own
+        elif path.parent.name == "written":
+            found[name] = sorted(json.loads(path.read_text()))
         elif path.name == "config.toml":
             found[name] = re.sub(r"^written = .*$", "", path.read_text(), flags=re.M)
         else:

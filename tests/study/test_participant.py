@@ -14,7 +14,8 @@ from lesionwise.errors import InputError
 from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import list_scans, read_scan
 from lesionwise.store import read_cohort
-from lesionwise.study.participant import left_out_list, run_participant
+from lesionwise.study.left_out import left_out_list
+from lesionwise.study.participant import run_participant
 
 STEMS = ["sub-01", "sub-02", "sub-03_ses-a", "sub-03_ses-b"]
 

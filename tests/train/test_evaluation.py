@@ -168,7 +168,7 @@ def test_command_evaluates_two_models(blobs, tmp_path, capsys):
 def mine(blobs, tmp_path):
     """A copy of three patients that a test may spoil."""
     bids = tmp_path / "bids"
-    for place in ("", "derivatives/truth"):
+    for place in ("", "derivatives/manual"):
         for subject in ("b0", "b1", "b2"):
             shutil.copytree(blobs / place / f"sub-{subject}", bids / place / f"sub-{subject}")
     return bids
@@ -190,7 +190,7 @@ def test_another_image_in_the_same_place_is_predicted_anew(mine, tmp_path):
 
 
 def test_one_bad_mask_is_left_out_for_every_model_and_said(mine, tmp_path):
-    (mine / "derivatives/truth/sub-b1/anat/sub-b1_label-L_mask.nii.gz").write_bytes(b"no image")
+    (mine / "derivatives/manual/sub-b1/anat/sub-b1_label-L_mask.nii.gz").write_bytes(b"no image")
     runner, out = CohortRunner(), tmp_path / "out"
     tables = evaluate({"good": a_model(1.5, "good"), "eager": a_model(-0.3, "eager")}, mine, out, runner=runner)
     assert sorted(set(tables.metrics["subject"])) == ["b0", "b2"]
@@ -211,7 +211,7 @@ def test_a_share_computes_and_the_whole_makes_the_tables(mine, tmp_path):
 
 
 def test_no_usable_scan_is_one_sentence(mine, tmp_path):
-    for mask in mine.glob("derivatives/truth/*/anat/*_label-L_mask.nii.gz"):
+    for mask in mine.glob("derivatives/manual/*/anat/*_label-L_mask.nii.gz"):
         mask.write_bytes(b"no image")
     with pytest.raises(InputError, match="found none"):
         evaluate({"good": a_model(1.5, "good")}, mine, tmp_path / "out")

@@ -16,7 +16,9 @@ TEXT = ("outcome", "reference_lesions", "triage_verdict", "triage_reasons", "wor
 
 LOGICAL = ("converged",)
 OUTCOMES = ("TP", "US", "FP", "FN", "TN")
-NEEDED = ("lesion", "outcome", "volume_mm3", "x_mm", "y_mm", "z_mm", "probability_mean", "probability_max", "n_samples")
+NEEDED = ("lesion", "outcome", "volume_mm3", "x_mm", "y_mm", "z_mm")
+FINITE = ("volume_mm3", "x_mm", "y_mm", "z_mm", "probability_mean", "probability_max")
+"""Columns that have a value in every row, where they are there at all."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

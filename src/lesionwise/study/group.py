@@ -12,7 +12,7 @@ from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import write_json, write_table
 from lesionwise.io.files import write_whole
 from lesionwise.store import Unit, described, write_cohort
-from lesionwise.study.participant import left_out_list
+from lesionwise.study.left_out import left_out_list
 
 ROBUST_Z = 5.0
 """Robust z-score beyond which a lesion or a scan is listed to be looked at."""

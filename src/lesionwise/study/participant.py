@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lesionwise.cohort.engines import AbstractEngine
-from lesionwise.cohort.left_out import LeftOutList
 from lesionwise.cohort.runner import CohortResult, run_cohort
 from lesionwise.cohort.unit import Outcome, ScanUnit, run_unit
 from lesionwise.models.reference import ModelRef
+from lesionwise.study.left_out import left_out_list
 from lesionwise.study.plan import StudyPlan
-from lesionwise.study.unit import WORK, ScanTask, TriageRef
+from lesionwise.study.unit import ScanTask, TriageRef
 from lesionwise.units import ProgressFn, Settings
 
 
@@ -29,11 +29,6 @@ def make_tasks(
     return [
         ScanTask(scan, out, model, settings, version, resume, resample, memory_bytes, triage) for scan in plan.scans
     ]
-
-
-def left_out_list(out: Path) -> LeftOutList:
-    """The study's list of scans left out: `OUT/study/left_out.tsv`."""
-    return LeftOutList(Path(out), WORK, Path(out) / "study" / "left_out.tsv")
 
 
 def run_participant(

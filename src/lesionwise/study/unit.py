@@ -14,15 +14,13 @@ from lesionwise.io.derivative import ScanFiles
 from lesionwise.models.reference import ModelRef
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.store import part_path
+from lesionwise.study.left_out import WORK
 from lesionwise.triage.apply import triage_scan, write_triage
 from lesionwise.triage.model import TriageModel, load_triage
 from lesionwise.units import Explained, Settings, explain_case
 from lesionwise.units.keys import stored
 from lesionwise.units.record import is_recorded, written
 from lesionwise.units.work import MEMORY_SHARE
-
-WORK = "study"
-"""Kind of work under which receipts, claims and reasons are kept."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from lesionwise.io.bids import find_scans
 from lesionwise.io.cases import read_case
 from lesionwise.io.nifti import read_image, write_image
 from lesionwise.metrics import dice, normalised_dice
+from lesionwise.models.folds import CrossValidated
 from lesionwise.models.statedict import save_model
 from lesionwise.segmenter import Segmenter, Spec
 
@@ -215,3 +216,16 @@ def test_no_usable_scan_is_one_sentence(mine, tmp_path):
         mask.write_bytes(b"no image")
     with pytest.raises(InputError, match="found none"):
         evaluate({"good": a_model(1.5, "good")}, mine, tmp_path / "out")
+
+
+def test_a_cross_validated_model_is_judged_patient_by_patient_by_the_network_that_left_them_out(blobs, tmp_path):
+    parts = (a_model(1.5, "good", threshold=0.4), a_model(-0.3, "eager", threshold=0.6))
+    held_out = (("b0", "b1", "b2"), ("b3", "b4", "b5"))
+    found = evaluate({"folds": CrossValidated(parts, held_out)}, blobs, tmp_path / "folds")
+    assert "each fold's own" in markdown(found)
+    alone = {n: evaluate({"one": part}, blobs, tmp_path / f"{n}") for n, part in enumerate(parts)}
+    dices = found.metrics.set_index("scan")["dice"]
+    for n, subjects in enumerate(held_out):
+        rows = alone[n].metrics[alone[n].metrics["subject"].isin(subjects)]
+        assert len(rows) >= 3
+        assert dict(dices[rows["scan"]]) == dict(zip(rows["scan"], rows["dice"], strict=True))

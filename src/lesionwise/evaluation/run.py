@@ -18,6 +18,7 @@ from lesionwise.errors import InputError
 from lesionwise.evaluation.scan import THRESHOLDS, evaluate_scan, table_paths, threshold_scores
 from lesionwise.evaluation.tables import Evaluation, tabulate, write_evaluation
 from lesionwise.io.bids import BidsScan, LeftOut, find_scans
+from lesionwise.models.folds import CrossValidated
 from lesionwise.models.reference import ModelRef, opened
 from lesionwise.segmenter import AbstractSegmenter
 
@@ -60,7 +61,7 @@ def evaluate(
         for scan in runner.shard.of(scans):
             ventricles = _ventricles(bids_dir, scan)
             counting: dict[str, Any] = {
-                "threshold": thresholds[name][0],
+                "threshold": thresholds[name][0] if chosen_on else None,
                 "connectivity": connectivity,
                 "min_voxels": min_voxels,
             }
@@ -135,7 +136,8 @@ def _threshold(
 ) -> tuple[float, str]:
     """The threshold with the best mean normalised Dice over validation patients; the model's own without any."""
     if not scans:
-        return opened(model).spec.threshold, "the model's own"
+        own = opened(model)
+        return own.spec.threshold, "each fold's own" if isinstance(own, CrossValidated) else "the model's own"
     tables = [
         TableUnit.of(
             partial(threshold_scores, model, scan, out / name, device=device),

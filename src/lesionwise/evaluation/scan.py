@@ -35,7 +35,7 @@ def evaluate_scan(
     scan: BidsScan,
     folder: Path,
     *,
-    threshold: float,
+    threshold: float | None,
     connectivity: int,
     min_voxels: int,
     ventricles: Path | None,
@@ -43,10 +43,15 @@ def evaluate_scan(
 ) -> UnitResult:
     """Keeps the scan's probability map, its row of metrics and its table of lesions in one model's `folder`.
 
+    `threshold` None takes that of the network that the model asks about this scan (see `AbstractSegmenter.for_case`).
+
     Raises InputError if an image or the reference cannot be used.
     """
     case, reference = read_marked(scan)
-    probability, images = probability_map(opened(model, device), case, folder, device=device)
+    segmenter = opened(model, device)
+    probability, images = probability_map(segmenter, case, folder, device=device)
+    if threshold is None:
+        threshold = segmenter.for_case(case).spec.threshold
     labels = [label_components(m, connectivity=connectivity) for m in (probability > threshold, reference)]
     key, affine = {"subject": scan.name.subject, "scan": scan.name.stem}, case.image.affine
     near = None if ventricles is None else read_mask(ventricles, like=(case.image.shape, affine), what="ventricle mask")

@@ -67,7 +67,7 @@ def test_fragments_count_once_in_the_reference_based_rate():
 def test_iou_rule_one_to_one_and_small_components():
     prediction, reference = labels((0, 6), (7, 9), (30, 40)), labels((0, 10), (38, 40))
     assert lesion_counts(prediction, reference) == LesionCounts(2, 2, 1, 1)
-    assert lesion_counts(prediction, reference, rule="iou") == LesionCounts(2, 1, 1, 1)
+    assert lesion_counts(prediction, reference, rule="iou") == LesionCounts(2, 1, 1, 1, under_segmented=1)
     assert lesion_counts(prediction, reference, min_voxels=1) == LesionCounts(3, 3, 2, 2)
     assert lesion_counts(prediction, reference, min_voxels=1, one_to_one=True) == LesionCounts(3, 2, 2, 2)
 
@@ -128,3 +128,19 @@ def test_scan_metrics_agree_with_their_parts():
     assert out["tpr"] == 0.5
     assert out["tpr_iou"] == 0.5
     assert out["lesions_reference"] == 2
+
+
+def test_one_prediction_over_three_lesions_is_under_segmented_by_iou_and_nothing_is_missed():
+    reference, prediction = np.zeros((5, 5, 40), dtype=np.int32), np.zeros((5, 5, 40), dtype=np.int32)
+    for number, start in enumerate((2, 14, 26), start=1):
+        reference[1:4, 1:4, start : start + 5] = number
+    prediction[1:4, 1:4, 2:31] = 1
+    merged = lesion_counts(prediction, reference, rule="iou")
+    assert (merged.predicted, merged.predicted_true, merged.under_segmented, merged.false_positive) == (1, 0, 1, 0)
+    assert (merged.reference, merged.reference_found, merged.reference_touched, merged.false_negative) == (3, 0, 3, 0)
+    assert (merged.tpr, merged.ppv, merged.f1) == (0.0, 0.0, 0.0)  # neither right nor found
+    split = lesion_counts(reference, prediction, rule="iou")
+    assert (split.predicted, split.under_segmented, split.reference_touched) == (3, 3, 1)
+    both = merged + split
+    assert (both.under_segmented, both.reference_touched) == (4, 4)
+    assert lesion_counts(prediction, reference).reference_found == 3

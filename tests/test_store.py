@@ -24,6 +24,7 @@ def _table(lesions: int, *, seed: int = 0, channels=CHANNELS) -> pd.DataFrame:
     )
     table["lesion"] = np.arange(1, lesions + 1)
     table["outcome"] = ["TP"] * lesions
+    table["reference_lesions"] = ["1,2"] * lesions
     table["n_samples"] = pd.array([50] * lesions, dtype="Int64")
     table["converged"] = pd.array([None] * lesions, dtype="boolean")
     return table

@@ -65,7 +65,7 @@ def test_table_has_the_columns_of_the_contract_and_a_row_per_instance(explained)
         "share",
     ]
     base = ["lesion", "outcome", "volume_mm3", "x_mm", "y_mm", "z_mm", "probability_mean", "probability_max"]
-    base += ["target_mean", "iou", "n_samples", "converged", "seconds"]
+    base += ["target_mean", "iou", "reference_lesions", "n_samples", "converged", "seconds"]
     assert list(table.columns) == base + [f"{m}_{c}" for c in ("FLAIR", "T1w") for m in per_channel]
     assert set(lesion_table.columns(("FLAIR", "T1w"))) == set(table.columns)
     assert len(table) == len(result.instances)
@@ -217,3 +217,33 @@ def test_a_cross_validated_model_explains_a_patient_by_the_network_that_has_not_
     assert any("fold 1" in note for note in explained.notes)
     assert explained.model["Fingerprint"] == model.fingerprint
     assert explained.model["NetworkFingerprint"] == bright_model.fingerprint
+
+
+def test_a_scan_of_unknown_side_names_none(small_case, bright_model, tmp_path):
+    """No coordinates, codes 0 in every image, maps on the whole grid (a crop could not be placed), and it is said."""
+    # as a header without codes is read: axes towards the left, the middle of the grid at 0
+    affine = small_case.image.affine.copy()
+    affine[:3, :3] = np.diag([-1.0, 1.0, 1.0]) * small_case.image.voxel_sizes_mm
+    affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(small_case.image.shape) - 1) / 2)
+    case = replace(small_case, image=replace(small_case.image, affine=affine), sided=False, notes=("nothing known",))
+    said: list[str] = []
+    settings = Settings(method=Gradient(), lesions="largest:1")
+    result = explain_case(bright_model, case, settings, out=tmp_path, announce_fn=said.append)
+    assert "Note: nothing known" in said
+    assert result.lesions[["x_mm", "y_mm", "z_mm"]].isna().all(axis=None)
+    images = sorted(tmp_path.rglob("*.nii.gz"))
+    assert len(images) == 4
+    for path in images:
+        header = nib.load(path).header
+        assert int(header["sform_code"]) == int(header["qform_code"]) == 0
+        assert header.get_data_shape()[:3] == case.image.shape
+    (there,) = list_scans(tmp_path)
+    scan = read_scan(tmp_path, there)
+    assert scan.facts["LeftRightKnown"] is False
+    assert scan.facts["Notes"] == ["nothing known"]
+    assert np.allclose(scan.affine, affine)
+    (label,) = result.maps
+    assert np.array_equal(scan.maps[label]["gradient"].data, result.maps[label].data)
+    again: list[str] = []
+    explain_case(bright_model, case, settings, out=tmp_path, announce_fn=again.append)
+    assert any("are there already and are kept" in sentence for sentence in again)

@@ -13,6 +13,7 @@ _HOMES: dict[str, str] = {
     "Result": "api",
     "load_model": "models.zoo",
     "read_case": "io.cases",
+    "ReferenceRule": "io.masks",
     "read_scan": "io.derivative",
     "Box": "geometry.box",
     "Case": "geometry.volume",

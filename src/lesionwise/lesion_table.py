@@ -11,7 +11,10 @@ BASE: Mapping[str, Mapping[str, str]] = {
         "n/a without a reference"
     },
     "volume_mm3": {"Description": "Volume of the instance", "Units": "mm3"},
-    "x_mm": {"Description": "Centroid, towards the right", "Units": "mm (RAS)"},
+    "x_mm": {
+        "Description": "Centroid, towards the right; n/a, as y_mm and z_mm, where the header does not say where the scan lies",
+        "Units": "mm (RAS)",
+    },
     "y_mm": {"Description": "Centroid, towards anterior", "Units": "mm (RAS)"},
     "z_mm": {"Description": "Centroid, towards superior", "Units": "mm (RAS)"},
     "probability_mean": {"Description": "Mean lesion probability over the instance", "Units": "1"},
@@ -21,6 +24,10 @@ BASE: Mapping[str, Mapping[str, str]] = {
         "Units": "target unit",
     },
     "iou": {"Description": "Best intersection over union with one reference component; 0 for FP and FN", "Units": "1"},
+    "reference_lesions": {
+        "Description": "Which reference lesions share a voxel with the instance: their numbers, separated by commas, as "
+        "components of the reference in scan order from 1; its own number for FN; n/a for none"
+    },
     "n_samples": {"Description": "Noise samples drawn", "Units": "1"},
     "converged": {"Description": "True if the peak's standard error reached --tolerance; n/a without --tolerance"},
     "seconds": {"Description": "Computing time of this instance's map", "Units": "s"},

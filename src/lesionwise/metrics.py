@@ -4,7 +4,7 @@ Lesions enter as label images (components numbered from 1, 0 outside), so that c
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -24,6 +24,19 @@ NDSC_LOAD = 0.001
 """Lesion load r at which the normalised Dice of a prediction equals its Dice."""
 
 IOU_THRESHOLD = 0.25
+COUNTS = (
+    "predicted",
+    "predicted_true",
+    "under_segmented",
+    "false_positive",
+    "reference",
+    "reference_found",
+    "reference_touched",
+    "reference_specks",
+    "false_negative",
+)
+"""Counts of `LesionCounts` that a table of metrics holds, each as lesions_<count>."""
+
 MatchRule = Literal["overlap", "iou"]
 
 
@@ -47,6 +60,16 @@ class ComponentOverlap:
         """Intersection over union of each pair."""
         union = self.prediction_vox[self.prediction - 1] + self.reference_vox[self.reference - 1] - self.shared_vox
         return self.shared_vox / union
+
+    def reference_met(self, *, at_least_vox: float) -> Bool[np.ndarray, " referenced"]:
+        """Which reference components share a voxel with a predicted component of at least this size."""
+        met = np.zeros(len(self.reference_vox), dtype=bool)
+        met[self.reference[self.prediction_vox[self.prediction - 1] >= at_least_vox] - 1] = True
+        return met
+
+    def covered(self, number: int) -> tuple[int, ...]:
+        """Numbers of the reference components that share a voxel with predicted component `number`."""
+        return tuple(int(n) for n in np.sort(self.reference[self.prediction == number]))
 
     def best(self) -> tuple[Float[np.ndarray, " predicted"], Float[np.ndarray, " referenced"]]:
         """Best IoU of each predicted component, and of each reference component, with any component of the other."""
@@ -112,37 +135,39 @@ class LesionCounts:
     """Lesions found and missed in one scan or many (sum the counts, then read the rates).
 
     `predicted` and `reference` count components; `predicted_true` those predicted that are right; `reference_found`
-    those of the reference that were found. Rates are NaN where their denominator is 0.
+    those of the reference that were found. Under the IoU rule some only touch: `under_segmented` of those predicted
+    (outcome US) and `reference_touched` of the reference; they are neither right nor found, but no false positives and no
+    false negatives either, here and in the table of `explain`. `reference_specks` of the reference lesions were met by
+    components below the minimum size only: they count as found (or touched), and no predicted lesion stands for them.
+    Rates are NaN where their denominator is 0.
     """
 
     predicted: int
     predicted_true: int
     reference: int
     reference_found: int
+    under_segmented: int = 0
+    reference_touched: int = 0
+    reference_specks: int = 0
 
     def __add__(self, other: "LesionCounts") -> "LesionCounts":
         """Counts of both together."""
-        return LesionCounts(
-            self.predicted + other.predicted,
-            self.predicted_true + other.predicted_true,
-            self.reference + other.reference,
-            self.reference_found + other.reference_found,
-        )
+        return LesionCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     @property
     def false_positive(self) -> int:
-        """Predicted lesions that are not right."""
-        return self.predicted - self.predicted_true
+        """Predicted lesions without overlap (outcome FP)."""
+        return self.predicted - self.predicted_true - self.under_segmented
 
     @property
     def false_negative(self) -> int:
-        """Reference lesions that were not found."""
-        return self.reference - self.reference_found
+        """Reference lesions without a predicted voxel (outcome FN)."""
+        return self.reference - self.reference_found - self.reference_touched
 
     @property
     def tpr_published(self) -> float:
         """TP_predicted / (TP_predicted + FN_reference), as published: fragments of one lesion count several times."""
-        return _ratio(self.predicted_true, self.predicted_true + self.false_negative)
+        return _ratio(self.predicted_true, self.predicted_true + self._not_found)
 
     @property
     def tpr(self) -> float:
@@ -151,8 +176,8 @@ class LesionCounts:
 
     @property
     def fdr(self) -> float:
-        """False predicted lesions / predicted lesions, lower is better."""
-        return _ratio(self.false_positive, self.predicted)
+        """Predicted lesions that are not right / predicted lesions, lower is better."""
+        return _ratio(self._not_right, self.predicted)
 
     @property
     def ppv(self) -> float:
@@ -161,18 +186,26 @@ class LesionCounts:
 
     @property
     def fnr(self) -> float:
-        """Missed reference lesions / reference lesions = 1 - TPR, lower is better."""
-        return _ratio(self.false_negative, self.reference)
+        """Reference lesions that were not found / reference lesions = 1 - TPR, lower is better."""
+        return _ratio(self._not_found, self.reference)
 
     @property
     def fnr_published(self) -> float:
         """FN_reference / (TP_predicted + FN_reference) = 1 - published TPR, lower is better."""
-        return _ratio(self.false_negative, self.predicted_true + self.false_negative)
+        return _ratio(self._not_found, self.predicted_true + self._not_found)
 
     @property
     def f1(self) -> float:
         """2 TP / (2 TP + FP + FN) with TP counted among the predictions, as published; higher is better."""
-        return _ratio(2 * self.predicted_true, 2 * self.predicted_true + self.false_positive + self.false_negative)
+        return _ratio(2 * self.predicted_true, 2 * self.predicted_true + self._not_right + self._not_found)
+
+    @property
+    def _not_right(self) -> int:
+        return self.predicted - self.predicted_true
+
+    @property
+    def _not_found(self) -> int:
+        return self.reference - self.reference_found
 
     def rates(self) -> dict[str, float]:
         """All rates by name."""
@@ -195,9 +228,8 @@ def match_components(
     """
     overlap = component_overlap(prediction, reference)
     predicted, referenced = overlap.one_to_one() if one_to_one else overlap.best()
-    if rule == "iou":
-        return predicted >= iou_threshold, referenced >= iou_threshold
-    return predicted > 0, referenced > 0
+    least = iou_threshold if rule == "iou" else 0.0
+    return (predicted > 0) & (predicted >= least), (referenced > 0) & (referenced >= least)
 
 
 def lesion_counts(
@@ -209,10 +241,26 @@ def lesion_counts(
     one_to_one: bool = False,
     min_voxels: int = 6,
 ) -> LesionCounts:
-    """Counts lesions of one scan: matched first, then components below `min_voxels` are left out on both sides."""
-    true, found = match_components(prediction, reference, rule=rule, iou_threshold=iou_threshold, one_to_one=one_to_one)
-    large, real = _sizes(prediction) >= min_voxels, _sizes(reference) >= min_voxels
-    return LesionCounts(int(large.sum()), int((true & large).sum()), int(real.sum()), int((found & real).sum()))
+    """Counts lesions of one scan: matched first, then components below `min_voxels` are left out on both sides.
+
+    The counts are those of `find_instances` with the same settings: TP `predicted_true`, US `under_segmented`, FP and FN.
+    """
+    overlap = component_overlap(prediction, reference)
+    predicted, referenced = overlap.one_to_one() if one_to_one else overlap.best()
+    least = iou_threshold if rule == "iou" else 0.0
+    large, real = overlap.prediction_vox >= min_voxels, overlap.reference_vox >= min_voxels
+    met, touched = (predicted > 0) & large, (referenced > 0) & real
+    true, found = met & (predicted >= least), touched & (referenced >= least)
+    specks = touched & ~overlap.reference_met(at_least_vox=min_voxels)
+    return LesionCounts(
+        predicted=int(large.sum()),
+        predicted_true=int(true.sum()),
+        reference=int(real.sum()),
+        reference_found=int(found.sum()),
+        under_segmented=int((met & ~true).sum()),
+        reference_touched=int((touched & ~found).sum()),
+        reference_specks=int(specks.sum()),
+    )
 
 
 def lesion_table(
@@ -329,10 +377,7 @@ def scan_metrics(
         counts = lesion_counts(prediction, reference, rule=rule, min_voxels=min_voxels)
         ending = "" if rule == "overlap" else "_iou"
         out |= {f"{name}{ending}": value for name, value in counts.rates().items()}
-        out |= {
-            f"lesions_{name}{ending}": float(getattr(counts, name))
-            for name in ("predicted", "predicted_true", "reference", "reference_found")
-        }
+        out |= {f"lesions_{name}{ending}": float(getattr(counts, name)) for name in COUNTS}
     return out
 
 

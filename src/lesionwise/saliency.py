@@ -1,7 +1,7 @@
 """One lesion's map at rest: signed, unscaled, on a crop of the scan's grid."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from lesionwise.errors import InputError
 from lesionwise.geometry.affine import shifted_affine
 from lesionwise.geometry.box import Box
-from lesionwise.types import Affine, MapArray
+from lesionwise.types import Affine, MapArray, Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class SaliencyMap:
     `data` (channels, i, j, k) is float32, signed and never normalised, in `units`; positive values speak for the
     lesion. `box` is where it lies on the scan's grid (outside of it the map is 0) and `scan_affine` places that grid.
     `se` is the Monte-Carlo standard error per voxel, None for methods without draws. `provenance` is what the sidecar
-    holds: method, target, sigma, samples, seed, model.
+    holds: method, target, sigma, samples, seed, model. `sided` is False where the scan's header does not say where it lies.
     """
 
     data: MapArray
@@ -29,6 +29,7 @@ class SaliencyMap:
     units: str
     se: MapArray | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    sided: bool = True
 
     def __post_init__(self) -> None:
         if self.data.shape != (len(self.channels), *self.box.shape):
@@ -51,6 +52,13 @@ class SaliencyMap:
     def channel(self, name: str) -> np.ndarray:
         """One channel (i, j, k) by name."""
         return self.data[self.channels.index(name)]
+
+    def placeable(self, shape: Shape) -> "SaliencyMap":
+        """The map as a file can hold it: of a scan that lies nowhere, on the whole grid, as its header cannot place a crop."""
+        if self.sided:
+            return self
+        se = None if self.se is None else replace(self, data=self.se).on_grid(shape)
+        return replace(self, data=self.on_grid(shape), se=se, box=Box.whole(shape))
 
     def on_grid(self, shape: tuple[int, int, int]) -> np.ndarray:
         """The map (channels, i, j, k) on the whole scan, 0 outside the crop."""

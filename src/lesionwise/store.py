@@ -19,8 +19,9 @@ from lesionwise.geometry.volume import ScanName
 from lesionwise.io.files import write_whole
 from lesionwise.lesion_table import BASE, PER_CHANNEL, TRIAGE
 
-SCHEMA_VERSION = 3
-"""Raised whenever a column changes its meaning or its type, or one is added: 2 `instance`, 3 those of triage."""
+SCHEMA_VERSION = 4
+"""Raised whenever a column changes its meaning or its type, or one is added: 2 `instance`, 3 those of triage,
+4 `reference_lesions`."""
 
 FOLDER = "lesions.parquet"
 
@@ -29,7 +30,7 @@ KEYS: Mapping[str, str] = {
     "session": "Session label, missing if the data set has none",
     "acquisition": "acq- entity of the scan, missing if it has none",
     "run": "run- entity of the scan, missing if it has none",
-    "scan": "Stem of the scan's file names, sub-X[_ses-Y][_acq-A][_run-R]",
+    "scan": "Stem of the scan's file names, sub-X[_ses-Y][_acq-A][_ce-C][_rec-R][_run-N] and so on",
     "model": "Fingerprint of the model: hash of its weights and description",
     "method": "Attribution method with its reduction, the desc- entity of the maps",
 }
@@ -50,7 +51,9 @@ _VERSION_KEY = b"lesionwise_schema"
 _UNITS_KEY = b"lesionwise_units"
 _READERS = 8
 _TYPES: Mapping[str, pa.DataType] = {
-    **dict.fromkeys((*KEYS, "outcome", INSTANCE, "triage_verdict", "triage_reasons", TRIAGE_MODEL), pa.string()),
+    **dict.fromkeys(
+        (*KEYS, "outcome", INSTANCE, "triage_verdict", "triage_reasons", "reference_lesions", TRIAGE_MODEL), pa.string()
+    ),
     "lesion": pa.int64(),
     "n_samples": pa.int64(),
     "converged": pa.bool_(),

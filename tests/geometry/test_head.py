@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lesionwise.errors import InputError
-from lesionwise.geometry.head import check_skull_stripped, find_head
+from lesionwise.geometry.head import bright_edge, check_skull_stripped, dark_gap, find_head, head_notes
 from lesionwise.geometry.volume import Volume
 from lesionwise.segmenter import zscore
 
@@ -66,3 +66,74 @@ def test_skull_is_refused_by_name_of_the_option():
 def test_black_image_is_refused():
     with pytest.raises(InputError, match="found none in the channel FLAIR"):
         find_head(_volume(np.zeros((2, *SHAPE), dtype=np.float32)))
+
+
+WIDE = (120, 120, 24)
+"""A slab of 2 mm voxels, as large as a head across."""
+
+
+def _shell(outer_mm: float, inner_mm: float = 0.0) -> np.ndarray:
+    """A tube along the third axis, in mm around the middle."""
+    i, j, _ = np.meshgrid(*[2.0 * (np.arange(n) - (n - 1) / 2) for n in WIDE], indexing="ij")
+    radius = np.hypot(i, j)
+    return (radius <= outer_mm) & (radius > inner_mm)
+
+
+def _slab(*channels: str, skull: bool, fluid_mm: float = 3.0) -> Volume:
+    """A brain of 65 mm, a rim of fluid around it, and with `skull` bone to 80 mm and a scalp to 88 mm."""
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in channels:
+        data = np.where(_shell(65), 800.0, 0.0) + np.where(_shell(65 + fluid_mm, 65), 200.0, 0.0)
+        if skull:
+            data += np.where(_shell(80, 65 + fluid_mm), 60.0, 0.0) + np.where(_shell(88, 80), 1100.0, 0.0)
+        images.append((data * (1 + 0.05 * rng.normal(size=WIDE))).astype(np.float32))
+    return Volume(np.stack(images), np.diag([2.0, 2.0, 2.0, 1.0]), channels)
+
+
+@pytest.mark.parametrize("channels", [("FLAIR",), ("T1w",), ("FLAIR", "T1w")])
+def test_a_skull_is_recognised_by_the_bone_below_the_scalp(channels):
+    with_skull, without = _slab(*channels, skull=True), _slab(*channels, skull=False)
+    assert dark_gap(without) < 0.02
+    assert dark_gap(with_skull) > 0.5
+    head = find_head(with_skull)
+    assert head.sum() * 8 / 1000 < 2300  # its volume says nothing
+    with pytest.raises(InputError, match=r"found a skull.*--brain-mask.*--prepare"):
+        check_skull_stripped(head, with_skull, what="scan.nii.gz")
+    check_skull_stripped(find_head(without), without, what="scan.nii.gz")
+
+
+def test_a_loose_rim_of_fluid_is_no_skull():
+    assert dark_gap(_slab("FLAIR", "T1w", skull=False, fluid_mm=7.0)) < 0.15
+
+
+def test_thick_slices_and_other_orders_of_axes_see_the_same_skull():
+    whole = _slab("FLAIR", skull=True)
+    turned = Volume(np.moveaxis(whole.data, 3, 1), whole.affine[:, [2, 0, 1, 3]], whole.channels)
+    thick = Volume(whole.data[..., ::3], np.diag([2.0, 2.0, 6.0, 1.0]), whole.channels)
+    for other in (turned, thick):
+        assert dark_gap(other) == pytest.approx(dark_gap(whole), abs=0.02)
+
+
+def test_small_objects_are_not_judged():
+    assert dark_gap(_volume(_brain(np.random.default_rng(0)))) == 0.0
+
+
+def test_a_brain_that_ends_in_tissue_was_cut():
+    image = _slab("FLAIR", "T1w", skull=False)
+    signal = np.any(image.data != 0, axis=0)
+    assert bright_edge(signal, image) < 0.1
+    cut = Volume(image.data * _shell(58), image.affine, image.channels)
+    assert bright_edge(np.any(cut.data != 0, axis=0), cut) > 0.9
+    assert head_notes(signal, image, given=False) == []
+    (note,) = head_notes(_shell(58), cut, given=False)
+    assert "cut into the brain" in note
+    assert "The given brain mask seems to cut" in head_notes(_shell(58), image, given=True)[0]
+
+
+def test_channels_stripped_differently_are_told():
+    image = _slab("FLAIR", "T1w", skull=False)
+    loose = image.data.copy()
+    loose[1][_shell(80, 68)] = 150
+    (note,) = head_notes(_shell(65), Volume(loose, image.affine, image.channels), given=False)
+    assert note.startswith("The heads of FLAIR and T1w differ:")

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 
 from lesionwise.errors import GridMismatchError, InputError
-from lesionwise.instances import Instance, find_instances, instances_to_labels, label_components, select
-from lesionwise.metrics import component_overlap
+from lesionwise.instances import (
+    Instance,
+    find_instances,
+    instances_to_labels,
+    label_components,
+    match_lesions,
+    select,
+)
+from lesionwise.metrics import component_overlap, lesion_counts
 
 EYE = np.eye(4)
 
@@ -189,3 +196,45 @@ def test_a_draw_takes_outcomes_in_turn_and_is_a_function_of_the_seed() -> None:
     others = {tuple(one.label for one in select(found, "drawn:6", seed=seed)) for seed in range(8)}
     assert len(others) > 1
     assert select(found, "drawn:50") == found
+
+
+def test_a_row_says_which_reference_lesions_it_covers():
+    merged = find_instances(row((0, 30)), reference=row((2, 8), (10, 16), (20, 26), (40, 46)), affine=EYE)
+    assert [(one.outcome, one.reference_lesions) for one in merged] == [("TP", (1, 2, 3)), ("FN", (4,))]
+    pieces = find_instances(row((2, 8), (10, 16), (50, 56)), reference=row((0, 30)), affine=EYE)
+    assert [(one.outcome, one.reference_lesions) for one in pieces] == [("TP", (1,)), ("TP", (1,)), ("FP", ())]
+    assert find_instances(row((0, 30)), affine=EYE)[0].reference_lesions == ()
+
+
+def test_reference_lesions_met_by_specks_only_are_counted_and_without_a_row():
+    prediction, reference = row((5, 8), (30, 40)), row((0, 20), (30, 40))
+    matched = match_lesions(prediction, reference=reference, affine=EYE)
+    assert [one.outcome for one in matched.instances] == ["TP"]
+    assert matched.specks_only == 1
+    assert match_lesions(row((30, 40)), reference=reference, affine=EYE).specks_only == 0
+
+
+@pytest.mark.parametrize("rule", ["overlap", "iou"])
+@pytest.mark.parametrize("one_to_one", [False, True])
+def test_the_table_of_explain_and_the_counts_of_evaluate_agree(rule, one_to_one):
+    """Whatever overlaps whatever: TP, US, FP and FN of the instances are those that `lesion_counts` counts."""
+    met = {"TP": 0, "US": 0, "FP": 0, "FN": 0, "specks": 0}
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        prediction, reference = rng.random((16, 16, 16)) < 0.11, rng.random((16, 16, 16)) < 0.11
+        options = {"rule": rule, "one_to_one": one_to_one}
+        matched = match_lesions(prediction, reference=reference, affine=EYE, connectivity=26, **options)
+        labels = [label_components(mask, connectivity=26) for mask in (prediction, reference)]
+        counts = lesion_counts(labels[0], labels[1], **options)
+        outcomes = [one.outcome for one in matched.instances]
+        expected = {
+            "TP": counts.predicted_true,
+            "US": counts.under_segmented,
+            "FP": counts.false_positive,
+            "FN": counts.false_negative,
+        }
+        assert {outcome: outcomes.count(outcome) for outcome in expected} == expected
+        assert matched.specks_only == counts.reference_specks
+        for key, count in {**expected, "specks": counts.reference_specks}.items():
+            met[key] += count
+    assert all(count > 0 for key, count in met.items() if key != "US" or rule == "iou")

@@ -9,6 +9,7 @@ from lesionwise.errors import GridMismatchError, ImageFileError, InputError
 from lesionwise.geometry.affine import to_mm
 from lesionwise.geometry.volume import ScanName
 from lesionwise.io.cases import guess_name, read_case
+from lesionwise.io.masks import ReferenceRule
 from lesionwise.io.nifti import read_image, write_image
 
 SHAPE = (24, 26, 22)
@@ -61,7 +62,7 @@ def _break(what, scan, tmp_path):
     elif what == "bad gzip":
         scan["T1w"].write_bytes(gzip.compress(b"not an image"))
     elif what == "nan":
-        data[3, 3, 3] = np.nan
+        data[12, 13, 11] = np.nan
         write_image(scan["T1w"], data, affine)
     elif what == "inf":
         data[3, 3, 3] = np.inf
@@ -82,6 +83,8 @@ def _break(what, scan, tmp_path):
     elif what == "mask not labels":
         write_image(scan["mask"], data / 1000, affine)
         options["reference"] = scan["mask"]
+    elif what == "an image as mask":
+        options["reference"] = scan["T1w"]
     elif what == "empty brain mask":
         write_image(scan["mask"], data * 0, affine)
         options["brain_mask"] = scan["mask"]
@@ -97,14 +100,15 @@ def _break(what, scan, tmp_path):
         ("truncated", ImageFileError, "damaged"),
         ("text", ImageFileError, "damaged"),
         ("bad gzip", ImageFileError, "damaged"),
-        ("nan", ImageFileError, "1 NaN or infinite"),
-        ("inf", ImageFileError, "1 NaN or infinite"),
+        ("nan", ImageFileError, "in the head, found 1 NaN"),
+        ("inf", ImageFileError, "1 infinite"),
         ("4-D", ImageFileError, "found 4-D"),
         ("constant", ImageFileError, "one value 4"),
         ("other shape", GridMismatchError, "--resample"),
         ("other affine", GridMismatchError, "--resample"),
         ("mask off grid", GridMismatchError, "reference"),
-        ("mask not labels", ImageFileError, "whole numbers"),
+        ("mask not labels", ImageFileError, "--reference-threshold"),
+        ("an image as mask", ImageFileError, "the T1w image itself"),
         ("empty brain mask", ImageFileError, "brain mask"),
         ("no images", InputError, "at least one image"),
     ],
@@ -139,10 +143,69 @@ def test_resample_brings_another_grid_onto_the_first(scan):
     assert any("resampled" in note for note in case.notes)
 
 
+def test_nan_outside_the_head_becomes_0_and_is_told(scan):
+    data, affine = read_image(scan["T1w"])
+    data[0, :4, 0] = np.nan
+    write_image(scan["T1w"], data, affine)
+    case = read_case(_images(scan))
+    assert (case.image.channel("T1w")[0, :4, 0] == 0).all()
+    assert "T1w: 4 voxels outside the head held NaN and were set to 0." in case.notes
+
+
+def test_one_file_for_two_channels_is_told(scan):
+    case = read_case({"FLAIR": scan["FLAIR"], "T1w": scan["FLAIR"]})
+    assert any("FLAIR and T1w hold the same image" in note for note in case.notes)
+    assert not any("same image" in note for note in read_case(_images(scan)).notes)
+
+
+def test_a_rounded_affine_is_the_same_grid_and_told(scan):
+    data, affine = read_image(scan["T1w"])
+    affine[0, 3] += 0.02
+    write_image(scan["T1w"], data, affine)
+    (note,) = [note for note in read_case(_images(scan)).notes if "tenth of a voxel" in note]
+    assert "T1w lies 0.020 mm" in note
+
+
+def test_a_scan_of_unknown_side_is_read_and_said_to_be(scan):
+    for channel in ("FLAIR", "T1w"):
+        data, affine = read_image(scan[channel])
+        write_image(scan[channel], data, affine, sided=False)
+    case = read_case(_images(scan))
+    assert not case.sided
+    assert sum("which side is right is not known" in note for note in case.notes) == 2
+
+
+def test_one_channel_without_a_place_is_refused_and_never_resampled(scan):
+    data, affine = read_image(scan["T1w"])
+    write_image(scan["T1w"], data, affine, sided=False)
+    for resample in (False, True):
+        with pytest.raises(GridMismatchError, match="the header of the T1w does not say where it lies"):
+            read_case(_images(scan), resample=resample)
+
+
+def test_a_given_mask_that_cuts_lesions_is_told(scan):
+    head = np.zeros(SHAPE, dtype=bool)
+    head[4:12, 4:22, 4:18] = True
+    write_image(scan["mask"].with_name("brain.nii.gz"), head, AFFINE, dtype=bool)
+    case = read_case(_images(scan), reference=scan["mask"], brain_mask=scan["mask"].with_name("brain.nii.gz"))
+    assert any("leaves out 9 of 27 voxels" in note for note in case.notes)
+    assert any("cut into the brain" in note for note in case.notes)
+
+
+def test_reference_rules_are_kept_for_sidecars(scan):
+    two = np.zeros(SHAPE, dtype=np.uint8)
+    two[10:13, 11:14, 9:12], two[5, 13, 11] = 1, 2
+    write_image(scan["mask"], two, AFFINE, dtype=np.uint8)
+    case = read_case(_images(scan), reference=scan["mask"], reference_rule=ReferenceRule((1.0,)))
+    assert case.reference.sum() == 27
+    assert case.reference_rule == {"Labels": [1.0]}
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("sub-3_ses-x_acq-hi_run-2_FLAIR.nii.gz", ScanName("3", "x", "hi", "2")),
+        ("sub-3_ce-gad_rec-norm_run-2_FLAIR.nii.gz", ScanName("3", run="2", more=(("ce", "gad"), ("rec", "norm")))),
         ("flair.nii", ScanName("01")),
     ],
 )

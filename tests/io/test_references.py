@@ -1,6 +1,7 @@
 """Reference masks under the names that people and programs give them."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,8 @@ def _touch(root, *names):
         "sub-01_label-lesion_mask.nii",
         "sub-01_desc-lesion_mask.nii.gz",
         "sub-01_label-L_desc-rater1_dseg.nii.gz".replace("label-L_desc-rater1", "desc-rater1_label-L"),
-        "sub-01_space-flair_seg-lst.nii.gz",
+        "sub-01_label-lesion_desc-rater1_mask.nii.gz",
+        "sub-01_space-flair_label-L_mask.nii.gz",
         "sub-01.nii.gz",
     ],
 )
@@ -62,14 +64,89 @@ def test_the_best_name_wins_and_sessions_runs_and_acquisitions_must_agree(tmp_pa
     folder = tmp_path / "derivatives/all/sub-01/ses-a/anat"
     _touch(
         folder,
-        "sub-01_ses-a_space-flair_seg-lst.nii.gz",
+        "sub-01_ses-a_desc-lesion_mask.nii.gz",
         "sub-01_ses-a_run-1_label-L_mask.nii.gz",
-        "sub-01_ses-a_run-2_label-L_mask.nii.gz",
+        "sub-01_ses-a_run-02_label-L_mask.nii.gz",
     )
     found = find_references(tmp_path)
-    assert found.of(ScanName("01", "a", run="2")).name == "sub-01_ses-a_run-2_label-L_mask.nii.gz"
-    assert found.of(ScanName("01", "a", run="3")).name == "sub-01_ses-a_space-flair_seg-lst.nii.gz"
+    assert found.of(ScanName("01", "a", run="2")).name == "sub-01_ses-a_run-02_label-L_mask.nii.gz"
+    assert found.of(ScanName("01", "a", run="3")).name == "sub-01_ses-a_desc-lesion_mask.nii.gz"
     assert found.of(ScanName("01", "b")) is None
+
+
+FLAIR = {"suffix": "FLAIR"}
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (["auto/sub-01/anat/sub-01_label-L_mask", "manual/sub-01/anat/sub-01_label-L_mask"], "manual"),
+        (["m/sub-01_desc-rater1_label-L_mask", "m/sub-01_desc-consensus_label-L_mask"], "desc-consensus"),
+        (["m/sub-01_desc-rater2_label-L_mask", "m/sub-01_desc-rater1_label-L_mask"], "desc-rater1"),
+        (["m/sub-01_space-T1w_label-L_mask", "m/sub-01_label-lesion_mask"], "sub-01_label-lesion"),
+        (["m/sub-01_label-L_dseg", "m/sub-01_label-L_mask"], "label-L_mask"),
+    ],
+)
+def test_of_several_masks_the_best_is_taken_and_said(names, taken, tmp_path):
+    _touch(tmp_path / "derivatives", *(f"{name}.nii.gz" for name in names))
+    choice = find_references(tmp_path).choose(ScanName("01"), FLAIR)
+    assert taken in str(choice.path)
+    several = len(names) - sum("space-T1w" in name for name in names)
+    assert len(choice.notes) == int(several > 1)
+    if several > 1:
+        assert f"{choice.path.name} was taken; also there:" in choice.notes[0]
+
+
+def test_the_masks_own_sidecar_says_who_made_it(tmp_path):
+    one, other = (tmp_path / f"derivatives/{name}/sub-01/anat" for name in ("a", "b"))
+    _touch(one, "sub-01_label-L_mask.nii.gz")
+    _touch(other, "sub-01_label-L_mask.nii.gz")
+    (one / "sub-01_label-L_mask.json").write_text('{"Manual": false}')
+    (other / "sub-01_label-L_mask.json").write_text('{"Manual": true}')
+    assert "derivatives/b" in str(find_references(tmp_path).of(ScanName("01")))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "generator"),
+    [
+        ("lst", "sub-01_space-flair_seg-lst.nii.gz", None),
+        ("mine", "sub-01_space-flair_seg-lst.nii.gz", None),
+        ("samseg", "sub-01_label-L_mask.nii.gz", None),
+        ("mine", "sub-01_label-L_mask.nii.gz", "LST-AI"),
+    ],
+)
+def test_what_a_program_made_is_a_reference_only_where_it_is_named(folder, name, generator, tmp_path):
+    root = tmp_path / "derivatives" / folder
+    _touch(root, f"sub-01/anat/{name}")
+    if generator is not None:
+        (root / "dataset_description.json").write_text(json.dumps({"GeneratedBy": [{"Name": generator}]}))
+    choice = find_references(tmp_path).choose(ScanName("01"), FLAIR)
+    assert choice.path is None
+    assert "made by a program: it is a reference only with --reference-from" in choice.notes[0]
+    assert find_references(tmp_path, root).choose(ScanName("01"), FLAIR).path.name == name
+
+
+def test_a_mask_of_another_space_leaves_the_scan_out(tmp_path):
+    _touch(tmp_path, "derivatives/m/sub-01/anat/sub-01_space-T1w_label-L_mask.nii.gz")
+    choice = find_references(tmp_path).choose(ScanName("01"), FLAIR)
+    assert choice.path is None
+    assert "lies in the space T1w, its images in its own space" in choice.problem
+    assert find_references(tmp_path).choose(ScanName("01"), {"suffix": "FLAIR", "space": "T1w"}).path is not None
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    kept = _touch(tmp_path / "elsewhere", "sub-01/anat/sub-01_label-L_mask.nii.gz")
+    (tmp_path / "bids/derivatives").mkdir(parents=True)
+    (tmp_path / "bids/derivatives/manual").symlink_to(kept)
+    (kept / "sub-01/round").symlink_to(kept)  # a circle
+    choice = find_references(tmp_path / "bids").choose(ScanName("01"), FLAIR)
+    assert choice.path.name == "sub-01_label-L_mask.nii.gz"
+    assert choice.notes == ()
+
+
+def test_none_in_place_of_a_folder_finds_nothing(tmp_path):
+    _touch(tmp_path, "derivatives/manual/sub-01/anat/sub-01_label-L_mask.nii.gz")
+    assert find_references(tmp_path, Path("none")).of(ScanName("01")) is None
 
 
 def test_nnunet_labels_without_bids_names(tmp_path):

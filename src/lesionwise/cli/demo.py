@@ -12,7 +12,7 @@ from lesionwise.cli.console import reporting
 from lesionwise.cli.explain import judge_scan
 from lesionwise.config import write_config
 from lesionwise.io.bids import find_scans
-from lesionwise.io.cases import read_case
+from lesionwise.io.cases import read_scan_case
 from lesionwise.io.files import check_output
 from lesionwise.models.zoo import load_model
 from lesionwise.phantom import write_phantoms
@@ -44,7 +44,7 @@ def demo(
         reporter.say("Drawing a synthetic patient (no real person) from the MNI152 templates.")
         write_phantoms(out / "bids", subjects=1, seed=SEED, size=size, n_lesions=LESIONS)
         scan = find_scans(out / "bids", channels=model.spec.channels).scans[0]
-        case = read_case(scan.images, reference=scan.reference, name=scan.name)
+        case = read_scan_case(scan)
         explained = explain_case(
             model,
             case,

@@ -29,6 +29,10 @@ def evaluate(
             "--validation-label", help="Choose thresholds on these patients, and leave them out of the table."
         ),
     ] = None,
+    bids_filter: o.BidsFilter = None,
+    reference_from: o.ReferenceFrom = None,
+    reference_label: o.ReferenceLabel = None,
+    reference_threshold: o.ReferenceThreshold = None,
     connectivity: o.Connectivity = 18,
     min_size: Annotated[int, typer.Option("--min-size", min=1, help="Smallest lesion in voxels.")] = 6,
     resume: o.Resume = True,
@@ -46,13 +50,17 @@ def evaluate(
     from lesionwise.cohort import CohortRunner, Shard
     from lesionwise.evaluation import evaluate as run
     from lesionwise.evaluation import markdown
+    from lesionwise.io.bids import read_filters
     from lesionwise.io.files import check_output
-    from lesionwise.models.reference import references
+    from lesionwise.io.masks import ReferenceRule
+    from lesionwise.models.reference import opened, references
 
     check_output(out)
     spread, share = Spread(workers, scheduler), Shard.parse(shard)
     where = spread.device(device)
     models = references(model or ["builtin"], names=name, trust=trust)
+    rule = ReferenceRule.read(reference_label, reference_threshold)
+    channels = list(dict.fromkeys(channel for one in models.values() for channel in opened(one).spec.channels))
     with reporting() as reporter:
         engine = spread.engine(where, sees=[bids_dir], writes=out)
         runner = CohortRunner(engine, share, resume, reporter.step, reporter.say)
@@ -62,6 +70,9 @@ def evaluate(
             out.resolve(),
             participants=participant_label,
             validation=validation_label or (),
+            filters=None if bids_filter is None else read_filters(bids_filter, channels=channels),
+            reference_from=reference_from,
+            reference_rule=rule,
             connectivity=connectivity,
             min_voxels=min_size,
             seed=seed,

@@ -14,8 +14,9 @@ from lesionwise.errors import InputError
 from lesionwise.experiments.networks import run_networks
 from lesionwise.experiments.registry import EXPERIMENTS
 from lesionwise.experiments.run import FOLDER, run_experiment
-from lesionwise.io.bids import LeftOut, find_scans
+from lesionwise.io.bids import LeftOut, find_scans, read_filters
 from lesionwise.io.files import check_output
+from lesionwise.io.masks import ReferenceRule
 from lesionwise.models.reference import references
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -31,7 +32,10 @@ def experiment(
     participant_label: Annotated[
         list[str] | None, typer.Option("--participant-label", help="Subjects, with or without sub- (all).")
     ] = None,
+    bids_filter: o.BidsFilter = None,
     reference_from: o.ReferenceFrom = None,
+    reference_label: o.ReferenceLabel = None,
+    reference_threshold: o.ReferenceThreshold = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="NAME=VALUE of the experiment; see docs/experiments.md.")
     ] = None,
@@ -62,7 +66,14 @@ def experiment(
     specs = {key: one.load().spec for key, one in models.items()}
     settings = {key: o.settings_of(one.load(), replace(choices, device=device)) for key, one in models.items()}
     channels = list(dict.fromkeys(channel for spec in specs.values() for channel in spec.channels))
-    found = find_scans(bids_dir, channels=channels, participants=participant_label, reference_from=reference_from)
+    found = find_scans(
+        bids_dir,
+        channels=channels,
+        participants=participant_label,
+        filters=None if bids_filter is None else read_filters(bids_filter, channels=channels),
+        reference_from=reference_from,
+        reference_rule=ReferenceRule.read(reference_label, reference_threshold),
+    )
     usable = [scan for scan in found.scans if scan.reference is not None]
     missing = [*found.left_out]
     missing += [LeftOut(scan.name, "no reference mask") for scan in found.scans if scan.reference is None]

@@ -14,6 +14,7 @@ from lesionwise.config import write_config
 from lesionwise.geometry.volume import ScanName
 from lesionwise.io.cases import read_case
 from lesionwise.io.files import check_output
+from lesionwise.io.masks import ReferenceRule
 from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.triage.model import TriageModel, load_triage
@@ -31,6 +32,8 @@ def explain(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Output folder.")],
     reference: Annotated[Path | None, typer.Option("--reference", help="Reference lesion mask.")] = None,
+    reference_label: o.ReferenceLabel = None,
+    reference_threshold: o.ReferenceThreshold = None,
     brain_mask: Annotated[Path | None, typer.Option("--brain-mask", help="Brain mask, for heads with skull.")] = None,
     resample: o.Resample = False,
     subject: Annotated[
@@ -49,8 +52,16 @@ def explain(
     settings = o.settings_of(segmenter, choices)
     if judge is not None:
         judge.check_channels(segmenter.spec.channels)
+    rule = ReferenceRule.read(reference_label, reference_threshold)
     name = None if subject is None else ScanName(o.subject_of(subject))
-    case = read_case(o.images_of(image), reference=reference, brain_mask=brain_mask, resample=resample, name=name)
+    case = read_case(
+        o.images_of(image),
+        reference=reference,
+        reference_rule=rule,
+        brain_mask=brain_mask,
+        resample=resample,
+        name=name,
+    )
     with reporting() as reporter:
         explained = explain_case(
             segmenter,

@@ -96,9 +96,32 @@ Workers = Annotated[
 Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Address or scheduler file of a Dask cluster.")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Keep what is finished.")]
 ReferenceFrom = Annotated[
-    Path | None, typer.Option("--reference-from", help="Folder of reference masks (the data set's derivatives).")
+    Path | None,
+    typer.Option("--reference-from", help="Folder of reference masks, or none (the data set's derivatives)."),
 ]
-Resample = Annotated[bool, typer.Option("--resample", help="Interpolate channels onto the first one's grid.")]
+ReferenceLabel = Annotated[
+    str | None,
+    typer.Option("--reference-label", help="Values of the reference that are lesion, such as 1,2 (the one besides 0)."),
+]
+ReferenceThreshold = Annotated[
+    float | None,
+    typer.Option("--reference-threshold", help="For soft masks: the value of the reference above which it is lesion."),
+]
+BidsFilter = Annotated[
+    Path | None,
+    typer.Option(
+        "--bids-filter",
+        "--bids-filter-file",
+        help='JSON file of entities that images must have: {"FLAIR": {"acquisition": "3D", "space": null}}.',
+    ),
+]
+Resample = Annotated[
+    bool,
+    typer.Option(
+        "--resample",
+        help="Bring other grids onto the first image's: channels by linear interpolation, masks by nearest neighbour.",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,15 +92,10 @@ def study(
         list[str] | None,
         typer.Option("--session-label", "--session_label", help="Sessions, with or without ses- (all)."),
     ] = None,
-    bids_filter: Annotated[
-        Path | None,
-        typer.Option(
-            "--bids-filter",
-            "--bids-filter-file",
-            help='JSON file of entities that images must have: {"FLAIR": {"acquisition": "3D"}}.',
-        ),
-    ] = None,
+    bids_filter: o.BidsFilter = None,
     reference_from: o.ReferenceFrom = None,
+    reference_label: o.ReferenceLabel = None,
+    reference_threshold: o.ReferenceThreshold = None,
     brain_masks_from: Annotated[
         Path | None, typer.Option("--brain-masks-from", help="Folder of brain masks, for heads with skull.")
     ] = None,
@@ -129,6 +124,7 @@ def study(
     from lesionwise.config import write_config
     from lesionwise.io.bids import read_filters
     from lesionwise.io.files import check_output
+    from lesionwise.io.masks import ReferenceRule
     from lesionwise.models.reference import ModelRef
     from lesionwise.study.participant import make_tasks, run_participant
     from lesionwise.study.plan import plan_study
@@ -154,6 +150,7 @@ def study(
         sessions=session_label,
         filters=None if bids_filter is None else read_filters(bids_filter, channels=channels),
         reference_from=reference_from,
+        reference_rule=ReferenceRule.read(reference_label, reference_threshold),
         brain_masks_from=brain_masks_from,
         shard=share,
     )

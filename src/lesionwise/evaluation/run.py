@@ -17,7 +17,8 @@ from lesionwise.cohort.tables import TableUnit, below_each_other, read_frame, re
 from lesionwise.errors import InputError
 from lesionwise.evaluation.scan import THRESHOLDS, evaluate_scan, table_paths, threshold_scores
 from lesionwise.evaluation.tables import Evaluation, tabulate, write_evaluation
-from lesionwise.io.bids import BidsScan, LeftOut, find_scans
+from lesionwise.io.bids import BidsScan, Filters, LeftOut, find_scans
+from lesionwise.io.masks import ReferenceRule
 from lesionwise.models.folds import CrossValidated
 from lesionwise.models.reference import ModelRef, opened
 from lesionwise.segmenter import AbstractSegmenter
@@ -32,6 +33,9 @@ def evaluate(
     *,
     participants: Sequence[str] | None = None,
     validation: Sequence[str] = (),
+    filters: Filters | None = None,
+    reference_from: Path | None = None,
+    reference_rule: ReferenceRule | None = None,
     connectivity: int = 18,
     min_voxels: int = 6,
     seed: int = 0,
@@ -42,6 +46,7 @@ def evaluate(
     by_ventricles.csv, left_out.tsv, evaluation.md, evaluation.png, config.json, and the probability maps.
 
     `validation` patients choose the thresholds and are left out of every table; without them each model keeps its own.
+    `filters`, `reference_from` and `reference_rule` choose images and masks as in `find_scans`.
     A scan that cannot be used by one model is left out for all of them, so that every model is judged by the same scans.
     What the same model made of the same images, wherever they lie, is kept. `runner` says on what processes, and collects
     the scans left out; a share of the cohort (`runner.shard`) only computes, and gives None.
@@ -52,7 +57,15 @@ def evaluate(
     bids_dir, out, runner = Path(bids_dir), Path(out), runner or CohortRunner()
     if not models:
         raise InputError("Expected at least one model to evaluate, found none.")
-    scans, chosen_on, missing = _scans(models, bids_dir, participants, validation)
+    scans, chosen_on, missing = _scans(
+        models,
+        bids_dir,
+        participants,
+        validation,
+        filters=filters,
+        reference_from=reference_from,
+        reference_rule=reference_rule,
+    )
     thresholds = {
         name: _threshold(name, model, chosen_on, out, device=device, runner=runner) for name, model in models.items()
     }
@@ -73,7 +86,7 @@ def evaluate(
                     evaluate_scan, model, scan, out / name, ventricles=ventricles, device=device, **counting
                 ),
                 inputs={**scan.files, **({} if ventricles is None else {"ventricles": ventricles})},
-                depends_on=(model.fingerprint, sorted(counting.items())),
+                depends_on=(model.fingerprint, sorted(counting.items()), scan.reference_rule),
                 part=name,
             )
             units.append(unit)
@@ -101,6 +114,7 @@ def _scans(
     bids_dir: Path,
     participants: Sequence[str] | None,
     validation: Sequence[str],
+    **chosen: Any,
 ) -> tuple[list[BidsScan], list[BidsScan], list[LeftOut]]:
     """Scans to judge by, scans to choose thresholds on, and those that cannot be used with the reason."""
     channels = list(dict.fromkeys(channel for model in models.values() for channel in opened(model).spec.channels))
@@ -112,7 +126,7 @@ def _scans(
             f"Expected patients either to choose a threshold on or to judge by, found {min(both)} as both."
         )
     wanted = None if asked is None else sorted(asked | held)
-    found = find_scans(bids_dir, channels=channels, participants=wanted)
+    found = find_scans(bids_dir, channels=channels, participants=wanted, **chosen)
     marked = [scan for scan in found.scans if scan.reference is not None]
     unknown = held - {scan.name.subject for scan in marked}
     if unknown:
@@ -146,7 +160,7 @@ def _threshold(
             name=scan.name,
             out=out,
             inputs=scan.files,
-            depends_on=(model.fingerprint, THRESHOLDS),
+            depends_on=(model.fingerprint, THRESHOLDS, scan.reference_rule),
             part=name,
         )
         for scan in scans

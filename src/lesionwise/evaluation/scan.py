@@ -11,9 +11,10 @@ from lesionwise.errors import InputError
 from lesionwise.geometry.volume import Case
 from lesionwise.instances.components import label_components
 from lesionwise.io.bids import BidsScan
-from lesionwise.io.cases import read_case
+from lesionwise.io.cases import HEAD_FOUND, read_scan_case
 from lesionwise.io.derivative import ScanFiles, write_json
-from lesionwise.io.nifti import read_mask, write_image
+from lesionwise.io.masks import read_mask
+from lesionwise.io.nifti import write_image
 from lesionwise.metrics import lesion_table, normalised_dice, scan_metrics
 from lesionwise.models.reference import ModelRef, opened
 from lesionwise.segmenter import AbstractSegmenter
@@ -60,7 +61,8 @@ def evaluate_scan(
     paths = table_paths(folder, scan)
     write_frame(paths[0], metrics)
     write_frame(paths[1], lesions)
-    return UnitResult([*images, *paths], f"nDSC {metrics['ndsc'].iloc[0]:.2f}")
+    said = "".join(f" Note: {note}" for note in case.notes if note != HEAD_FOUND)
+    return UnitResult([*images, *paths], f"nDSC {metrics['ndsc'].iloc[0]:.2f}{said}")
 
 
 def threshold_scores(model: AbstractSegmenter | ModelRef, scan: BidsScan, folder: Path, *, device: str) -> pd.DataFrame:
@@ -82,7 +84,13 @@ def probability_map(
     predicted = predict_case(asked, case, device=device, known=files)
     if stored(files.facts).get("PredictionKey") != predicted.key or not files.probability.is_file():
         files.facts.unlink(missing_ok=True)  # first, so that facts never speak of another probability
-        write_image(files.probability, predicted.probability, case.image.affine, description="lesion probability")
+        write_image(
+            files.probability,
+            predicted.probability,
+            case.image.affine,
+            description="lesion probability",
+            sided=case.sided,
+        )
         facts = {"ModelFingerprint": asked.fingerprint, "SourceFiles": dict(case.sources)}
         write_json(files.facts, {**facts, "PredictionKey": predicted.key})
     return predicted.probability, [files.probability, files.facts]
@@ -90,7 +98,7 @@ def probability_map(
 
 def read_marked(scan: BidsScan) -> tuple[Case, np.ndarray]:
     """The scan and its reference. Raises InputError if it has none."""
-    case = read_case(dict(scan.images), reference=scan.reference, name=scan.name, resample=True)
+    case = read_scan_case(scan, resample=True)
     if case.reference is None:
         raise InputError(f"Expected a reference mask for {case.name.stem}, found none.")
     return case, case.reference

@@ -106,14 +106,16 @@ def markdown(result: Evaluation) -> str:
     lines = [
         "# Evaluation",
         "",
-        "Mean over patients (nDSC, Dice, distances in mm) or all lesions together (rates);",
+        "Mean over patients (nDSC, Dice, distances in mm; of those that have a value, whose number is given where it is not all) "
+        "or all lesions together (rates);",
         "",
     ]
     lines[2] += " 95 % intervals from resampled patients."
     lines += ["| model | threshold | " + " | ".join(shown) + " |", "|" + "---|" * (len(shown) + 2)]
     for name, (threshold, source) in result.thresholds.items():
         rows = result.summary[result.summary["model"] == name].set_index("metric")
-        cells = [_cell(rows.loc[metric]) for metric in shown]
+        most = int(rows["patients"].max())
+        cells = [_cell(rows.loc[metric], patients=most) for metric in shown]
         lines.append(f"| {name} | {threshold:g} ({source}) | " + " | ".join(cells) + " |")
     if len(result.comparison):
         lines += ["", "## Differences", "", "| pair | metric | difference | p | p (Holm) |", "|---|---|---|---|---|"]
@@ -173,6 +175,16 @@ def tabulate(
         ]
         return pd.concat(parts, ignore_index=True)[["model", "from", "to", "reference", "predicted", "tpr", "fdr"]]
 
+    specks = metrics.groupby("model", sort=False)["lesions_reference_specks"].sum()
+    notes = [
+        *notes,
+        *(
+            f"{name}: {int(count)} reference lesions were met by predicted components below the minimum size only; they count "
+            "as found, here and in `explain`."
+            for name, count in specks.items()
+            if count
+        ),
+    ]
     known = bool(lesions["ventricle_distance_mm"].notna().any())
     by_ventricles = bins("ventricle_distance_mm", VENTRICLE_EDGES_MM) if known else pd.DataFrame()
     more = () if known else ("No breakdown by distance to the ventricles: no *_label-ventricles_mask found.",)
@@ -220,9 +232,11 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if np.isfinite(value) else "n/a"
 
 
-def _cell(row: pd.Series) -> str:
+def _cell(row: pd.Series, *, patients: int) -> str:
+    """Estimate and interval; over how many patients, where not all of them have a value."""
     if not np.isfinite(row["estimate"]):
         return "n/a"
+    few = f" ({row['patients']} of {patients} patients)" if row["patients"] < patients else ""
     if not np.isfinite(row["low"]):
-        return f"{row['estimate']:.2f}"
-    return f"{row['estimate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        return f"{row['estimate']:.2f}{few}"
+    return f"{row['estimate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]{few}"

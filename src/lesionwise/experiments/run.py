@@ -21,7 +21,7 @@ from lesionwise.experiments.registry import experiment_named
 from lesionwise.geometry.volume import Case, ScanName
 from lesionwise.instances.matching import select
 from lesionwise.io.bids import BidsScan, LeftOut
-from lesionwise.io.cases import read_case
+from lesionwise.io.cases import read_scan_case
 from lesionwise.io.derivative import ScanFiles, write_table
 from lesionwise.io.files import write_text
 from lesionwise.models.reference import ModelRef, opened
@@ -158,14 +158,14 @@ def _named(chart: Chart, network: str) -> Chart:
 def _identity(source: ScanSource) -> tuple[ScanName, dict[str, Path], tuple[str, ...]]:
     """A scan's name and what tells whether it changed: its files, or its content where it is none of a data set."""
     if isinstance(source, BidsScan):
-        return source.name, source.files, ()
+        return source.name, source.files, (repr(source.reference_rule),)
     case = _case(source)
     return case.name, {}, (content_key(case),)
 
 
 def _case(source: ScanSource) -> Case:
     if isinstance(source, BidsScan):
-        return read_case(source.images, reference=source.reference, name=source.name)
+        return read_scan_case(source)
     return source if isinstance(source, Case) else source()
 
 

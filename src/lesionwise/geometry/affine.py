@@ -4,8 +4,11 @@ import numpy as np
 
 from lesionwise.types import Affine, Millimetres, Shape
 
-GRID_TOLERANCE_MM = 1e-2
-"""Largest shift of any corner of a grid, in mm, under which two affines count as the same grid."""
+SAME_GRID_VOX = 0.1
+"""Largest shift of any corner of a grid, in voxels along any axis, under which two affines count as the same grid."""
+
+ROUNDING_MM = 1e-3
+"""Shift of a corner that rounding in a header explains: not worth a word."""
 
 
 def voxel_sizes_mm(affine: Affine) -> Millimetres:
@@ -35,6 +38,18 @@ def grid_shift_mm(first: Affine, second: Affine, shape: Shape) -> float:
     """Largest distance in mm between the places where two affines put the corners of a grid."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
     return float(np.linalg.norm(to_mm(corners, first) - to_mm(corners, second), axis=1).max())
+
+
+def grid_shift_vox(first: Affine, second: Affine, shape: Shape) -> float:
+    """Largest distance, in voxels of `second` along any of its axes, between where two affines put a grid's corners."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
+    apart = to_mm(corners, first) - to_mm(corners, second)
+    return float(np.abs(apart @ np.linalg.inv(second[:3, :3]).T).max())
+
+
+def same_grid(shape: Shape, affine: Affine, like: tuple[Shape, Affine]) -> bool:
+    """True if two grids have one shape and corners within a tenth of a voxel of one another."""
+    return tuple(shape) == tuple(like[0]) and grid_shift_vox(affine, like[1], shape) <= SAME_GRID_VOX
 
 
 def closest_axes(affine: Affine) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

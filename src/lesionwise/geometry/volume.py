@@ -52,20 +52,47 @@ class Volume:
         return replace(self, data=self.data[(slice(None), *box.slices)], affine=shifted_affine(self.affine, box.start))
 
 
+NAMED_BY = ("sub", "ses", "acq", "ce", "rec", "dir", "run", "echo", "flip", "inv", "mt", "part")
+"""BIDS entities that tell the scans of a person apart, in the order of file names. What the others tell apart (space,
+res, desc) are versions of one scan."""
+
+
 @dataclass(frozen=True)
 class ScanName:
-    """BIDS entities of one scan."""
+    """BIDS entities of one scan. `more` holds those of `NAMED_BY` that have no field of their own, as (key, value)."""
 
     subject: str = "01"
     session: str | None = None
     acquisition: str | None = None
     run: str | None = None
+    more: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of_entities(cls, entities: Mapping[str, str]) -> "ScanName":
+        """The name of a file with these entities ({"sub": "01", "rec": "norm", ...}); others are passed over."""
+        own = ("sub", "ses", "acq", "run")
+        more = tuple((key, entities[key]) for key in NAMED_BY if key in entities and key not in own)
+        return cls(entities["sub"], entities.get("ses"), entities.get("acq"), entities.get("run"), more)
+
+    @classmethod
+    def of_stem(cls, stem: str) -> "ScanName":
+        """The name in a file name such as `sub-01_rec-norm_run-2_lesions.tsv`. Raises InputError without `sub-`."""
+        parts = stem.split(".")[0].split("_")
+        entities = dict(part.split("-", 1) for part in parts if "-" in part)
+        if not entities.get("sub"):
+            raise InputError(f"Expected a file name that begins with sub-, found {stem}.")
+        return cls.of_entities(entities)
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """All entities by their short names, in the order of file names."""
+        own = {"sub": self.subject, "ses": self.session, "acq": self.acquisition, "run": self.run, **dict(self.more)}
+        return {key: value for key in NAMED_BY if (value := own.get(key)) is not None}
 
     @property
     def stem(self) -> str:
-        """`sub-X[_ses-Y][_acq-A][_run-R]`, with which every file of the scan begins."""
-        parts = [("sub", self.subject), ("ses", self.session), ("acq", self.acquisition), ("run", self.run)]
-        return "_".join(f"{key}-{value}" for key, value in parts if value is not None)
+        """`sub-X[_ses-Y][_acq-A][_ce-C][_rec-R][_run-N]...`, with which every file of the scan begins."""
+        return "_".join(f"{key}-{value}" for key, value in self.entities.items())
 
     @property
     def folder(self) -> str:
@@ -81,7 +108,8 @@ class Case:
     `head` says which voxels are inside the (skull-stripped) head: normalisation constants, noise and percentiles are
     taken there. `reference` is None if no reference was given, and empty (all False) if it has no lesions. `tissue`
     holds optional label masks such as `white_matter`. `notes` are sentences about how the case was read and
-    `sources` the files it was read from, both for sidecars.
+    `sources` the files it was read from, both for sidecars. `sided` is False where nothing says which side is
+    right, and `reference_rule` how the reference's values were read, both for sidecars.
     """
 
     image: Volume
@@ -91,6 +119,8 @@ class Case:
     tissue: Mapping[str, MaskArray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    sided: bool = True
+    reference_rule: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         masks = {"head mask": self.head, "reference": self.reference, **self.tissue}

@@ -3,12 +3,13 @@
 from lesionwise.instances.components import component_voxels, label_components, parse_min_size
 from lesionwise.instances.controls import Control, Placement, place_controls
 from lesionwise.instances.instance import Instance, instances_to_labels
-from lesionwise.instances.matching import find_instances, select
+from lesionwise.instances.matching import Matching, find_instances, match_lesions, select
 from lesionwise.instances.tissue import Tissues, WhiteMatter, tissues, white_matter
 
 __all__ = [
     "Control",
     "Instance",
+    "Matching",
     "Placement",
     "Tissues",
     "WhiteMatter",
@@ -16,6 +17,7 @@ __all__ = [
     "find_instances",
     "instances_to_labels",
     "label_components",
+    "match_lesions",
     "parse_min_size",
     "place_controls",
     "select",

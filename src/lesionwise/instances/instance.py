@@ -21,7 +21,8 @@ class Instance:
 
     `label` is its number in the scan, unique over all outcomes. `outcome` is None without a reference. `source` says
     whose voxels they are. `iou` is the best intersection over union with one reference component (0 to 1), 0 for FP, FN
-    and TN. `voxels` are grid indices (n, 3); `affine` takes them to RAS millimetres.
+    and TN. `reference_lesions` are the numbers of the reference's components (in scan order, from 1) that share a voxel
+    with it; of a missed lesion, its own number. `voxels` are grid indices (n, 3); `affine` takes them to RAS millimetres.
     """
 
     label: int
@@ -30,6 +31,7 @@ class Instance:
     outcome: Outcome | None = None
     source: Source = "prediction"
     iou: float = 0.0
+    reference_lesions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.voxels) == 0:

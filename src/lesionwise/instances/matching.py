@@ -1,6 +1,8 @@
 """Which predicted lesions are true and which reference lesions were missed (METHOD section 1)."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -12,7 +14,23 @@ from lesionwise.metrics import IOU_THRESHOLD, MatchRule, component_overlap
 from lesionwise.types import Affine, MaskArray, Outcome, VoxelArray
 
 
-def find_instances(
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """Lesions, and how many reference lesions were met by predicted components below the minimum size only.
+
+    These count as found (match first, then drop), so they are no false negatives; no predicted lesion stands for them.
+    """
+
+    instances: list[Instance]
+    specks_only: int = 0
+
+
+def find_instances(mask: MaskArray, *, affine: Affine, **options: Any) -> list[Instance]:
+    """The lesions of `match_lesions`, which takes the same options."""
+    return match_lesions(mask, affine=affine, **options).instances
+
+
+def match_lesions(
     mask: MaskArray,
     *,
     affine: Affine,
@@ -23,7 +41,7 @@ def find_instances(
     rule: MatchRule = "overlap",
     iou_threshold: float = IOU_THRESHOLD,
     one_to_one: bool = False,
-) -> list[Instance]:
+) -> Matching:
     """Lesions of a predicted mask, judged against a reference mask, and the reference lesions that were missed.
 
     First match, then drop: components are compared at full detail and only then those below `min_size` are left out, so
@@ -45,7 +63,7 @@ def find_instances(
     predicted = label_components(mask, connectivity=connectivity)
     if reference is None:
         kept = _by_size(enumerate(component_voxels(predicted)), least=least)
-        return [Instance(label, voxels, affine) for label, (_, voxels) in enumerate(kept, start=1)]
+        return Matching([Instance(label, voxels, affine) for label, (_, voxels) in enumerate(kept, start=1)])
 
     referenced = label_components(reference, connectivity=connectivity)
     overlap = component_overlap(predicted, referenced)
@@ -55,13 +73,17 @@ def find_instances(
     found = _by_size(enumerate(component_voxels(predicted)), least=least)
     lost = _by_size(((n, v) for n, v in enumerate(component_voxels(referenced)) if missed[n]), least=least)
     instances = [
-        Instance(label, voxels, affine, _outcome(iou[n], threshold), "prediction", float(iou[n]))
+        Instance(
+            label, voxels, affine, _outcome(iou[n], threshold), "prediction", float(iou[n]), overlap.covered(n + 1)
+        )
         for label, (n, voxels) in enumerate(found, start=1)
     ]
-    return instances + [
-        Instance(label, voxels, affine, "FN", "reference")
-        for label, (_, voxels) in enumerate(lost, start=len(found) + 1)
+    instances += [
+        Instance(label, voxels, affine, "FN", "reference", reference_lesions=(n + 1,))
+        for label, (n, voxels) in enumerate(lost, start=len(found) + 1)
     ]
+    real = overlap.reference_vox >= least
+    return Matching(instances, int((real & ~missed & ~overlap.reference_met(at_least_vox=least)).sum()))
 
 
 def select(instances: list[Instance], lesions: str, *, seed: int = 0) -> list[Instance]:

@@ -16,7 +16,8 @@ TEXT = ("outcome", "reference_lesions", "triage_verdict", "triage_reasons", "wor
 
 LOGICAL = ("converged",)
 OUTCOMES = ("TP", "US", "FP", "FN", "TN")
-NEEDED = ("lesion", "outcome", "volume_mm3", "x_mm", "y_mm", "z_mm")
+PLACE = ("x_mm", "y_mm", "z_mm")
+NEEDED = ("lesion", "outcome", "volume_mm3", *PLACE)
 FINITE = ("volume_mm3", "x_mm", "y_mm", "z_mm", "probability_mean", "probability_max")
 """Columns that have a value in every row, where they are there at all."""
 
@@ -76,10 +77,9 @@ def check_lesions(table: pd.DataFrame, path: Path) -> None:
         raise InputError(
             f"Expected the outcomes {', '.join(OUTCOMES)} or n/a in {path}, found {str(strange[0])[:40]!r}."
         )
-    known = table[[column for column in NEEDED if column not in ("lesion", "outcome", "n_samples")]].to_numpy(
-        dtype=float
-    )
-    if not np.isfinite(known).all() or (table["volume_mm3"].to_numpy(dtype=float) <= 0).any():
+    sizes, places = table["volume_mm3"].to_numpy(dtype=float), table[list(PLACE)].to_numpy(dtype=float)
+    placed = np.isfinite(places).all() or np.isnan(places).all()  # of a scan that lies nowhere no lesion has a place
+    if not placed or not np.isfinite(sizes).all() or (sizes <= 0).any():
         raise InputError(f"Expected the size, place and probability of every lesion in {path}, found a row without.")
     if np.isinf(table.select_dtypes("number").to_numpy(dtype=float, na_value=np.nan)).any():
         raise InputError(f"Expected finite numbers in {path}, found an infinite one.")

@@ -231,8 +231,7 @@ def list_scans(out: Path) -> list[ScanName]:
     """All finished scans of an output folder, sorted."""
     names = []
     for path in sorted(Path(out).glob("sub-*/**/*_lesions.json")):
-        entities = dict(part.split("-", 1) for part in path.name.split("_") if "-" in part)
-        names.append(ScanName(entities["sub"], entities.get("ses"), entities.get("acq"), entities.get("run")))
+        names.append(ScanName.of_stem(path.name))
     return names
 
 
@@ -261,10 +260,20 @@ def write_saliency(path: Path, saliency: SaliencyMap, *, snr_path: Path | None =
     sidecar_path = path.with_name(path.name.replace(".nii.gz", ".json"))
     sidecar_path.unlink(missing_ok=True)
     write_image(
-        path, np.moveaxis(saliency.data, 0, -1), saliency.affine, description="signed saliency, a volume per channel"
+        path,
+        np.moveaxis(saliency.data, 0, -1),
+        saliency.affine,
+        description="signed saliency, a volume per channel",
+        sided=saliency.sided,
     )
     if snr_path is not None and saliency.snr is not None:
-        write_image(snr_path, np.moveaxis(saliency.snr, 0, -1), saliency.affine, description="|map| / standard error")
+        write_image(
+            snr_path,
+            np.moveaxis(saliency.snr, 0, -1),
+            saliency.affine,
+            description="|map| / standard error",
+            sided=saliency.sided,
+        )
     sidecar = {
         "Units": saliency.units,
         "Channels": list(saliency.channels),

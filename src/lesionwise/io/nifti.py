@@ -1,93 +1,141 @@
 """NIfTI images in and out: checked on reading, written whole."""
 
 import gzip
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError as NibabelError
 
 from lesionwise.errors import GridMismatchError, ImageFileError
-from lesionwise.geometry.affine import GRID_TOLERANCE_MM, grid_shift_mm
+from lesionwise.geometry.affine import ROUNDING_MM, SAME_GRID_VOX, grid_shift_mm, grid_shift_vox, same_grid
+from lesionwise.io.content import opened
 from lesionwise.io.files import write_whole
+from lesionwise.io.header import Position, position_of
 from lesionwise.types import Affine, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class FileImage:
+    """A 3-D image as its file has it: (i, j, k) float32, where it lies, and which voxels held NaN (0 in `data`)."""
+
+    data: np.ndarray
+    position: Position
+    missing: np.ndarray | None = None
+
+    @property
+    def affine(self) -> Affine:
+        """Takes voxels to RAS mm."""
+        return self.position.affine
+
+    @property
+    def shape(self) -> Shape:
+        """Grid size in voxels."""
+        i, j, k = self.data.shape
+        return i, j, k
 
 
 def read_array(path: Path | str) -> tuple[np.ndarray, Affine]:
     """The voxels as stored (scaled, any number of axes) with the affine to RAS mm.
 
-    Raises ImageFileError if the file is missing, unreadable or truncated.
+    Raises ImageFileError as `opened` and `position_of` do.
+    """
+    data, position = _read(Path(path))
+    return data, position.affine
+
+
+def read_file_image(path: Path | str) -> FileImage:
+    """A 3-D image with its place; voxels that hold NaN (which many programs write outside the brain) are 0.
+
+    Raises ImageFileError as `opened` and `position_of` do, and if the image is not 3-D, is empty, is not of plain
+    numbers, or holds values that are infinite or too large for float32.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ImageFileError(f"Expected a NIfTI image, but there is no file {path}.")
-    try:
-        image = nib.load(path)
-        data = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-    except (NibabelError, EOFError, OSError, gzip.BadGzipFile, zlib.error, ValueError) as error:
-        raise ImageFileError(f"Expected a readable NIfTI image, but {path} is damaged or not one ({error}).") from error
-    return data, np.array(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
-
-
-def read_image(path: Path | str) -> tuple[np.ndarray, Affine]:
-    """A 3-D image (i, j, k) float32 with its affine to RAS mm.
-
-    Raises ImageFileError if the file is missing, unreadable, truncated, not 3-D, empty, without a usable affine, or
-    holds NaN or infinite values.
-    """
-    data, affine = read_array(path)
-    if data.ndim == 4 and data.shape[3] == 1:
+    data, position = _read(path)
+    while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim != 3:
         raise ImageFileError(f"Expected a 3-D image, found {data.ndim}-D with shape {data.shape} in {path}.")
     if data.size == 0:
         raise ImageFileError(f"Expected an image with voxels, found shape {data.shape} in {path}.")
-    if data.dtype.fields is not None or np.iscomplexobj(data):
+    if data.dtype.fields is not None or data.dtype.kind not in "biuf":
         raise ImageFileError(f"Expected an image of plain numbers, found voxels of type {data.dtype} in {path}.")
-    if not np.isfinite(data).all():
-        bad = int(np.count_nonzero(~np.isfinite(data)))
-        raise ImageFileError(f"Expected finite intensities, found {bad} NaN or infinite voxels in {path}.")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise ImageFileError(f"Expected an affine that can be inverted, found {affine.tolist()} in {path}.")
-    return np.ascontiguousarray(data, dtype=np.float32), affine
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(data, dtype=np.float32)
+    missing = np.isnan(values)
+    if np.isinf(values).any():
+        beyond = int(np.isinf(values).sum()) - int(np.isinf(data).sum())
+        what = f"{beyond} voxels too large for float32" if beyond else f"{int(np.isinf(values).sum())} infinite voxels"
+        raise ImageFileError(f"Expected finite intensities, found {what} in {path}.")
+    if not missing.any():
+        return FileImage(values, position)
+    values[missing] = 0.0
+    return FileImage(values, position, missing)
 
 
-def read_mask(path: Path | str, *, like: tuple[Shape, Affine], what: str) -> np.ndarray:
-    """A binary mask (i, j, k) on the grid `like`; any value above 0 counts as inside.
+def read_image(path: Path | str) -> tuple[np.ndarray, Affine]:
+    """A 3-D image (i, j, k) float32 with its affine to RAS mm.
 
-    Raises ImageFileError as `read_image`, and if the values are not labels; GridMismatchError if the grids differ.
+    Raises ImageFileError as `read_file_image`, and if the image holds NaN.
     """
-    data, affine = read_image(path)
-    check_same_grid(data.shape, affine, like=like, what=f"{what} {path}")
-    values = np.unique(data)
-    if values.min() < 0 or not np.array_equal(values, np.round(values)):
-        shown = ", ".join(f"{v:g}" for v in values[:6])
-        raise ImageFileError(
-            f"Expected a mask of whole numbers from 0 as {what}, found the values {shown}, ... in {path}."
-        )
-    return data > 0
+    found = read_file_image(path)
+    if found.missing is not None:
+        raise ImageFileError(f"Expected finite intensities, found {int(found.missing.sum())} NaN voxels in {path}.")
+    return found.data, found.affine
 
 
-def check_same_grid(shape: tuple[int, ...], affine: Affine, *, like: tuple[Shape, Affine], what: str) -> None:
-    """Raises GridMismatchError unless shape and affine agree with `like` (corners within 0.01 mm)."""
-    wanted_shape, wanted_affine = like
-    if tuple(shape) != tuple(wanted_shape):
+def check_same_grid(
+    found: FileImage | tuple[Shape, Affine], *, like: FileImage | tuple[Shape, Affine], what: str, hint: str = ""
+) -> str:
+    """Raises GridMismatchError unless both have one shape and corners within a tenth of a voxel of one another.
+
+    Returns "" for equal grids, else a sentence about the shift that is ignored. `what` names the image that is checked;
+    `hint` ends the error. Errors name an sform that disagrees with its qform, or a header without either, as the reason.
+    """
+    shape, affine = _grid(found)
+    wanted_shape, wanted_affine = _grid(like)
+    reason = "".join(_reason(one, who) for one, who in ((like, "the first image"), (found, f"the {what}")))
+    if shape != wanted_shape:
         raise GridMismatchError(
-            f"Expected the grid {wanted_shape} of the first image, found {tuple(shape)} in the {what}."
+            f"Expected the grid {wanted_shape} of the first image, found {shape} in the {what}{hint}{reason}."
         )
-    shift = grid_shift_mm(affine, wanted_affine, wanted_shape)
-    if shift > GRID_TOLERANCE_MM:
+    if grid_shift_vox(affine, wanted_affine, shape) > SAME_GRID_VOX:
+        shift = grid_shift_mm(affine, wanted_affine, shape)
         raise GridMismatchError(
-            f"Expected the affine of the first image, but the {what} lies up to {shift:.2f} mm away from it."
+            f"Expected the affine of the first image, but the {what} lies up to {shift:.2f} mm away from it{hint}{reason}."
         )
+    shift = grid_shift_mm(affine, wanted_affine, shape)
+    if shift <= ROUNDING_MM:
+        return ""
+    return (
+        f"The {what} lies {shift:.3f} mm from the first image's grid, less than a tenth of a voxel: taken to be on it."
+    )
+
+
+def can_be_moved(found: FileImage, first: FileImage) -> bool:
+    """True if world coordinates may bring one image onto another's grid.
+
+    Not where a header does not say where its image lies, nor where the grids agree by one image's qform and its sform says
+    otherwise: the images are then aligned as they are, or one is not where it says.
+    """
+    if not (found.position.sided and first.position.sided):
+        return False
+    by_qform = (found.position.other, first.affine), (found.affine, first.position.other)
+    return not any(a is not None and b is not None and same_grid(found.shape, a, (first.shape, b)) for a, b in by_qform)
 
 
 def write_image(
-    path: Path, data: np.ndarray, affine: Affine, *, dtype: type = np.float32, description: str = ""
+    path: Path,
+    data: np.ndarray,
+    affine: Affine,
+    *,
+    dtype: type = np.float32,
+    description: str = "",
+    sided: bool = True,
 ) -> None:
     """Writes (i, j, k) or (i, j, k, channel) as NIfTI, whole or not at all; qform and sform both hold the affine.
 
+    Their codes are 0 where it is not known which side is right (`sided` False), as they were in the image that was read.
     The file holds no time stamp, so the same data give the same bytes.
     """
     array = np.asarray(data)
@@ -95,11 +143,30 @@ def write_image(
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode("ascii", "replace")[:79]
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=int(sided))
+    image.set_sform(affine, code=int(sided))
     with write_whole(path) as temporary:
         if path.name.endswith(".gz"):
             with open(temporary, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0) as stream:
                 stream.write(image.to_bytes())
         else:
             temporary.write_bytes(image.to_bytes())
+
+
+def _read(path: Path) -> tuple[np.ndarray, Position]:
+    with opened(path) as image:
+        position = position_of(image, path)
+        with np.errstate(all="ignore"):
+            return np.asanyarray(image.dataobj), position
+
+
+def _grid(one: FileImage | tuple[Shape, Affine]) -> tuple[Shape, Affine]:
+    return (one.shape, one.affine) if isinstance(one, FileImage) else one
+
+
+def _reason(one: FileImage | tuple[Shape, Affine], who: str) -> str:
+    if not isinstance(one, FileImage):
+        return ""
+    if not one.position.sided:
+        return f"; the header of {who} does not say where it lies (sform and qform codes 0)"
+    return f"; of {who}, {one.position.conflict}" if one.position.conflict else ""

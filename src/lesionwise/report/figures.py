@@ -150,10 +150,11 @@ def _panel(
     axes.set_yticks([])
     words: dict[str, Any] = {"transform": axes.transAxes, "color": "white", "fontsize": 8, "weight": "bold"}
     words["path_effects"] = [withStroke(linewidth=1.8, foreground="black")]
-    axes.text(0.02, 0.5, LETTERS[across][1], ha="left", va="center", **words)
-    axes.text(0.98, 0.5, LETTERS[across][0], ha="right", va="center", **words)
-    axes.text(0.5, 0.98, LETTERS[up][1], ha="center", va="top", **words)
-    axes.text(0.5, 0.02, LETTERS[up][0], ha="center", va="bottom", **words)
+    if scene.sided:
+        axes.text(0.02, 0.5, LETTERS[across][1], ha="left", va="center", **words)
+        axes.text(0.98, 0.5, LETTERS[across][0], ha="right", va="center", **words)
+        axes.text(0.5, 0.98, LETTERS[up][1], ha="center", va="top", **words)
+        axes.text(0.5, 0.02, LETTERS[up][0], ha="center", va="bottom", **words)
     if plane == "axial":
         axes.plot([0.04, 0.04 + 10 / fov_mm], [0.05, 0.05], color="white", lw=1.6, transform=axes.transAxes)
         axes.text(

@@ -118,6 +118,7 @@ def scene_content(scene: Scene, store: Store, *, cohort: pd.DataFrame | None = N
         "affine": affine.tolist(),
         "to_source": (scene.turn.to_source @ offset).tolist(),
         "tilt_deg": scene.tilt_deg,
+        "sided": scene.sided,
         "channels": list(scene.channels),
         "descs": list(scene.descs),
         "margin_mm": plan.margin_mm,
@@ -223,11 +224,11 @@ def _likely_misses(scene: Scene, frame: Frame) -> list[dict[str, Any]]:
         if miss.voxel is not None:
             voxel = [int(a - b) for a, b in zip(miss.voxel, frame.box.start, strict=True)]
             across = (voxel[0] - (frame.box.shape[0] - 1) / 2) * sizes[0]
-            side = "right" if across > 0 else "left"
+            side = ("right" if across > 0 else "left") if scene.sided else ""
             label = int(scene.labels[miss.voxel])
             each |= {
                 "voxel": voxel,
-                "side": side if abs(across) >= MIDLINE_MM else "near the midline",
+                "side": side if not scene.sided or abs(across) >= MIDLINE_MM else "near the midline",
                 "lesion": label or None,
             }
         found.append(each)
@@ -243,7 +244,7 @@ def _commands(scene: Scene, label: int, desc: str, row: Mapping[Any, Any]) -> di
         Path(files.saliency(label, desc).name),
         scene.channels,
         colour_limit(table_tops(scene.lesions, scene.channels)),
-        (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"])),
+        scene.place_mm(label),
     )
     others = f"lesionwise figure OUT --scan {scene.name.stem} --lesion {label} --viewers FOLDER"
     return {"FSLeyes": fsleyes_command(shown), "Others": others}

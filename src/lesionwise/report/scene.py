@@ -10,16 +10,15 @@ import numpy as np
 import pandas as pd
 
 from lesionwise.errors import LesionwiseError
-from lesionwise.geometry.affine import closest_axes, grid_shift_mm, voxel_sizes_mm
+from lesionwise.geometry.affine import closest_axes, same_grid, to_mm, voxel_sizes_mm
 from lesionwise.geometry.box import Box
 from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import ScanFiles, ScanOutput, TriageOutput, read_saliency, read_triage
-from lesionwise.io.nifti import read_image
+from lesionwise.io.masks import ReferenceRule, read_reference
+from lesionwise.io.nifti import read_file_image
 from lesionwise.io.written import check_images, read_sound_scan
 from lesionwise.saliency import SaliencyMap
 from lesionwise.types import Affine, Shape
-
-SAME_GRID_MM = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +113,19 @@ class Scene:
     def voxel_sizes_mm(self) -> tuple[float, float, float]:
         """Edge lengths of a voxel."""
         return voxel_sizes_mm(self.affine)
+
+    @property
+    def sided(self) -> bool:
+        """False where the scan's header does not say which side is right: no side is then named."""
+        return self.facts.get("LeftRightKnown") is not False
+
+    def place_mm(self, label: int) -> tuple[float, float, float]:
+        """The middle of one instance's voxels in the scan's own coordinates, mm."""
+        voxels = self.voxels(label)
+        if not len(voxels):
+            return (float("nan"),) * 3
+        x, y, z = to_mm(voxels.mean(axis=0, keepdims=True), self.affine)[0]
+        return float(x), float(y), float(z)
 
     @property
     def tilt_deg(self) -> float:
@@ -217,11 +229,11 @@ def scene_of(scan: ScanOutput) -> Scene:
     for what, path in scan.sources.items():
         if what not in (*scan.channels, "reference"):
             continue
-        data = _on_grid(path, scan.affine, shape)
+        data = _reference(scan, path) if what == "reference" else _on_grid(path, scan.affine, shape)
         if data is None:
             notes.append(f"The {what} image could not be found on the scan's grid any more and is not shown.")
         elif what == "reference":
-            reference = turn.array(data > 0)
+            reference = turn.array(data)
         else:
             images[what] = turn.array(data)
     return Scene(
@@ -248,11 +260,20 @@ def _with_triage(lesions: pd.DataFrame, triage: TriageOutput | None) -> pd.DataF
     return lesions.merge(verdicts, on="lesion", how="left", validate="one_to_one")
 
 
-def _on_grid(path: Path, affine: Affine, shape: tuple[int, ...]) -> np.ndarray | None:
+def _reference(scan: ScanOutput, path: Path) -> np.ndarray | None:
+    shape = scan.labels.shape
     try:
-        data, found = read_image(path)
+        rule = ReferenceRule.of_facts(scan.facts.get("ReferenceRule"))
+        like = ((shape[0], shape[1], shape[2]), scan.affine)
+        return read_reference(path, like=like, rule=rule, resample=True)[0]
     except LesionwiseError:
         return None
-    if data.shape != shape or grid_shift_mm(found, affine, (shape[0], shape[1], shape[2])) > SAME_GRID_MM:
+
+
+def _on_grid(path: Path, affine: Affine, shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        image = read_file_image(path)
+    except LesionwiseError:
         return None
-    return data
+    grid = (shape[0], shape[1], shape[2])
+    return image.data if same_grid(image.shape, image.affine, (grid, affine)) else None

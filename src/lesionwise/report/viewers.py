@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.affine import to_mm
 from lesionwise.io.derivative import ScanOutput
 from lesionwise.io.files import write_text
 from lesionwise.io.nifti import read_array, write_image
@@ -58,8 +59,8 @@ def layers(scan: ScanOutput, label: int, *, limit: float, desc: str | None = Non
     if not images:
         raise InputError(f"Expected the input images of {scan.name.stem}, but they are not where they were.")
     path = maps[desc] if desc in maps else maps[min(maps, key=lambda method: ("smoothgrad" not in method, method))]
-    row = rows.iloc[0]
-    place = (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"]))
+    x, y, z = to_mm(np.argwhere(scan.labels == label).mean(axis=0, keepdims=True), scan.affine)[0]
+    place = (float(x), float(y), float(z))
     images = {channel: image.resolve() for channel, image in images.items()}
     return Layers(images, scan.files.labels.resolve(), path.resolve(), scan.channels, limit, place)
 

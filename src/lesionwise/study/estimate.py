@@ -15,8 +15,8 @@ from lesionwise.errors import InputError
 from lesionwise.geometry.volume import Case
 from lesionwise.instances.components import component_voxels, label_components
 from lesionwise.io.bids import BidsScan
-from lesionwise.io.cases import read_case
-from lesionwise.io.nifti import read_image
+from lesionwise.io.cases import read_scan_case
+from lesionwise.io.masks import read_own_reference
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.store import cohort_parts, iter_cohort
 from lesionwise.study.unit import ScanTask
@@ -90,7 +90,7 @@ def known_lesions(scan: BidsScan, *, connectivity: int) -> int | None:
     if scan.reference is None:
         return None
     try:
-        mask = read_image(scan.reference)[0] > 0
+        mask = read_own_reference(scan.reference, rule=scan.reference_rule)
     except InputError:
         return None
     return int(label_components(mask, connectivity=connectivity).max(initial=0))
@@ -187,13 +187,7 @@ def _first_case(todo: Sequence[ScanTask]) -> Case:
     for task in sorted(todo[:20], key=lambda t: t.scan.reference is None):
         scan = task.scan
         try:
-            return read_case(
-                scan.images,
-                reference=scan.reference,
-                brain_mask=scan.brain_mask,
-                resample=task.resample,
-                name=scan.name,
-            )
+            return read_scan_case(scan, resample=task.resample)
         except InputError as error:
             problem = problem or error
     raise InputError(f"Expected a scan that can be read among the first {min(len(todo), 20)}: {problem}")

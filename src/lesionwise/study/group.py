@@ -224,8 +224,7 @@ def _looked_at(scans: pd.DataFrame) -> list[str]:
 
 
 def _name(row: Any) -> ScanName:
-    values = (row.subject, row.session, row.acquisition, row.run)
-    return ScanName(*(None if pd.isna(value) else str(value) for value in values))  # type: ignore[arg-type]
+    return ScanName.of_stem(str(row.scan))
 
 
 def _report(out: Path, name: ScanName) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 from lesionwise.cohort.shard import Shard
 from lesionwise.errors import InputError
 from lesionwise.io.bids import BidsScan, LeftOut, find_scans
+from lesionwise.io.masks import ReferenceRule
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def plan_study(
     sessions: Iterable[str] | None = None,
     filters: Mapping[str, Mapping[str, Any]] | None = None,
     reference_from: Path | None = None,
+    reference_rule: ReferenceRule | None = None,
     brain_masks_from: Path | None = None,
     shard: Shard | None = None,
 ) -> StudyPlan:
@@ -48,6 +50,7 @@ def plan_study(
         sessions=sessions,
         filters=filters,
         reference_from=reference_from,
+        reference_rule=reference_rule,
         brain_masks_from=brain_masks_from,
     )
     shard = shard or Shard()

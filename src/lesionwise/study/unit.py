@@ -9,7 +9,7 @@ from lesionwise.cohort.receipts import remove_leftovers
 from lesionwise.cohort.unit import ScanUnit, UnitResult
 from lesionwise.errors import InputError
 from lesionwise.io.bids import BidsScan
-from lesionwise.io.cases import read_case
+from lesionwise.io.cases import HEAD_FOUND, read_scan_case
 from lesionwise.io.derivative import ScanFiles
 from lesionwise.models.reference import ModelRef
 from lesionwise.segmenter import AbstractSegmenter
@@ -62,7 +62,7 @@ class ScanTask:
             out=self.out,
             run_fn=partial(explain_scan, self),
             inputs=self.scan.files,
-            depends_on=(self.model.fingerprint, self.settings.key, self.resample),
+            depends_on=(self.model.fingerprint, self.settings.key, self.resample, self.scan.reference_rule),
             resume=self.resume,
             sound_fn=partial(is_sound, self),
         )
@@ -90,9 +90,7 @@ def explain_scan(task: ScanTask) -> UnitResult:
         _forget(files, task.settings)
     model = task.model.load(task.settings.device)
     triage = None if task.triage is None else _triage(task.triage)
-    case = read_case(
-        scan.images, reference=scan.reference, brain_mask=scan.brain_mask, resample=task.resample, name=scan.name
-    )
+    case = read_scan_case(scan, resample=task.resample)
     memory_bytes = task.memory_bytes
     if memory_bytes is None and task.settings.device == "cpu" and (limit := cluster_memory_bytes()) is not None:
         memory_bytes = int(MEMORY_SHARE * limit)
@@ -100,6 +98,7 @@ def explain_scan(task: ScanTask) -> UnitResult:
     note = _found(explained)
     if triage is not None:
         note += f", {_judge(explained, triage, model, task.out)} probably false"
+    note += "".join(f" Note: {one}" for one in explained.notes if one != HEAD_FOUND)
     return UnitResult(written(files, task.settings.method.name), note, {"Lesions": len(explained.maps)})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lesionwise.errors import InputError
-from lesionwise.io.cases import read_case
+from lesionwise.io.cases import read_scan_case
 from lesionwise.io.files import write_text
 from lesionwise.io.nifti import write_image
 from lesionwise.train.patches import ProgressFn, scans_of
@@ -35,7 +35,7 @@ def export_nnunet(
     scans = scans_of(Path(bids_dir), Recipe("unet", channels=channels), participants=participants)
     folder = Path(out) / f"Dataset{number:03d}_{name}"
     for done, scan in enumerate(scans, start=1):
-        case = read_case(dict(scan.images), reference=scan.reference, name=scan.name, resample=True)
+        case = read_scan_case(scan, resample=True)
         for n, channel in enumerate(channels):
             data = np.where(case.head, case.image.channel(channel), 0)
             write_image(folder / "imagesTr" / f"{scan.name.stem}_{n:04d}.nii.gz", data, case.image.affine)

@@ -19,7 +19,7 @@ from lesionwise.errors import InputError
 from lesionwise.geometry.volume import Case
 from lesionwise.instances.components import label_components
 from lesionwise.io.bids import BidsScan
-from lesionwise.io.cases import read_case
+from lesionwise.io.cases import read_scan_case
 from lesionwise.io.files import write_text
 from lesionwise.metrics import lesion_counts, normalised_dice
 from lesionwise.models.folds import CrossValidated
@@ -72,7 +72,7 @@ def choose_out_of_fold(
     rows: list[dict[str, object]] = []
     samples: list[tuple[str, np.ndarray, np.ndarray]] = []
     for number, scan in enumerate(scans, start=1):
-        case = read_case(dict(scan.images), reference=scan.reference, name=scan.name, resample=True)
+        case = read_scan_case(scan, resample=True)
         fold = model.fold_of(case)
         if fold is None or case.reference is None:
             raise InputError(f"Expected {scan.name.stem} to be a marked scan of the cross-validated patients.")

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from lesionwise.errors import InputError
 from lesionwise.geometry.volume import voxel_sizes_mm
 from lesionwise.io.bids import BidsScan, find_scans
-from lesionwise.io.cases import read_case
+from lesionwise.io.cases import read_scan_case
 from lesionwise.io.files import write_text, write_whole
 from lesionwise.io.nifti import read_image
 from lesionwise.models.folds import content_hash
@@ -134,7 +134,7 @@ def prepare(
 def _prepare_one(scan: BidsScan, model: AbstractSegmenter, target: Path) -> None:
     if (target / "done.json").is_file():
         return
-    case = read_case(dict(scan.images), reference=scan.reference, name=scan.name, resample=True)
+    case = read_scan_case(scan, resample=True)
     if case.reference is None:
         raise InputError(f"Expected a lesion mask for {scan.name.stem}, found none.")
     placement = model.place(case)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lesionwise.errors import InputError
 from lesionwise.io.bids import BidsScan, find_scans
-from lesionwise.io.cases import read_case
+from lesionwise.io.cases import read_scan_case
 from lesionwise.io.derivative import ScanOutput, list_scans, read_scan
 from lesionwise.io.files import write_text
 from lesionwise.segmenter import AbstractSegmenter
@@ -215,7 +215,7 @@ def outcome_counts(out: Path) -> pd.DataFrame:
 def _explain_draw(
     model: AbstractSegmenter, scan: BidsScan, out: Path, settings: Settings, *, limit: int, version: str
 ) -> None:
-    case = read_case(scan.images, reference=scan.reference, name=scan.name, resample=True)
+    case = read_scan_case(scan, resample=True)
     # The first call predicts and finds the lesions, so that there is something to draw from; it explains none.
     found = explain_case(model, case, replace(settings, lesions="largest:0"), out=out, version=version)
     salt = int.from_bytes(hashlib.sha256(scan.name.stem.encode()).digest()[:4], "little")

@@ -17,6 +17,7 @@ from lesionwise.geometry.distance import depth_mm, distance_to_mm, signed_distan
 from lesionwise.geometry.volume import Case, ScanName
 from lesionwise.io.cases import read_case
 from lesionwise.io.derivative import ScanOutput
+from lesionwise.io.masks import ReferenceRule
 from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import zscore
 from lesionwise.types import Affine, MaskArray, Millimetres, VoxelArray
@@ -252,6 +253,7 @@ def _case_of(scan: ScanOutput) -> tuple[Case | None, tuple[str, ...]]:
     reference = scan.sources.get("reference")
     known = reference if reference is not None and reference.is_file() else None
     try:
-        return read_case(dict(images), reference=known, name=scan.name, resample=True), ()
+        rule = ReferenceRule.of_facts(scan.facts.get("ReferenceRule"))
+        return read_case(dict(images), reference=known, reference_rule=rule, name=scan.name, resample=True), ()
     except InputError as error:
         return None, (f"The images of {scan.name.stem} cannot be read again, so there are no image features: {error}",)

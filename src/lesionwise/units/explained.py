@@ -56,17 +56,17 @@ def tabulate(explained: Explained) -> pd.DataFrame:
 
 def _row(explained: Explained, instance: Instance, channels: tuple[str, ...]) -> dict[str, Any]:
     inside = explained.prediction[instance.index]
-    x, y, z = instance.centroid_mm
     row: dict[str, Any] = {
         "lesion": instance.label,
         "outcome": instance.outcome,
         "volume_mm3": instance.volume_mm3,
-        "x_mm": x,
-        "y_mm": y,
-        "z_mm": z,
+        **dict(
+            zip(("x_mm", "y_mm", "z_mm"), instance.centroid_mm if explained.case.sided else (None,) * 3, strict=True)
+        ),
         "probability_mean": float(inside.mean(dtype=float)),
         "probability_max": float(inside.max()),
         "iou": instance.iou if instance.outcome is not None else None,
+        "reference_lesions": ",".join(map(str, instance.reference_lesions)) or None,
         "n_samples": None,
         "converged": None,
     }

@@ -10,7 +10,7 @@ from lesionwise.errors import InputError
 from lesionwise.geometry.volume import Case
 from lesionwise.instances.controls import place_controls
 from lesionwise.instances.instance import Instance
-from lesionwise.instances.matching import find_instances
+from lesionwise.instances.matching import match_lesions
 from lesionwise.instances.tissue import white_matter
 from lesionwise.io.derivative import (
     ScanFiles,
@@ -81,7 +81,7 @@ def find_lesions(
     """Mask (p > threshold), instances with outcome, control regions, and sentences about what could not be placed."""
     threshold = model.spec.threshold if settings.threshold is None else settings.threshold
     mask = prediction > threshold
-    instances = find_instances(
+    matched = match_lesions(
         mask,
         affine=case.image.affine,
         reference=case.reference,
@@ -91,7 +91,14 @@ def find_lesions(
         rule=settings.rule,  # type: ignore[arg-type]
         one_to_one=settings.one_to_one,
     )
+    instances = matched.instances
     notes: tuple[str, ...] = ()
+    if matched.specks_only:
+        many = "lesion was" if matched.specks_only == 1 else "lesions were"
+        notes = (
+            f"{matched.specks_only} reference {many} met by predicted components below the minimum size only: found, so no "
+            "false negative, and without a row of their own.",
+        )
     if settings.controls and instances:
         healthy = white_matter(case, seed=settings.seed)
         avoid = mask if case.reference is None else mask | case.reference
@@ -103,7 +110,7 @@ def find_lesions(
             n=settings.controls,
         )
         instances = [*instances, *placed.instances]
-        notes = (healthy.note, *placed.failures, *placed.notes)
+        notes = (*notes, healthy.note, *placed.failures, *placed.notes)
     return mask, instances, notes
 
 

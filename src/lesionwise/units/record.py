@@ -25,16 +25,16 @@ from lesionwise.units.keys import digest, instance_key, sidecar, stored
 def save_prediction(explained: Explained, files: ScanFiles, *, version: str = "") -> None:
     """Probability, mask and instance numbers, with the facts that say where they come from."""
     write_dataset_description(files.out, version=version)
-    affine = explained.case.image.affine
+    affine, sided = explained.case.image.affine, explained.case.sided
     forget_written(files.out, files.name, "maps")
     files.lesions_sidecar.unlink(missing_ok=True)  # the scan is not finished again until the table is
     files.remove_triage()
     forget_written(files.out, files.name, "triage")
     if stored(files.facts).get("PredictionKey") != explained.keys["PredictionKey"]:
         files.facts.unlink(missing_ok=True)  # first, so that facts never speak of another probability
-        write_image(files.probability, explained.prediction, affine, description="lesion probability")
-    write_image(files.mask, explained.mask, affine, dtype=bool, description="lesion mask")
-    write_image(files.labels, explained.labels, affine, dtype=np.int16, description="lesion instances")
+        write_image(files.probability, explained.prediction, affine, description="lesion probability", sided=sided)
+    write_image(files.mask, explained.mask, affine, dtype=bool, description="lesion mask", sided=sided)
+    write_image(files.labels, explained.labels, affine, dtype=np.int16, description="lesion instances", sided=sided)
     names = pd.DataFrame(
         {
             "index": [one.label for one in explained.instances],
@@ -58,6 +58,8 @@ def facts(explained: Explained) -> dict[str, Any]:
         "Threshold": threshold,
         "Connectivity": settings.connectivity,
         "HasReference": explained.case.reference is not None,
+        "ReferenceRule": dict(explained.case.reference_rule),
+        "LeftRightKnown": explained.case.sided,
         "SourceFiles": dict(explained.case.sources),
         "Notes": list(explained.notes),
         **explained.keys,

@@ -55,6 +55,8 @@ def explain_case(
     model, predicted, explained = find_case(model, case, settings, progress_fn=progress_fn, known=files)
     instances = explained.instances
     wanted = select(list(instances), settings.lesions, seed=settings.seed) if instances else []
+    for note in explained.notes:
+        say(f"Note: {note}")
     say(_census(instances, wanted))
     if files is not None:
         save_prediction(explained, files, version=version)
@@ -164,19 +166,20 @@ def _explain(
             saliency = _as_map(attribution, explained, instance, key)
             maps[instance.label] = saliency
             if files is not None:
-                _save(files, instance.label, saliency, attribution, settings)
+                _save(files, instance.label, saliency, attribution, explained)
     say(f"Explained {len(todo)} lesion{'s' if len(todo) != 1 else ''} in {time.perf_counter() - started:.0f} s.")
     return dict(sorted(maps.items()))
 
 
-def _save(files: ScanFiles, label: int, saliency: SaliencyMap, attribution: Attribution, settings: Settings) -> None:
+def _save(files: ScanFiles, label: int, saliency: SaliencyMap, attribution: Attribution, explained: Explained) -> None:
     """Writes a map and its companions; none of an earlier run with other settings may stay."""
+    settings, shape = explained.settings, explained.case.image.shape
     desc = settings.method.name
     for stale in files.companions(label, desc):
         stale.unlink(missing_ok=True)
     snr_path = files.saliency(label, desc, stat="snr") if settings.snr else None
     for name, part in attribution.parts.items() if settings.save_parts else ():
-        own = replace(saliency, data=part.data, box=part.box, se=part.se)
+        own = replace(saliency, data=part.data, box=part.box, se=part.se).placeable(shape)
         write_saliency(
             files.saliency(label, desc, stat=name), replace(own, provenance={**own.provenance, "Part": name})
         )
@@ -234,10 +237,11 @@ def _as_map(attribution: Attribution, explained: Explained, instance: Instance, 
     inside = box.relative_to(attribution.box)
     box = trimmed(box, data[(slice(None), *inside.slices)])
     crop = (slice(None), *box.relative_to(attribution.box).slices)
-    return SaliencyMap(
+    found = SaliencyMap(
         np.ascontiguousarray(data[crop]), box, affine, channels, map_units(settings),
-        None if se is None else np.ascontiguousarray(se[crop]), provenance,
+        None if se is None else np.ascontiguousarray(se[crop]), provenance, explained.case.sided,
     )  # fmt: skip
+    return found.placeable(explained.case.image.shape)
 
 
 def _statistics(attribution: Attribution, channels: Sequence[str]) -> dict[str, Any]:

@@ -339,7 +339,7 @@
     });
   }
 
-  const conventionWords = () => (state.convention === "radiological"
+  const conventionWords = () => !scene.sided ? "The header does not say which side is right: no side is named." : (state.convention === "radiological"
     ? "Radiological convention: the patient's right is on the left of the picture."
     : "Neurological convention: the patient's left is on the left of the picture.")
     + (scene.tilt_deg > 1 ? ` The planes follow the scan's own grid, tilted by ${format(scene.tilt_deg, 2)}° against the letters.` : "");

@@ -276,7 +276,7 @@
     }
 
     annotate(context, view, ratio) {
-      const [low, high, bottom, top] = this.plane.letters;
+      const [low, high, bottom, top] = scene.sided ? this.plane.letters : ["", "", "", ""];
       const [left, right] = view.flip ? [high, low] : [low, high];
       context.font = `600 ${12 * ratio}px system-ui, sans-serif`;
       context.lineWidth = 3 * ratio;

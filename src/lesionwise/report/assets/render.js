@@ -68,7 +68,7 @@
     async start(state, data) {
       const { Niivue, NVImage, SLICE_TYPE } = await library();
       const canvas = document.getElementById("render");
-      const nv = new Niivue({ backColor: [0, 0, 0, 1], show3Dcrosshair: true, crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.6, isOrientationTextVisible: true, logLevel: "error", dragAndDropEnabled: false, isColorbar: false });
+      const nv = new Niivue({ backColor: [0, 0, 0, 1], show3Dcrosshair: true, crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.6, isOrientationTextVisible: scene.sided, logLevel: "error", dragAndDropEnabled: false, isColorbar: false });
       await nv.attachToCanvas(canvas);
       const channel = Object.keys(data.images)[0];
       const size = scene.shape.reduce((product, n) => product * n, 1);

@@ -53,7 +53,8 @@ def random_scan(count: int = 25, shape: Shape = SHAPE) -> Bench:
     lesions = [centre + grid[order[:size]] for centre, size in zip(centres, sizes, strict=True)]
     identity = AxisMap.identity(shape)
     head = torch.ones(shape, dtype=torch.bool)
-    placement = Placement(image, head, torch.ones(2), identity, identity)
+    sizes = (1.0, 1.0, 1.0)
+    placement = Placement(image, head, torch.ones(2), identity, identity, image[0], head, sizes, sizes)
     return Bench("random scan", network(), spec(), placement, lesions)
 
 

@@ -4,6 +4,7 @@ from scipy import ndimage
 
 from lesionwise.inpainting import inpaint, local_mean
 
+ONE = (1.0, 1.0, 1.0)
 SHAPE = (28, 28, 28)
 
 
@@ -24,7 +25,7 @@ def textured(seed=0, spread=(0.1, 0.05), smooth=1.0):
 def test_outside_the_mask_nothing_changes_and_the_input_is_untouched():
     image, mask = textured(), ball((14, 14, 14), 4)
     before = image.copy()
-    filled = inpaint(image, mask, healthy=~mask, rng=np.random.default_rng(0))
+    filled = inpaint(image, mask, healthy=~mask, rng=np.random.default_rng(0), voxel_sizes_mm=ONE)
     assert np.array_equal(image, before)
     assert np.array_equal(filled[:, ~mask], image[:, ~mask])
     assert filled.dtype == np.float32
@@ -35,7 +36,10 @@ def test_the_lesion_itself_has_no_influence():
     image, mask = textured(), ball((14, 14, 14), 4)
     other = image.copy()
     other[:, mask] = 99.0
-    a, b = (inpaint(x, mask, healthy=np.ones(SHAPE, bool), rng=np.random.default_rng(0)) for x in (image, other))
+    a, b = (
+        inpaint(x, mask, healthy=np.ones(SHAPE, bool), rng=np.random.default_rng(0), voxel_sizes_mm=ONE)
+        for x in (image, other)
+    )
     assert np.array_equal(a, b)
 
 
@@ -65,7 +69,7 @@ def test_filled_tissue_has_the_mean_spread_and_agreement_of_healthy_tissue():
     core = ndimage.binary_erosion(mask, iterations=2)
     means, spreads, agreements = [], [], []
     for seed in range(8):
-        filled = inpaint(lesioned, mask, healthy=healthy, rng=np.random.default_rng(seed))
+        filled = inpaint(lesioned, mask, healthy=healthy, rng=np.random.default_rng(seed), voxel_sizes_mm=ONE)
         means.append(filled[:, core].mean(axis=1))
         spreads.append(filled[:, core].std(axis=1))
         agreements.append(np.corrcoef(filled[:, core])[0, 1])
@@ -78,7 +82,7 @@ def test_the_texture_is_as_smooth_as_the_tissue_around():
     mask = ball((14, 14, 14), 7)
     for smooth in (0.6, 1.5):
         image = textured(smooth=smooth)
-        filled = inpaint(image, mask, healthy=~mask, rng=np.random.default_rng(1))
+        filled = inpaint(image, mask, healthy=~mask, rng=np.random.default_rng(1), voxel_sizes_mm=ONE)
         core = np.s_[0, 9:20, 9:20, 9:20]
 
         def neighbour_correlation(x):
@@ -92,7 +96,7 @@ def test_the_seam_leaves_no_step():
     image, mask = textured(), ball((14, 14, 14), 6)
     lesioned = image.copy()
     lesioned[:, mask] += 2.0
-    filled = inpaint(lesioned, mask, healthy=~mask, rng=np.random.default_rng(3))
+    filled = inpaint(lesioned, mask, healthy=~mask, rng=np.random.default_rng(3), voxel_sizes_mm=ONE)
     across = mask[1:] != mask[:-1]
     step = np.abs(np.diff(filled[0], axis=0))
     assert step[across].mean() < 1.25 * step[~across].mean()
@@ -104,7 +108,10 @@ def test_beside_the_ventricle_csf_does_not_bleed_in():
     image[:, :14] = 0.0
     mask = ball((14, 14, 14), 6) & (image[0] == 1)
     healthy = (image[0] == 1) & ~mask
-    with_tissue, harmonic = inpaint(image, mask, healthy=healthy), inpaint(image, mask)
+    with_tissue, harmonic = (
+        inpaint(image, mask, healthy=healthy, voxel_sizes_mm=ONE),
+        inpaint(image, mask, voxel_sizes_mm=ONE),
+    )
     centre = (0, 16, 14, 14)
     assert with_tissue[centre] > 0.95
     assert harmonic[centre] < 0.9
@@ -112,33 +119,35 @@ def test_beside_the_ventricle_csf_does_not_bleed_in():
 
 def test_without_a_generator_it_is_smooth_and_with_one_seeded():
     image, mask = textured(), ball((14, 14, 14), 5)
-    smooth = inpaint(image, mask, healthy=~mask)
-    assert np.array_equal(smooth, inpaint(image, mask, healthy=~mask))
-    one, two, other = (inpaint(image, mask, healthy=~mask, rng=np.random.default_rng(s)) for s in (1, 1, 2))
+    smooth = inpaint(image, mask, healthy=~mask, voxel_sizes_mm=ONE)
+    assert np.array_equal(smooth, inpaint(image, mask, healthy=~mask, voxel_sizes_mm=ONE))
+    one, two, other = (
+        inpaint(image, mask, healthy=~mask, rng=np.random.default_rng(s), voxel_sizes_mm=ONE) for s in (1, 1, 2)
+    )
     assert np.array_equal(one, two)
     assert not np.array_equal(one, other)
 
 
 def test_growing_takes_the_rim_along():
     image, mask = textured(), ball((14, 14, 14), 3)
-    grown = inpaint(image, mask, healthy=~ball((14, 14, 14), 5), grow_vox=1)
+    grown = inpaint(image, mask, healthy=~ball((14, 14, 14), 5), grow_vox=1, voxel_sizes_mm=ONE)
     changed = (grown != image).any(axis=0)
     assert np.array_equal(changed, ndimage.binary_dilation(mask))
 
 
 def test_empty_mask_and_mask_at_the_edge_of_the_grid():
     image = textured()
-    assert np.array_equal(inpaint(image, np.zeros(SHAPE, bool)), image)
+    assert np.array_equal(inpaint(image, np.zeros(SHAPE, bool), voxel_sizes_mm=ONE), image)
     corner = np.zeros(SHAPE, bool)
     corner[:4, :4, :4] = True
-    assert np.isfinite(inpaint(image, corner)).all()
-    assert np.isfinite(inpaint(image, np.ones(SHAPE, bool))).all()
+    assert np.isfinite(inpaint(image, corner, voxel_sizes_mm=ONE)).all()
+    assert np.isfinite(inpaint(image, np.ones(SHAPE, bool), voxel_sizes_mm=ONE)).all()
 
 
 def test_parts_are_filled_independently():
     image = textured()
     a, b = ball((7, 7, 7), 3), ball((21, 21, 21), 3)
-    both, only = inpaint(image, a | b), inpaint(image, a)
+    both, only = inpaint(image, a | b, voxel_sizes_mm=ONE), inpaint(image, a, voxel_sizes_mm=ONE)
     assert np.allclose(both[:, a], only[:, a], atol=1e-6)
 
 

@@ -49,9 +49,9 @@ def inpaint(
     image: ImageArray,
     mask: MaskArray,
     *,
+    voxel_sizes_mm: Millimetres,
     healthy: MaskArray | None = None,
     rng: np.random.Generator | None = None,
-    voxel_sizes_mm: Millimetres = (1.0, 1.0, 1.0),
     seam_mm: float = 2.5,
     reach_mm: float = 4.0,
     grow_vox: int = 0,
@@ -67,7 +67,7 @@ def inpaint(
     >>> import numpy as np
     >>> flat = np.full((1, 9, 9, 9), 2.0, dtype=np.float32)
     >>> hole = np.zeros((9, 9, 9), dtype=bool); hole[3:6, 3:6, 3:6] = True
-    >>> bool(np.allclose(inpaint(np.where(hole, 50, flat).astype(np.float32), hole), 2.0))
+    >>> bool(np.allclose(inpaint(np.where(hole, 50, flat).astype(np.float32), hole, voxel_sizes_mm=(1, 1, 2)), 2.0))
     True
     """
     scale = _Scale(voxel_sizes_mm, float(seam_mm), float(reach_mm))

@@ -18,9 +18,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lesionwise.errors import InputError, UnsupportedModelError
-from lesionwise.geometry.grids import AbstractGridMap, on_spacing
+from lesionwise.geometry.affine import voxel_sizes_mm
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.grids import AbstractGridMap, on_spacing, sizes_on_spacing
 from lesionwise.geometry.volume import Case
-from lesionwise.types import Shape
+from lesionwise.types import Millimetres, Shape
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,10 @@ class Placement:
 
     `input` (1, channels, i, j, k) is exactly what windows are cut from; `head` marks its in-head voxels; `scale`
     (channels,) is each channel's in-head standard deviation in the units fed to the network. `to_network` took the
-    scan to this grid; `to_scan` takes logits back to the scan's grid. `passes` on the network's and
+    scan to this grid; `to_scan` takes logits back to the scan's grid. `scan` (channels, i2, j2, k2) is the scan on its own
+    grid in the units fed to the network, `scan_head` marks its in-head voxels; what is multiplied with a derivative, or
+    taken away from the scan, is so there. `sizes_mm` are the voxel sizes of the network's grid, `scan_sizes_mm` of the
+    scan's: distances are never counted in voxels. `passes` on the network's and
     `scan_passes` on the scan's grid are False where preprocessing clipped the intensity, so that the input does not
     follow the scan there; None if it clips nowhere.
     """
@@ -93,6 +98,10 @@ class Placement:
     scale: Float[Tensor, " channels"]
     to_network: AbstractGridMap
     to_scan: AbstractGridMap
+    scan: Float[Tensor, "channels i2 j2 k2"]
+    scan_head: Bool[Tensor, "i2 j2 k2"]
+    sizes_mm: Millimetres
+    scan_sizes_mm: Millimetres
     passes: Bool[Tensor, "channels i j k"] | None = None
     scan_passes: Bool[Tensor, "channels i2 j2 k2"] | None = None
 
@@ -106,6 +115,25 @@ class Placement:
             scale = scale * self.passes.to(gradient)
         pulled = self.to_network.adjoint(gradient * scale)
         return pulled if self.scan_passes is None else pulled * self.scan_passes.to(pulled)
+
+    def pushed(
+        self, change: Float[Tensor, "channels i j k"], box: Box
+    ) -> tuple[Float[Tensor, "channels i2 j2 k2"], Box]:
+        """What a change of the scan, which is 0 outside `box` of its grid, changes in the network's input, and where.
+
+        The forward map R of which `pull_back` is the adjoint, where preprocessing clips nothing.
+        """
+        reached = self.to_network.support(box)
+        if reached.is_empty:
+            return change.new_zeros((len(change), *reached.shape)), reached
+        part, source = self.to_network.restrict(reached)
+        values = change.new_zeros((len(change), *source.shape))
+        both = source.intersection(box)
+        values[(slice(None), *both.relative_to(source).slices)] = change[(slice(None), *both.relative_to(box).slices)]
+        moved = part.forward(values)
+        if self.passes is not None:
+            moved = moved * self.passes[(slice(None), *reached.slices)].to(moved)
+        return moved, reached
 
 
 class MeanOfViews(nn.Module, ABC):
@@ -201,8 +229,16 @@ class Segmenter(AbstractModuleSegmenter):
         image = select_channels(case, spec.channels)
         if spec.normalisation == "zscore":
             image = zscore(image, case.head)
-        maps = on_spacing(case.image.affine, case.image.shape, axes=spec.orientation, spacing_mm=spec.spacing_mm)
-        return place_on(torch.from_numpy(image), torch.from_numpy(case.head), *maps)
+        affine, shape = case.image.affine, case.image.shape
+        maps = on_spacing(affine, shape, axes=spec.orientation, spacing_mm=spec.spacing_mm)
+        sizes_mm = sizes_on_spacing(affine, shape, axes=spec.orientation, spacing_mm=spec.spacing_mm)
+        return place_on(
+            torch.from_numpy(image),
+            torch.from_numpy(case.head),
+            *maps,
+            sizes_mm=sizes_mm,
+            scan_sizes_mm=voxel_sizes_mm(affine),
+        )
 
 
 def without_channels(model: Segmenter, lacking: Sequence[str]) -> Segmenter:
@@ -294,12 +330,17 @@ def place_on(
     head: Bool[Tensor, "i j k"],
     to_network: AbstractGridMap,
     to_scan: AbstractGridMap,
+    *,
+    sizes_mm: Millimetres,
+    scan_sizes_mm: Millimetres,
 ) -> Placement:
     """Placement of a normalised image whose background is 0."""
     placed = to_network.forward(image)
     inside = to_network.forward(head.to(image.dtype)) > 0.5
     scale = torch.stack([channel[head].double().std(correction=0) for channel in image]).to(image.dtype)
-    return Placement(placed[None].contiguous(), inside, scale, to_network, to_scan)
+    return Placement(
+        placed[None].contiguous(), inside, scale, to_network, to_scan, image, head, sizes_mm, scan_sizes_mm
+    )
 
 
 def fingerprint(network: nn.Module, spec: Spec) -> str:

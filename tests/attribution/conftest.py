@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from lesionwise.geometry.grids import AxisMap, on_spacing
+from lesionwise.geometry.affine import voxel_sizes_mm
+from lesionwise.geometry.grids import AxisMap, on_spacing, sizes_on_spacing
 from lesionwise.segmenter import Placement, Spec
 
 OBLIQUE = np.array([[0.0, -1.3, 0.2, 5], [1.1, 0.1, 0.3, -7], [0.1, 0.3, 0.9, 3], [0, 0, 0, 1]])
@@ -47,7 +48,10 @@ def place(scan: torch.Tensor, *, affine: np.ndarray | None = None, spacing_mm: f
     head = torch.ones(image.shape[1:], dtype=torch.bool)
     head[0], head[:, :2] = False, False
     scale = torch.tensor([1.0, 0.7][: len(scan)], dtype=scan.dtype)
-    return Placement(image[None].contiguous(), head, scale, there, back)
+    sizes = (1.0, 1.0, 1.0) if affine is None else sizes_on_spacing(affine, shape, axes="RAS", spacing_mm=spacing_mm)
+    scan_sizes = (1.0, 1.0, 1.0) if affine is None else voxel_sizes_mm(affine)
+    scan_head = there.adjoint(head.double()) > 0.25
+    return Placement(image[None].contiguous(), head, scale, there, back, scan, scan_head, sizes, scan_sizes)
 
 
 def random_scan(shape=(17, 14, 13), channels: int = 2, seed: int = 1) -> torch.Tensor:

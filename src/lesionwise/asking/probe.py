@@ -20,6 +20,8 @@ from lesionwise.segmenter import AbstractSegmenter, Placement, full_resolution
 from lesionwise.types import MaskArray, Shape
 from lesionwise.windows import WindowGrid, probability
 
+_LOCAL_MM = 8.0
+_TEXTURE_MM = 0.6
 WORTH_KEEPING = 6
 """From as many changed inputs on, every layer's output for the reference is kept; fewer are run whole, to the last bit alike."""
 _VERY_LARGE = 1e9
@@ -171,16 +173,18 @@ class Probe:
     def inpainted(self, mask: MaskArray, *, rng: np.random.Generator | None, grow_vox: int = 1) -> Tensor:
         """The input with healthy tissue in place of `mask`."""
         image = self.base.cpu().numpy().astype(np.float32)
-        filled = inpaint(image, mask, healthy=self.healthy, rng=rng, grow_vox=grow_vox)
+        sizes_mm = self.placement.sizes_mm
+        filled = inpaint(image, mask, voxel_sizes_mm=sizes_mm, healthy=self.healthy, rng=rng, grow_vox=grow_vox)
         return torch.from_numpy(filled).to(self.base)
 
     def tissue_everywhere(self, *, rng: np.random.Generator) -> Tensor:
         """Healthy white matter with its texture all over the head: what a voxel is replaced by when it is taken away."""
         image = self.base.cpu().numpy().astype(np.float64)
-        mean = local_mean(image, self.healthy, sigma_vox=(8.0, 8.0, 8.0))
+        mean = local_mean(image, self.healthy, sigma_vox=[_LOCAL_MM / size for size in self.placement.sizes_mm])
         residual = np.where(self.healthy, image - mean, 0.0)
         spread = residual[:, self.healthy].std(axis=1) if self.healthy.any() else np.zeros(len(image))
-        noise = ndimage.gaussian_filter(rng.standard_normal(image.shape), (0, 0.6, 0.6, 0.6))
+        sigma = (0.0, *(_TEXTURE_MM / size for size in self.placement.sizes_mm))
+        noise = ndimage.gaussian_filter(rng.standard_normal(image.shape), sigma)
         filled = mean + noise / noise.std() * spread[:, None, None, None]
         return torch.from_numpy(np.where(self.head, filled, 0.0)).to(self.base)
 

@@ -20,16 +20,31 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
+class Removal:
+    """What contributions answer for: that `difference` (channels, *box) = x - x' is taken away, in the network's units.
+
+    `players` number the parts that can only be taken away as a whole, 0 for none; None where every voxel is its own. Both
+    are 0 outside `box` of the scan's grid.
+    """
+
+    difference: np.ndarray
+    box: Box
+    players: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Attribution:
     """A signed, unscaled map on the scan's grid, and its summary numbers.
 
     `data` (channels, *box) is 0 outside `box`; `se` is its Monte-Carlo standard error per voxel, None for methods that do
-    not sample. `peak` and `trough` are the largest and smallest signed value per channel, for sampled maps by split draws
-    (place found on one half, value and standard error taken from the other, both ways averaged; METHOD section 3); their
-    standard errors are NaN with fewer than four units and None for methods that do not sample. `target_mean` is the mean
+    not sample. `peak` and `trough` are the largest and smallest signed value per channel, for sampled maps by
+    groups of draws (place found on all but one, value read in that one, averaged; METHOD section 3); their standard errors
+    know that the place is uncertain, have `peak_freedom` degrees of freedom (0 if unknown), are NaN with fewer than four
+    units and None for methods that do not sample. `target_mean` is the mean
     over Omega of the target at the scan as it is. `converged` is None unless a tolerance was set. `sign_flip_fraction`
     (reduction max) is, per channel, the share of draws whose sign differs from the map's, weighted by |M|. A map that was
-    estimated in two `parts` ("fixed" with normalisation statistics held, "stat" what they add) is their sum.
+    estimated in two `parts` ("fixed" with normalisation statistics held, "stat" what they add) is their sum. Contributions
+    carry the `removal` that they answer for; derivatives have none.
     """
 
     data: MapArray
@@ -46,6 +61,8 @@ class Attribution:
     seconds: float
     details: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, "Part"] = field(default_factory=dict)
+    removal: Removal | None = None
+    peak_freedom: int = 0
 
     def with_details(self, facts: dict[str, Any]) -> "Attribution":
         """The same map, with more said about it."""

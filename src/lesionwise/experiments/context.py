@@ -23,6 +23,8 @@ Step = Literal["euclidean", "dilation"]
 
 DISTANCES_MM = tuple(float(d) for d in range(35))
 FILLS: tuple[Fill, ...] = ("zero", "tissue", "blur")
+BLUR_MM = 8.0
+"""Width (SD) of the blurred fill."""
 FULL = 0.95
 """Share of the full score at which the context counts as enough."""
 
@@ -208,7 +210,7 @@ def _background(probe: Probe, fill: Fill, *, rng: np.random.Generator) -> Tensor
     if fill == "tissue":
         return probe.tissue_everywhere(rng=rng)
     without = probe.inpainted(probe.lesion(), rng=None).cpu().numpy()
-    blurred = ndimage.gaussian_filter(without, (0, 8.0, 8.0, 8.0))
+    blurred = ndimage.gaussian_filter(without, (0.0, *(BLUR_MM / size for size in probe.placement.sizes_mm)))
     return torch.from_numpy(np.where(probe.head, blurred, 0.0).astype(without.dtype)).to(probe.base)
 
 

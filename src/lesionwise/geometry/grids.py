@@ -17,7 +17,7 @@ from torch import Tensor
 from lesionwise.errors import InputError
 from lesionwise.geometry.affine import closest_axes, voxel_sizes_mm
 from lesionwise.geometry.box import Box
-from lesionwise.types import Affine, Shape
+from lesionwise.types import Affine, Millimetres, Shape
 
 AxisOperator = Float[np.ndarray, "_ _"]
 
@@ -200,9 +200,7 @@ def on_spacing(
     """
     turned = reorientation(affine, shape, axes=axes)
     sizes = [voxel_sizes_mm(affine)[axis] for axis in turned.permutation]
-    zooms = [
-        1.0 if spacing_mm is None or abs(size / spacing_mm - 1.0) <= tolerance else size / spacing_mm for size in sizes
-    ]
+    zooms = _zooms(sizes, spacing_mm, tolerance)
     scaled = AxisMap(
         _triple(
             [np.eye(n) if z == 1.0 else resampling(n, zoom=z) for n, z in zip(turned.target_shape, zooms, strict=True)]
@@ -210,6 +208,22 @@ def on_spacing(
     )
     there = compose(turned, scaled)
     return there, inverse_interpolation(there, zooms)
+
+
+def sizes_on_spacing(
+    affine: Affine, shape: Shape, *, axes: str | None, spacing_mm: float | None, tolerance: float = 0.05
+) -> Millimetres:
+    """Voxel sizes in mm of the grid that `on_spacing` leads to."""
+    turned = reorientation(affine, shape, axes=axes)
+    sizes = [voxel_sizes_mm(affine)[axis] for axis in turned.permutation]
+    return _triple([size / z for size, z in zip(sizes, _zooms(sizes, spacing_mm, tolerance), strict=True)])
+
+
+def _zooms(sizes_mm: Sequence[float], spacing_mm: float | None, tolerance: float) -> list[float]:
+    """Voxel size / wanted size per axis, 1 where it is near enough."""
+    if spacing_mm is None:
+        return [1.0] * len(sizes_mm)
+    return [1.0 if abs(size / spacing_mm - 1.0) <= tolerance else size / spacing_mm for size in sizes_mm]
 
 
 def _is_identity(matrix: np.ndarray) -> bool:

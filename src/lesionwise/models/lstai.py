@@ -137,12 +137,17 @@ class LstAi(AbstractModuleSegmenter):
         image, passes = zip(*(_scaled(channel) for channel in raw), strict=True)
         head = to_network.forward(torch.from_numpy(case.head.astype(np.float32))) > 0.5
         x = torch.from_numpy(np.stack(image))
+        back = placed_back([crop.T for crop in crops], (0, 1, 2))
         return Placement(
             x[None],
             head,
             torch.stack([channel[head].double().std(correction=0) for channel in x]).float(),
             to_network,
-            placed_back([crop.T for crop in crops], (0, 1, 2)),
+            back,
+            scan=back.forward(x),
+            scan_head=torch.from_numpy(case.head),
+            sizes_mm=sizes,
+            scan_sizes_mm=sizes,
             passes=torch.from_numpy(np.stack(passes)),
         )
 

@@ -137,16 +137,24 @@ class MindGlide(AbstractModuleSegmenter):
         image, unclipped = resample_clipped(cut, there, separate)
         inside = image != 0
         spread = float(image[inside].std(correction=0)) or 1.0
-        image = torch.where(inside, (image - image[inside].mean()) / spread, image)
+        mean = image[inside].mean()
+        image = torch.where(inside, (image - mean) / spread, image)
         flips = turned.matrices
         to_network = axis_map([r @ c @ f for r, c, f in zip(there, crops, flips, strict=True)], turned.permutation)
         passes = unclipped & inside
+        n, m = box.shape, image.shape[1:]
+        grid_mm = (sizes[0] * n[0] / m[0], sizes[1] * n[1] / m[1], sizes[2] * n[2] / m[2])
+        scan = turned.adjoint(torch.where(raw != 0, (raw - mean) / spread, raw))
         return Placement(
             image[None].contiguous(),
             to_network.forward(torch.from_numpy(case.head.astype(np.float32))) > 0.5,
             torch.tensor([float(case.image.channel(self.spec.channels[0])[case.head].std()) / spread]),
             to_network,
             placed_back([f.T @ c.T @ r for r, c, f in zip(back, crops, flips, strict=True)], turned.permutation),
+            scan=scan.float().contiguous(),
+            scan_head=torch.from_numpy(case.head),
+            sizes_mm=grid_mm,
+            scan_sizes_mm=voxel_sizes_mm(case.image.affine),
             passes=None if bool(passes.all()) else passes,
         )
 

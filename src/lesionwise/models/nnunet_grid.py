@@ -26,7 +26,7 @@ from lesionwise.models.resampling import (
     spline_resize,
 )
 from lesionwise.segmenter import Placement, select_channels
-from lesionwise.types import Shape
+from lesionwise.types import Millimetres, Shape
 
 ANISOTROPY = 3.0
 """Ratio of voxel edges above which nnU-Net treats the coarse axis on its own."""
@@ -192,12 +192,18 @@ class Recipe:
 
         resampled, unclipped = resample_clipped(torch.from_numpy(cropped), there, separate)
         scale = torch.stack([torch.from_numpy(c)[head[inside] > 0.5].double().std(correction=0) for c in cropped])
+        normalised = np.zeros(image.shape, dtype=np.float32)
+        normalised[(slice(None), *inside)] = cropped
         return Placement(
             resampled[None].contiguous(),
             to_network.forward(torch.from_numpy(case.head.astype(np.float32))) > 0.5,
             scale.float(),
             to_network,
             to_scan,
+            scan=reader.adjoint(torch.from_numpy(normalised)).contiguous(),
+            scan_head=torch.from_numpy(case.head),
+            sizes_mm=_sizes(current_mm, size, target),
+            scan_sizes_mm=sizes,
             passes=None if bool(unclipped.all()) else unclipped,
             scan_passes=None if follows.all() else reader.adjoint(torch.from_numpy(follows).float()) > 0.5,
         )
@@ -229,6 +235,12 @@ class Recipe:
 
 def _coarse(spacing_mm: Sequence[float]) -> list[int]:
     return [axis for axis, value in enumerate(spacing_mm) if max(spacing_mm) / value == 1]
+
+
+def _sizes(current_mm: Sequence[float], source: Sequence[int], target: Sequence[int]) -> Millimetres:
+    """Voxel sizes after resampling to so many voxels: the grids share their outer edges."""
+    a, b, c = (mm * n / m for mm, n, m in zip(current_mm, source, target, strict=True))
+    return a, b, c
 
 
 def _shape(values: Sequence[int] | np.ndarray) -> Shape:

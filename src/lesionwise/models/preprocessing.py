@@ -145,6 +145,10 @@ class Steps:
             torch.from_numpy(np.array([channel[case.head].astype(np.float64).std() for channel in on_scan])).float(),
             to_network,
             to_scan,
+            scan=torch.from_numpy(np.ascontiguousarray(on_scan, dtype=np.float32)),
+            scan_head=torch.from_numpy(case.head),
+            sizes_mm=self.spacing_mm or (sizes[0], sizes[1], sizes[2]),
+            scan_sizes_mm=voxel_sizes_mm(case.image.affine),
             passes=None if passes.all() else torch.from_numpy(passes),
             scan_passes=None if follows.all() else torch.from_numpy(follows),
         )

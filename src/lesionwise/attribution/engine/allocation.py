@@ -19,7 +19,7 @@ from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.workload import Workload
 
 FEWEST_UNITS = 4
-"""Independent draws or pairs; of fewer, the halves have no standard error."""
+"""Independent draws or pairs; of fewer, peaks have no standard error."""
 
 _ADDED_VARIANCE = 0.25
 _PILOT_UNITS = 3

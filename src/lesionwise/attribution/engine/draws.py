@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lesionwise.attribution.engine.difference import Change, Difference
 from lesionwise.attribution.engine.noise import normal, uniform
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.geometry.box import Box
@@ -51,7 +52,7 @@ class AbstractDraws(ABC):
         return self.part(scene, draw, index, Box.whole(scene.grid.window))
 
     def factor(self, scene: Scene, draw: int, box: Box) -> Float[Tensor, "channels i j k"] | None:
-        """What the derivative is multiplied with on a box of the volume; None for 1."""
+        """What the derivative is multiplied with, once it is on the scan's own voxels (`box` of them); None for 1."""
         return None
 
 
@@ -72,8 +73,11 @@ class AsIs(AbstractDraws):
         return scene.window(index, within)
 
     def factor(self, scene: Scene, draw: int, box: Box) -> Float[Tensor, "channels i j k"] | None:
-        """The input."""
-        return scene.padded[(slice(None), *box.shifted(scene.grid.offset).slices)] if self.times_input else None
+        """The scan in the head, where 0 is its mean."""
+        if not self.times_input:
+            return None
+        scan, head = scene.placement.scan, scene.placement.scan_head
+        return scan[(slice(None), *box.slices)] * head[box.slices].to(scan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,27 +123,27 @@ class Noisy(AbstractDraws):
 
 @dataclass(frozen=True, eq=False)
 class Path(AbstractDraws):
-    """Points x' + t_n (x - x') on the straight way from a baseline (channels, i, j, k), with quadrature weights.
+    """Points x' + t_n (x - x') on the straight way from a baseline, with quadrature weights.
 
     The derivative is multiplied with weight_n * count * (x - x'), so that the mean over n is the integral.
     """
 
-    baseline: Float[Tensor, "channels i j k"]
+    difference: Difference
     positions: tuple[float, ...]
     weights: tuple[float, ...]
     count: int
     are_contributions: bool = True
+    _known: dict[str, Change] = field(default_factory=dict, repr=False)
 
     def part(self, scene: Scene, draw: int, index: int, within: Box) -> Float[Tensor, "channels i j k"]:
         """The input of window `index` at point `draw`, on a box of the window."""
-        clean = scene.window(index, within)
-        start = scene.grid.pad(self.baseline)[(slice(None), *within.shifted(scene.grid.boxes[index].start).slices)]
-        return start + self.positions[draw] * (clean - start)
+        if "change" not in self._known:
+            self._known["change"] = self.difference.pushed(scene)
+        return self._known["change"].taken_from(scene, index, within, share=1.0 - self.positions[draw])
 
     def factor(self, scene: Scene, draw: int, box: Box) -> Float[Tensor, "channels i j k"] | None:
         """weight_n * count * (x - x')."""
-        x = scene.padded[(slice(None), *box.shifted(scene.grid.offset).slices)]
-        return (x - self.baseline[(slice(None), *box.slices)]) * (self.weights[draw] * self.count)
+        return self.difference.on(box) * (self.weights[draw] * self.count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,35 +153,36 @@ class Reference(AbstractDraws):
     The noise stands for the spread of healthy tissue; t_n is stratified over the draws.
     """
 
-    baseline: Float[Tensor, "channels i j k"]
+    difference: Difference
     sigma: tuple[float, ...]
     positions: tuple[float, ...]
     count: int
     is_random: bool = True
     are_contributions: bool = True
+    _known: dict[int, tuple[Difference, Change]] = field(default_factory=dict, repr=False)
 
     def part(self, scene: Scene, draw: int, index: int, within: Box) -> Float[Tensor, "channels i j k"]:
         """The input of window `index` in draw `draw`, on a box of the window."""
-        moved = scene.window(index, within).clone()
-        local, own = scene.in_window(index, Box.whole(scene.grid.shape), within)
-        moved[(slice(None), *local.slices)] -= (1.0 - self.positions[draw]) * self._difference(scene, draw, own)
-        return moved
+        return self._drawn(scene, draw)[1].taken_from(scene, index, within, share=1.0 - self.positions[draw])
 
     def factor(self, scene: Scene, draw: int, box: Box) -> Float[Tensor, "channels i j k"] | None:
         """x - x'_n."""
-        return self._difference(scene, draw, box)
+        return self._drawn(scene, draw)[0].on(box)
 
-    def _difference(self, scene: Scene, draw: int, box: Box) -> Tensor:
-        x = scene.padded[(slice(None), *box.shifted(scene.grid.offset).slices)]
-        difference = x - self.baseline[(slice(None), *box.slices)]
-        noise = normal(
-            box,
-            scene.grid.shape,
-            channels=len(x),
-            seed=scene.seed,
-            draw=draw,
-            dtype=x.dtype,
-            device=x.device,
-        )
-        noise *= torch.tensor(self.sigma, dtype=x.dtype, device=x.device)[:, None, None, None]
-        return difference - noise * (difference != 0).any(dim=0)
+    def mean_difference(self, scene: Scene) -> Difference:
+        """x minus the mean of the baselines that were drawn."""
+        drawn = [self._drawn(scene, draw)[0].values for draw in range(self.count)]
+        return Difference(torch.stack(drawn).mean(dim=0), self.difference.box)
+
+    def _drawn(self, scene: Scene, draw: int) -> tuple[Difference, Change]:
+        if draw not in self._known:
+            values, box = self.difference.values, self.difference.box
+            i, j, k = scene.placement.scan.shape[1:]
+            noise = normal(
+                box, (int(i), int(j), int(k)), channels=len(values), seed=scene.seed, draw=draw, dtype=values.dtype,
+                device=values.device,
+            )  # fmt: skip
+            noise *= torch.tensor(self.sigma, dtype=values.dtype)[:, None, None, None]
+            own = Difference(values - noise * (values != 0).any(dim=0), box)
+            self._known[draw] = (own, own.pushed(scene))
+        return self._known[draw]

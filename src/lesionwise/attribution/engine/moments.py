@@ -1,4 +1,4 @@
-"""Running mean and variance over draws (Welford 1962), in two halves so that peaks can be estimated without bias."""
+"""Running mean and variance over draws (Welford 1962), and sums of a few groups of them, by which peaks are told."""
 
 from dataclasses import dataclass, field
 
@@ -8,58 +8,51 @@ from torch import Tensor
 
 from lesionwise.geometry.box import Box
 
-
-@dataclass(eq=False)
-class Half:
-    """Welford's mean and sum of squared deviations over the units of one parity."""
-
-    count: int = 0
-    mean: Tensor | None = None
-    squares: Tensor | None = None
-
-    def add(self, unit: Tensor) -> None:
-        """Takes one more unit; overwrites `unit`."""
-        self.count += 1
-        if self.mean is None:
-            self.mean = unit.clone()
-            return
-        if self.squares is None:
-            self.squares = torch.zeros_like(unit)
-        delta = unit.sub_(self.mean)
-        self.mean.add_(delta, alpha=1.0 / self.count)
-        self.squares.addcmul_(delta, delta, value=(self.count - 1) / self.count)
-
-    @property
-    def variance_of_mean(self) -> Tensor | None:
-        """Squared standard error, None for fewer than two units."""
-        if self.count < 2 or self.squares is None:
-            return None
-        return self.squares / ((self.count - 1) * self.count)
+GROUPS = 5
+"""Groups of draws: a peak is looked for in all but one of them and read in that one. Each is a map held in memory."""
 
 
 @dataclass(eq=False)
 class Moments:
-    """Mean, standard error and split halves of the draws of one map.
+    """Mean, standard error and group means of the draws of one map.
 
-    Even units go to one half, odd ones to the other. With `antithetic` draws two consecutive ones make a unit.
+    Units (draws; with `antithetic`, two consecutive ones) go to the groups in turn.
     """
 
     antithetic: bool = False
-    halves: tuple[Half, Half] = field(default_factory=lambda: (Half(), Half()))
+    units: int = 0
     draws: int = 0
     positive: Tensor | None = None
+    _mean: Tensor | None = None
+    _squares: Tensor | None = None
+    _sums: list[Tensor] = field(default_factory=list)
     _waiting: Tensor | None = None
 
     def add(self, draw: Tensor) -> None:
         """Takes the next draw; overwrites it."""
         self.draws += 1
         if not self.antithetic:
-            self.halves[(self.draws - 1) % 2].add(draw)
+            self._add_unit(draw)
         elif self._waiting is None:
             self._waiting = draw.clone()
         else:
             unit, self._waiting = self._waiting.add_(draw).mul_(0.5), None
-            self.halves[(self.draws // 2 - 1) % 2].add(unit)
+            self._add_unit(unit)
+
+    def _add_unit(self, unit: Tensor) -> None:
+        group, self.units = self.units % GROUPS, self.units + 1
+        if group == len(self._sums):
+            self._sums.append(unit.clone())
+        else:
+            self._sums[group].add_(unit)
+        if self._mean is None:
+            self._mean = unit.clone()
+            return
+        if self._squares is None:
+            self._squares = torch.zeros_like(unit)
+        delta = unit.sub_(self._mean)
+        self._mean.add_(delta, alpha=1.0 / self.units)
+        self._squares.addcmul_(delta, delta, value=(self.units - 1) / self.units)
 
     def count_signs(self, draw: Tensor) -> None:
         """Counts per voxel the draws above 0."""
@@ -69,38 +62,34 @@ class Moments:
 
     def widen(self, box: Box, union: Box) -> None:
         """Moves the draws taken on `box` to `union`, which holds it; every draw was 0 beyond `box`."""
-        for half in self.halves:
-            half.mean = None if half.mean is None else placed(half.mean, box, union)
-            half.squares = None if half.squares is None else placed(half.squares, box, union)
+        self._mean = None if self._mean is None else placed(self._mean, box, union)
+        self._squares = None if self._squares is None else placed(self._squares, box, union)
+        self._sums = [placed(one, box, union) for one in self._sums]
         self.positive = None if self.positive is None else placed(self.positive, box, union)
         self._waiting = None if self._waiting is None else placed(self._waiting, box, union)
 
     @property
-    def units(self) -> int:
-        """Independent units taken."""
-        return self.halves[0].count + self.halves[1].count
-
-    @property
     def mean(self) -> Tensor:
         """Mean over all units."""
-        even, odd = self.halves
-        if even.mean is None:
+        if self._mean is None:
             raise RuntimeError("A mean needs at least one draw.")
-        if odd.mean is None:
-            return even.mean
-        return (even.mean * even.count + odd.mean * odd.count) / self.units
+        return self._mean
+
+    @property
+    def group_counts(self) -> list[int]:
+        """Units in each group that has any."""
+        return [len(range(group, self.units, GROUPS)) for group in range(len(self._sums))]
+
+    def group_mean(self, group: int) -> Tensor:
+        """Mean over the units of one group."""
+        return self._sums[group] / self.group_counts[group]
 
     @property
     def variance_of_mean(self) -> Tensor | None:
-        """Squared Monte-Carlo standard error of the mean, None for fewer than two units (Chan's merge of the halves)."""
-        even, odd = self.halves
-        if even.mean is None or odd.mean is None or self.units < 2:
+        """Squared Monte-Carlo standard error of the mean, None for fewer than two units."""
+        if self.units < 2 or self._squares is None:
             return None
-        squares = (odd.mean - even.mean).square() * (even.count * odd.count / self.units)
-        for half in self.halves:
-            if half.squares is not None:
-                squares = squares + half.squares
-        return squares / ((self.units - 1) * self.units)
+        return self._squares / ((self.units - 1) * self.units)
 
 
 def placed(values: Num[Tensor, "*lead i j k"], box: Box, union: Box) -> Num[Tensor, "*lead i2 j2 k2"]:

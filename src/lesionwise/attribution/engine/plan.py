@@ -19,7 +19,7 @@ from lesionwise.errors import InputError, OutOfMemoryError
 from lesionwise.geometry.box import Box
 from lesionwise.segmenter import MeanOfViews
 
-_MAPS_PER_LESION = 6  # mean and squares of both halves, the draw, and what a reduction copies
+_MAPS_PER_LESION = 9  # mean, squares and five groups, the draw, and what a reduction copies
 _DEFAULT_MEMORY = 4 << 30
 
 

@@ -46,6 +46,7 @@ def sampled_maps(
         for site, values in zip(group, unperturbed, strict=True):
             chosen = _chosen(site, scene.seed, max_voxels) if reduce == "max" else ()
             state = Sampled(site, Moments(draws.antithetic), float(values.mean()), chosen=chosen, chunk=chunk)
+            state.contributes = draws.are_contributions
             state.converged = None if tolerance is None else False
             states.append(state)
         active = states
@@ -138,6 +139,7 @@ def finished(
         seconds=state.seconds,
         details=facts,
         parts=_parts(state, power),
+        peak_freedom=extremes.freedom,
     )
 
 
@@ -213,7 +215,7 @@ def _unreachable() -> tuple[np.ndarray, Box]:
 
 
 def _on_scan(state: Sampled, box: Box, values: torch.Tensor, power: int) -> tuple[np.ndarray, Box]:
-    if state.site.moves_only:
+    if state.moves_later:
         values, box = state.site.pull_back(values, box, power=power)
     return values.detach().to("cpu").numpy(), box
 
@@ -241,20 +243,24 @@ def _flips(state: Sampled, mean: np.ndarray) -> tuple[float, ...]:
 
 
 def _extremes(state: Sampled, power: int) -> Extremes:
-    """Of the halves of the draws; with a correction, each half of the one is added to a half of the other."""
-    means, variances = [], []
-    for half in (0, 1):
-        mean = _summed(state, partial(_mean_of, half=half), power)
-        if mean is not None:
-            variance = _summed(state, partial(_variance_of, half=half), 2 * power)
-            means.append(mean[0])
-            variances.append(None if variance is None else variance[0])
-    return Extremes.split(means, variances)
-
-
-def _mean_of(moments: Moments, *, half: int) -> torch.Tensor | None:
-    return moments.halves[half].mean
-
-
-def _variance_of(moments: Moments, *, half: int) -> torch.Tensor | None:
-    return moments.halves[half].variance_of_mean
+    """Of the groups of draws; what a correction adds is added to each of them."""
+    moments, box = state.moments, state.box
+    if box is None:
+        raise RuntimeError("A peak needs a draw.")
+    other = state.correction
+    added = None if other is None or other.box is None else (other.moments, other.box)
+    union = box if added is None else box.union(added[1])
+    groups = [
+        _on_scan(state, union, placed(moments.group_mean(group), box, union), power)[0]
+        for group in range(len(moments.group_counts))
+    ]
+    if added is None:
+        return Extremes.of_groups(groups, moments.group_counts)
+    rest, own = added
+    spread = rest.variance_of_mean
+    return Extremes.of_groups(
+        groups,
+        moments.group_counts,
+        rest=_on_scan(state, union, placed(rest.mean, own, union), power)[0],
+        rest_variance=None if spread is None else _on_scan(state, union, placed(spread, own, union), 2 * power)[0],
+    )

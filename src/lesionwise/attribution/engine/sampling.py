@@ -31,9 +31,10 @@ Found = TypeVar("Found")
 
 @dataclass(eq=False)
 class Sampled:
-    """What the draws of one instance have come to so far; `box` is on the scan's grid unless the site only moves.
+    """What the draws of one instance have come to so far; `box` is on the scan's grid unless the map `moves_later`.
 
-    `correction` holds draws of the difference to the exact derivative, where statistics were held.
+    `correction` holds draws of the difference to the exact derivative, where statistics were held. `contributes` says that
+    draws are multiplied on the scan's grid.
     """
 
     site: Site
@@ -47,6 +48,12 @@ class Sampled:
     cotangents: dict[int, Cotangent] = field(default_factory=dict)
     readings: dict[tuple[int, ...], list["Reading"]] = field(default_factory=dict)
     correction: "Sampled | None" = None
+    contributes: bool = False
+
+    @property
+    def moves_later(self) -> bool:
+        """True if the map is moved to the scan's grid at the end: where nothing is mixed and nothing multiplied."""
+        return self.site.moves_only and not self.contributes
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +107,10 @@ def _take(scene: Scene, state: Sampled, draws: AbstractDraws, n: int, patch: Pat
         return
     box, data = patch.box, patch.data
     if reduce == "mean":
-        factor = draws.factor(scene, n, box)
-        if factor is not None:
-            data = data * factor
-        if not state.site.moves_only:
-            data, box = state.site.pull_back(data, box, power=0 if draws.are_contributions else 1)
+        if draws.are_contributions:
+            data, box = _multiplied(scene, state.site, draws, n, data, box)
+        elif not state.moves_later:
+            data, box = state.site.pull_back(data, box)
     if state.box is None:
         state.box = box
     elif state.box != box:  # another batch, another way of taking derivatives: 0 is known beyond either box
@@ -114,6 +120,16 @@ def _take(scene: Scene, state: Sampled, draws: AbstractDraws, n: int, patch: Pat
     if reduce == "max":
         state.moments.count_signs(data)
     state.moments.add(data)
+
+
+def _multiplied(scene: Scene, site: Site, draws: AbstractDraws, n: int, data: Tensor, box: Box) -> tuple[Tensor, Box]:
+    """The derivative on the scan's own voxels times what the draw says, where preprocessing clipped nothing."""
+    passes = scene.placement.passes
+    if passes is not None:
+        data = data * passes[(slice(None), *box.slices)].to(data)
+    data, box = site.pull_back(data, box, power=0)
+    factor = draws.factor(scene, n, box)
+    return (data if factor is None else data * factor.to(data)), box
 
 
 def learn(scene: Scene, sites: Sequence[Site], workload: Workload) -> list[Float[Tensor, "outputs _"]]:

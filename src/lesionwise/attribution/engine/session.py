@@ -5,11 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lesionwise.attribution.engine.difference import Difference, given_difference, lesion_difference
 from lesionwise.attribution.engine.method import AbstractMethod
 from lesionwise.attribution.engine.options import RunOptions
 from lesionwise.attribution.engine.plan import Plan, plan_sites
@@ -20,7 +19,6 @@ from lesionwise.attribution.engine.workload import Pass, Workload
 from lesionwise.attribution.result import Attribution
 from lesionwise.attribution.sparse.statistics import Statistics
 from lesionwise.errors import InputError
-from lesionwise.inpainting import inpaint
 from lesionwise.segmenter import Placement, Spec
 from lesionwise.types import MaskArray
 
@@ -75,19 +73,18 @@ class Session:
     ) -> Iterator[tuple[int, Attribution]]:
         """Number of the voxel set and its map, as lesions finish.
 
-        A `plan` is kept to; without one it is made first. `baselines` are lesion-free inputs on the network's grid, one
-        per voxel set, for the methods that need one; by default the lesion is inpainted, from `healthy` tissue (scan's
-        grid) if given.
+        A `plan` is kept to; without one it is made first. `baselines` are lesion-free scans (channels, i, j, k) on
+        the scan's grid in the units fed to the network (`Placement.scan`), one per voxel set, for the methods that need
+        one; by default the lesion is inpainted, from `healthy` tissue (scan's grid) if given.
         """
         if baselines is not None and len(baselines) != len(self.sites):
             raise InputError(f"Expected one baseline per voxel set, found {len(baselines)} for {len(self.sites)}.")
         chosen, scene, placement = plan or self.plan(), self.scene, self.scene.placement
 
-        def baseline(site: Site) -> Tensor:
+        def difference(site: Site) -> Difference:
             if baselines is not None:
-                return baselines[site.number].to(scene.padded)
-            filled = inpainted(placement, self.sites, site, healthy=healthy, seed=scene.seed)
-            return filled.to(scene.padded)
+                return given_difference(placement, baselines[site.number])
+            return lesion_difference(placement, self.sites, site, healthy=healthy, seed=scene.seed)
 
         held: dict[Pass, Statistics] | None = {} if chosen.statistics in ("split", "fixed") else None
         correction = None
@@ -97,7 +94,7 @@ class Session:
         work = Work(
             groups=chosen.groups,
             workload=Workload(chosen.schedule),
-            baseline_fn=baseline,
+            difference_fn=difference,
             total=len(chosen.groups) * (self.method.draws_per_lesion + chosen.full_draws),
             progress_fn=progress_fn,
             correction=correction,
@@ -178,28 +175,3 @@ def plan_attribution(
     """
     with Session.open(network, spec, placement, voxel_sets, method, RunOptions(**options)) as session:
         return session.plan()
-
-
-def inpainted(
-    placement: Placement, sites: Sequence[Site], site: Site, *, healthy: MaskArray | None, seed: int
-) -> Float[Tensor, "channels i j k"]:
-    """The network's input with one lesion replaced by healthy tissue; other lesions are never copied from."""
-    own = _on_network(placement, [site])
-    tissue = None
-    if healthy is not None:
-        lesions = _on_network(placement, sites)
-        moved = placement.to_network.forward(torch.from_numpy(healthy).float()).numpy() > 0.5
-        tissue = moved & ~lesions
-    image = placement.input[0].detach().cpu().numpy().astype(np.float32)
-    filled = inpaint(image, own, healthy=tissue, rng=np.random.default_rng([seed, site.number]), grow_vox=1)
-    # float64 inputs keep their own values wherever nothing was filled in
-    changed = torch.from_numpy(filled != image)
-    return torch.where(changed, torch.from_numpy(filled).to(placement.input), placement.input[0])
-
-
-def _on_network(placement: Placement, sites: Sequence[Site]) -> MaskArray:
-    mask = torch.zeros(placement.to_scan.target_shape)
-    for site in sites:
-        i, j, k = site.voxels.T
-        mask[i, j, k] = 1
-    return placement.to_network.forward(mask).numpy() > 0.25

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from lesionwise.attribution.engine.difference import Difference
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.workload import Workload
@@ -24,12 +23,12 @@ class Correction:
 
 @dataclass(eq=False)
 class Work:
-    """`groups` hold site numbers that are explained together. `baseline_fn` gives a site's lesion-free input
-    (channels, i, j, k) on the network's grid. `steps` counts finished steps of `total`."""
+    """`groups` hold site numbers that are explained together. `difference_fn` says what a site's scan
+    differs in from the scan without its lesion. `steps` counts finished steps of `total`."""
 
     groups: Sequence[Sequence[int]]
     workload: Workload
-    baseline_fn: Callable[[Site], Tensor]
+    difference_fn: Callable[[Site], Difference]
     total: int
     progress_fn: Callable[[int, int], None] | None = None
     correction: Correction | None = None

@@ -1,7 +1,7 @@
 """Gradients: plain, times the input, and instance SmoothGrad with reduction mean or max (METHOD section 3)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lesionwise.attribution.engine.draws import AsIs, Noisy
@@ -11,9 +11,10 @@ from lesionwise.attribution.engine.sampled_maps import sampled_maps
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.work import Work
-from lesionwise.attribution.result import Attribution
+from lesionwise.attribution.result import Attribution, Removal
 from lesionwise.attribution.target import AbstractTarget
 from lesionwise.errors import InputError
+from lesionwise.geometry.box import Box
 from lesionwise.types import Reduction
 
 _PAIRS_FROM = 16  # fewer pairs are too few units for a standard error
@@ -169,4 +170,9 @@ class InputTimesGradient(AbstractMethod):
 
     def explain(self, scene: Scene, work: Work, sites: Sequence[Site]) -> Iterator[tuple[int, Attribution]]:
         """Site number and its map, as they are finished."""
-        yield from sampled_maps(scene, work, sites, AsIs(times_input=True))
+        scan, head = scene.placement.scan, scene.placement.scan_head
+        removal = Removal(
+            (scan * head.to(scan)).cpu().numpy(), Box.whole((scan.shape[1], scan.shape[2], scan.shape[3]))
+        )
+        for number, found in sampled_maps(scene, work, sites, AsIs(times_input=True)):
+            yield number, replace(found, removal=removal)

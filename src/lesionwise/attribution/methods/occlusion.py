@@ -1,7 +1,8 @@
 """What each channel, at each distance from the lesion, is worth: occlusion and exact Shapley values (METHOD section 4).
 
-Players are channel x shell: the lesion, its rim, and shells around it in mm. A player that is away is replaced by
-a reference image: the scan without the lesion, blurred inside the head ("blur"), or the head's mean ("zero").
+Players are channel x shell of the scan's own grid: the lesion, its rim, and shells around it, in mm from its border. A
+player that is away is replaced by a reference image: the scan without the lesion, blurred inside the head ("blur"), or the
+head's mean ("zero"). What replaces it is made on the scan and then laid on the network's grid.
 """
 
 import math
@@ -17,41 +18,47 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from lesionwise.attribution.engine.difference import Change, Difference, without
 from lesionwise.attribution.engine.method import AbstractMethod
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.work import Work
 from lesionwise.attribution.engine.workload import Workload
-from lesionwise.attribution.result import Attribution, trimmed
+from lesionwise.attribution.result import Attribution, Removal, trimmed
 from lesionwise.attribution.target import AbstractTarget
 from lesionwise.errors import InputError
 from lesionwise.geometry.box import Box
 from lesionwise.geometry.distance import distance_to_mm
-from lesionwise.types import Millimetres
+from lesionwise.types import MaskArray, Millimetres
 
 _BLUR_MM = 6.0
+_BLUR_SDS = 3.0
 _MOST_PLAYERS = 12
 
 
 @dataclass(frozen=True, eq=False)
 class Player:
-    """One channel in one shell; `voxels` marks it on the network's grid."""
+    """One channel in one shell (`mask` on `box` of the scan's grid), and what its absence takes from the network's input."""
 
     channel: int
     shell: str
-    voxels: Tensor
+    mask: MaskArray
+    box: Box
+    difference: Difference
+    change: Change
+
+    @property
+    def voxels(self) -> int:
+        """How many there are."""
+        return int(self.mask.sum())
 
 
 @dataclass(frozen=True)
 class AbstractGame(AbstractMethod):
-    """Worth of players; `edges_mm` are the outer borders of the rim and the shells, `fill` what replaces who is away.
-
-    `spacing_mm` are the voxel sizes of the network's grid; None takes the spec's spacing, or 1 mm.
-    """
+    """Worth of players; `edges_mm` are the outer borders of the rim and the shells, `fill` what replaces who is away."""
 
     edges_mm: tuple[float, ...] = (2.0, 7.0, 15.0)
     fill: Literal["blur", "zero"] = "blur"
-    spacing_mm: Millimetres | None = None
 
     def __post_init__(self) -> None:
         if any(b <= a for a, b in zip((0.0, *self.edges_mm), self.edges_mm, strict=False)):
@@ -80,20 +87,18 @@ class AbstractGame(AbstractMethod):
 
     def _play(self, scene: Scene, work: Work, site: Site) -> Attribution:
         began = time.perf_counter()
-        spacing = self.spacing_mm or (scene.spec.spacing_mm or 1.0,) * 3
-        reference = _reference(scene, work.baseline_fn(site), self.fill, spacing)
-        players = _players(scene, site, self.edges_mm, spacing)
-        value_fn = ValueFn(scene, site, reference, players, work.workload)
+        players = _players(scene, site, work.difference_fn(site), edges_mm=self.edges_mm, fill=self.fill)
+        value_fn = ValueFn(scene, site, players, work.workload)
         worth = self.worth(value_fn, len(players))
         everyone = frozenset(range(len(players)))
         whole, nobody = value_fn(everyone), value_fn(frozenset())
-        painted = torch.zeros_like(scene.grid.unpad(scene.padded))
+        around = players[0].box if players else Box.around(site.voxels)
+        painted = np.zeros((len(scene.padded), *around.shape), dtype=scene.placement.scan.numpy().dtype)
         for player, value in zip(players, worth, strict=True):
-            painted[player.channel][player.voxels] = value / int(player.voxels.sum())
-        found = scene.placement.to_network.adjoint(painted).cpu().numpy()
-        box = trimmed(Box.whole(scene.placement.to_network.source_shape), found)
-        data = np.ascontiguousarray(found[(slice(None), *box.slices)])
-        per_channel = np.zeros(len(painted))
+            painted[player.channel][player.mask] = value / player.voxels
+        box = trimmed(around, painted)
+        data = np.ascontiguousarray(painted[(slice(None), *box.relative_to(around).slices)])
+        per_channel = np.zeros(len(data))
         for player, value in zip(players, worth, strict=True):
             per_channel[player.channel] += value
         details: dict[str, Any] = {
@@ -102,7 +107,7 @@ class AbstractGame(AbstractMethod):
                     "channel": scene.spec.channels[p.channel],
                     "shell": p.shell,
                     "worth": value,
-                    "voxels": int(p.voxels.sum()),
+                    "voxels": p.voxels,
                 }
                 for p, value in zip(players, worth, strict=True)
             ],
@@ -115,7 +120,7 @@ class AbstractGame(AbstractMethod):
         return Attribution(
             data=data, box=box, se=None, n_samples=1, converged=None, peak=data.max(axis=(1, 2, 3)),
             trough=data.min(axis=(1, 2, 3)), peak_se=None, trough_se=None, target_mean=whole, sign_flip_fraction=None,
-            seconds=time.perf_counter() - began, details=details,
+            seconds=time.perf_counter() - began, details=details, removal=_removal(players, around, len(data)),
         )  # fmt: skip
 
 
@@ -162,22 +167,15 @@ class Shapley(AbstractGame):
 class ValueFn:
     """Mean of y over Omega with some players present and the others replaced; every coalition is predicted once."""
 
-    def __init__(
-        self, scene: Scene, site: Site, reference: Tensor, players: Sequence[Player], workload: Workload
-    ) -> None:
+    def __init__(self, scene: Scene, site: Site, players: Sequence[Player], workload: Workload) -> None:
         self.known: dict[frozenset[int], float] = {}
         self._scene, self._site, self._players, self._workload = scene, site, players, workload
-        self._image, self._reference = scene.grid.unpad(scene.padded), reference
 
     def __call__(self, present: frozenset[int]) -> float:
         """Mean of y over Omega with the players in `present` as they are and the others replaced."""
         if present not in self.known:
-            image = self._image.clone()
-            for number, player in enumerate(self._players):
-                if number not in present:
-                    channel = player.channel
-                    image[channel][player.voxels] = self._reference[channel][player.voxels]
-            inputs = self._scene.windows_of(image, self._site.windows)
+            away = [player.change for number, player in enumerate(self._players) if number not in present]
+            inputs = without(self._scene, self._site.windows, away)
             self.known[present] = self._workload.run(lambda: self._value(inputs), self._scene.grid.window)
         return self.known[present]
 
@@ -185,33 +183,52 @@ class ValueFn:
         return float(self._scene.values([self._site], inputs, batch=self._workload.schedule.batch)[0].mean())
 
 
-def _players(scene: Scene, site: Site, edges_mm: tuple[float, ...], spacing_mm: Millimetres) -> list[Player]:
-    on_scan = torch.zeros(scene.placement.to_scan.target_shape)
-    i, j, k = site.voxels.T
-    on_scan[i, j, k] = 1
-    soft = scene.placement.to_network.forward(on_scan).numpy()
-    lesion = soft > min(0.5, 0.5 * float(soft.max()))
-    distance = distance_to_mm(lesion, spacing_mm, reach_mm=max(edges_mm, default=0.0))
-    head = scene.placement.head.cpu().numpy()
-    shells = {"lesion": lesion}
+def _players(scene: Scene, site: Site, lesion: Difference, *, edges_mm: tuple[float, ...], fill: str) -> list[Player]:
+    """Every channel in every shell that has a voxel in the head."""
+    placement = scene.placement
+    sizes, shape = placement.scan_sizes_mm, placement.scan.shape[1:]
+    reach = max((*edges_mm, 0.0)) + _BLUR_SDS * _BLUR_MM  # a blurred voxel knows what lies so far away
+    margin = [int(np.ceil(reach / size)) + 1 for size in sizes]
+    start, stop = site.voxels.min(axis=0) - margin, site.voxels.max(axis=0) + np.add(margin, 1)
+    box = Box(tuple(np.maximum(start, 0).tolist()), tuple(np.minimum(stop, shape).tolist()))
+    omega = np.zeros(box.shape, dtype=bool)
+    omega[tuple((site.voxels - np.asarray(box.start)).T)] = True
+    distance = distance_to_mm(omega, sizes)
+    head = placement.scan_head[box.slices].cpu().numpy()
+    scan = placement.scan[(slice(None), *box.slices)].detach().cpu()
+    away = scan - _reference(scan - lesion.on(box), head, fill, sizes)
+    shells = {"lesion": omega & head}
     for low, high in zip((0.0, *edges_mm), edges_mm, strict=False):
         shells[f"{low:g}-{high:g} mm"] = (distance > low) & (distance <= high) & head
-    return [
-        Player(channel, name, torch.from_numpy(mask).to(scene.padded.device))
-        for channel in range(len(scene.padded))
-        for name, mask in shells.items()
-        if mask.any()
-    ]
+    found = []
+    for channel in range(len(scan)):
+        for name, mask in shells.items():
+            if mask.any():
+                values = torch.zeros_like(scan)
+                values[channel][torch.from_numpy(mask)] = away[channel][torch.from_numpy(mask)]
+                difference = Difference(values, box)
+                found.append(Player(channel, name, mask, box, difference, difference.pushed(scene)))
+    return found
 
 
-def _reference(scene: Scene, without_lesion: Tensor, fill: str, spacing_mm: Millimetres) -> Tensor:
+def _reference(scan: Tensor, head: MaskArray, fill: str, sizes_mm: Millimetres) -> Tensor:
+    """What voxels are replaced by, from the lesion-free scan (channels, i, j, k)."""
     if fill == "zero":
-        return torch.zeros_like(without_lesion)
-    head = scene.placement.head.cpu().numpy().astype(np.float32)
-    sigma = [_BLUR_MM / size for size in spacing_mm]
-    weight = ndimage.gaussian_filter(head, sigma, truncate=3.0)
+        return torch.zeros_like(scan)
+    sigma = [_BLUR_MM / size for size in sizes_mm]
+    inside = head.astype(np.float32)
+    weight = ndimage.gaussian_filter(inside, sigma, truncate=_BLUR_SDS)
     blurred = [
-        ndimage.gaussian_filter(channel * head, sigma, truncate=3.0) / np.maximum(weight, 1e-6) * (head > 0)
-        for channel in without_lesion.cpu().numpy()
+        ndimage.gaussian_filter(channel * inside, sigma, truncate=_BLUR_SDS) / np.maximum(weight, 1e-6) * head
+        for channel in scan.numpy()
     ]
-    return torch.from_numpy(np.stack(blurred)).to(without_lesion)
+    return torch.from_numpy(np.stack(blurred)).to(scan)
+
+
+def _removal(players: Sequence[Player], box: Box, channels: int) -> Removal:
+    """What the players take away together, and whose each voxel is."""
+    difference, whose = np.zeros((channels, *box.shape)), np.zeros((channels, *box.shape), dtype=np.int16)
+    for number, player in enumerate(players, start=1):
+        difference += player.difference.values.numpy()
+        whose[player.channel][player.mask] = number
+    return Removal(difference, box, whose)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from lesionwise.attribution.engine.difference import Difference, without
 from lesionwise.attribution.engine.draws import AbstractDraws, Path, Reference
 from lesionwise.attribution.engine.method import AbstractMethod
 from lesionwise.attribution.engine.noise import spread, uniform
@@ -15,7 +15,7 @@ from lesionwise.attribution.engine.sampled_maps import sampled_maps
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.work import Work
-from lesionwise.attribution.result import Attribution
+from lesionwise.attribution.result import Attribution, Removal
 from lesionwise.attribution.target import AbstractTarget
 from lesionwise.errors import InputError
 
@@ -66,9 +66,10 @@ class IntegratedGradients(AbstractContributions):
         nodes, weights = np.polynomial.legendre.leggauss(self.n_steps)
         positions, shares = (nodes + 1) / 2, weights / 2
         for site in _in_groups(work, sites):
-            baseline = work.baseline_fn(site)
-            draws = Path(baseline, tuple(positions.tolist()), tuple(shares.tolist()), self.n_steps)
-            yield _with_contributions(scene, work, site, draws, baseline)
+            difference = work.difference_fn(site)
+            draws = Path(difference, tuple(positions.tolist()), tuple(shares.tolist()), self.n_steps)
+            number, found = _with_contributions(scene, work, site, draws, difference)
+            yield number, replace(found, removal=_removal(difference))
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,10 @@ class ExpectedGradients(AbstractContributions):
         positions = (strata + uniform(n, seed=scene.seed, stream=2)) / n
         sigma = spread(scene.placement.input[0], scene.placement.head, noise=self.noise)
         for site in _in_groups(work, sites):
-            baseline = work.baseline_fn(site)
-            draws = Reference(baseline, tuple(sigma.tolist()), tuple(positions.tolist()), n)
-            yield _with_contributions(scene, work, site, draws, baseline)
+            difference = work.difference_fn(site)
+            draws = Reference(difference, tuple(sigma.tolist()), tuple(positions.tolist()), n)
+            number, found = _with_contributions(scene, work, site, draws, difference)
+            yield number, replace(found, removal=_removal(draws.mean_difference(scene)))
 
 
 def shares_of(contributions: np.ndarray, difference: float) -> list[float] | None:
@@ -118,23 +120,28 @@ def shares_of(contributions: np.ndarray, difference: float) -> list[float] | Non
 
 
 def _with_contributions(
-    scene: Scene, work: Work, site: Site, draws: AbstractDraws, baseline: Tensor
+    scene: Scene, work: Work, site: Site, draws: AbstractDraws, difference: Difference
 ) -> tuple[int, Attribution]:
     began = time.perf_counter()
-    without = float(scene.values([site], scene.windows_of(baseline, site.windows))[0].mean())
+    inputs = without(scene, site.windows, [difference.pushed(scene)])
+    lesion_free = float(scene.values([site], inputs)[0].mean())
     alone = replace(work, groups=((site.number,),))
     ((number, found),) = list(sampled_maps(scene, alone, [site], draws))
     work.steps = alone.steps
     contributions = found.data.sum(axis=(1, 2, 3), dtype=np.float64)
-    difference = found.target_mean - without
+    change = found.target_mean - lesion_free
     facts: dict[str, Any] = {
         "contributions": contributions.tolist(),
-        "shares": shares_of(contributions, difference),
-        "target_without_lesion": without,
-        "completeness_error": abs(float(contributions.sum()) - difference),
+        "shares": shares_of(contributions, change),
+        "target_without_lesion": lesion_free,
+        "completeness_error": abs(float(contributions.sum()) - change),
         "baseline": "lesion inpainted",
     }
     return number, replace(found, details={**found.details, **facts}, seconds=time.perf_counter() - began)
+
+
+def _removal(difference: Difference) -> Removal:
+    return Removal(difference.values.numpy(), difference.box)
 
 
 def _in_groups(work: Work, sites: Sequence[Site]) -> Iterator[Site]:

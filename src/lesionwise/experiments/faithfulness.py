@@ -17,6 +17,7 @@ from lesionwise.charts.chart import Bar, Chart, Panel
 from lesionwise.errors import InputError, UnsupportedModelError
 from lesionwise.experiments.deletion import AROUND_MM, Stage, curves
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, patients_note
+from lesionwise.experiments.infidelity import Question
 from lesionwise.geometry.box import Box
 from lesionwise.instances.instance import Instance
 from lesionwise.stats import Interval, holm, paired_difference
@@ -25,6 +26,7 @@ FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 BASELINES = ("random", "intensity", "distance")
 LEAST_EVIDENCE = 0.1
 """Share of the median lesion's evidence below which curves, which are divided by it, are left out."""
+_NONE = pd.Series(dtype=object)
 DECIDING = ("deletion", "insertion", "specificity", "infidelity")
 """Measures that the figure shows."""
 NAMES: Mapping[str, str] = {
@@ -51,6 +53,7 @@ MEASURES: Mapping[str, str] = {
     "leakage": "lower is better",
     "sensitivity": "lower is better",
     "infidelity": "lower is better",
+    "infidelity_unscaled": "lower is better",
 }
 
 
@@ -87,9 +90,9 @@ def faithfulness_rows(
 ) -> pd.DataFrame:
     """One row per lesion and method (and per baseline ordering: random, intensity, distance).
 
-    Voxels within 10 mm of the lesion are taken away in the order of the map's positive values (summed over channels;
-    voxels without any by their signed sum), all channels together, and replaced by healthy tissue; y is the mean target
-    over Omega.
+    Voxels within 10 mm of the lesion are taken away in the order of the map's net value (the sum over channels, so that
+    evidence against counts against a voxel), all channels together, and replaced by healthy tissue; y is the mean target
+    over Omega, log-odds unless another was chosen.
     - `deletion`: mean over fractions of (y - y_none) / (y_all - y_none), from all present to none: low if the map's
       first voxels matter. `insertion`: the same while they are put back: high.
     - `specificity`: fall of y when the map's first 10 % are deleted minus the fall of the nearest other lesion's y at
@@ -100,8 +103,10 @@ def faithfulness_rows(
       (`pointed_at_other`). `leakage`: sum of |M| in other lesions / in Omega.
     - `sensitivity`: largest |M(x + e) - M(x)| / |M(x)| over `shakes` draws of small noise e (2 % of a head SD;
       Yeh2019), in Euclidean norm: a lower bound of the largest possible.
-    - `infidelity`: 1 - r^2 between I.M and y(x) - y(x - I) over random perturbations I in the region, the best scale of M
-      allowed (Yeh2019): 0 is perfect, 1 is worthless.
+    - `infidelity` (Yeh2019): what the map does not foresee of the changes that it answers for, 0 perfect, 1 worthless, the
+      best scale >= 0 of M allowed; `infidelity_unscaled` without that scale. `answers_for`: derivatives are asked about
+      small changes within 10 mm, contributions about removal along their own baseline (`infidelity` in that module);
+      compare within a kind. Missing for class activation maps, which are neither.
     `methods` are names of the registry separated by commas, or methods by name; None takes all. Methods that a network
     does not support are named in `note`.
     """
@@ -110,6 +115,7 @@ def faithfulness_rows(
         methods = chosen_methods(methods, n_samples=n_samples)
     rows: list[dict[str, Any]] = []
     stages = {one.label: Stage.of(scan, one) for one in chosen}
+    questions = {one.label: _question(stages[one.label]) for one in chosen}
     for name, method in methods.items():
         try:
             found = scan.attribute(chosen, method)
@@ -121,7 +127,9 @@ def faithfulness_rows(
             stage = stages[one.label]
             row = _begun(one, name) | curves(stage, stage.on_network(m), fractions) | _place(scan, one, m)
             row["sensitivity"] = max((_change(scan, m, again[number]) for again in shaken), default=np.nan)
-            row["infidelity"] = _infidelity(stage, m, count=perturbations, rng=scan.rng(one.label, 11))
+            row |= questions[one.label].infidelity(
+                m, derivative=method.quantitative, count=perturbations, rng=scan.rng(one.label, 11)
+            )
             rows.append(row)
     for one in chosen:
         stage = stages[one.label]
@@ -155,17 +163,25 @@ def faithfulness_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Findin
             one = mean_of(part, measure, rng)
             intervals[str(method), measure] = one
             row |= {measure: one.estimate, f"{measure}_low": one.low, f"{measure}_high": one.high}
+        row["answers_for"] = (
+            str(part["answers_for"].dropna().iloc[0]) if part.get("answers_for", _NONE).notna().any() else ""
+        )
         row["note"] = "; ".join(sorted({str(note) for note in part["note"].dropna() if note}))
         table.append(row)
     summary = pd.DataFrame(table).sort_values("deletion", na_position="last", ignore_index=True)
     maps = summary[~summary["baseline"]].dropna(subset=["deletion"])
     if len(maps):
-        for measure in [one for one in ("deletion", "insertion", "specificity", "infidelity") if one in maps]:
+        for measure in [one for one in DECIDING if one in maps]:
             known = maps.dropna(subset=[measure])
-            if len(known):
-                low = MEASURES[measure].startswith("lower")
-                best = known.loc[known[measure].idxmin() if low else known[measure].idxmax(), "method"]
-                sentences.append(f"Best by {measure} ({MEASURES[measure]}): {best}, {intervals[str(best), measure]}.")
+            kinds = [("", known)] if measure != "infidelity" else list(known.groupby("answers_for", sort=False))
+            for kind, of in kinds:
+                if len(of):
+                    low = MEASURES[measure].startswith("lower")
+                    best = of.loc[of[measure].idxmin() if low else of[measure].idxmax(), "method"]
+                    asked = f" about {kind}" if kind else ""
+                    sentences.append(
+                        f"Best by {measure}{asked} ({MEASURES[measure]}): {best}, {intervals[str(best), measure]}."
+                    )
         against = _against_distance(rows, str(maps["method"].iloc[0]), rng)
         sentences.append(against[0])
         off = rows.get("pointed_at_other")
@@ -184,8 +200,10 @@ def faithfulness_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Findin
         "Which map is most faithful to the network?",
         panels,
         "Deletion: how much of the evidence is left while the map's voxels are taken away, most important first (low is good); "
-        "insertion: the same while they are put back (high is good). Grey, in brackets: orderings that know nothing of the "
-        "network. Lines: 95 % over patients (six or more).",
+        "insertion: the same while they are put back (high is good); both of the explained target (log-odds by default), as "
+        f"shares of what all voxels within {AROUND_MM:g} mm are worth. Infidelity: what the map does not foresee (0 none, 1 "
+        "all); derivatives are asked about small changes, contributions about removal: compare within a kind. Grey, in "
+        "brackets: orderings that know nothing of the network. Lines: 95 % over patients (six or more).",
         columns=2,
         sample=patients_note(rows),
     )
@@ -251,36 +269,23 @@ def _change(scan: Scan, first: Attribution, second: Attribution) -> float:
     return float(np.linalg.norm(maps[1] - maps[0])) / size if size > 0 else float("nan")
 
 
-def _infidelity(stage: Stage, found: Attribution, *, count: int, rng: np.random.Generator) -> float:
-    """1 - r^2 (through the origin) between what the map predicts for perturbations and what happens."""
-    probe, scan = stage.probe, stage.scan
-    whole = np.zeros((len(scan.channels), *scan.case.image.shape))
-    whole[(slice(None), *found.box.slices)] = found.data
-    m = np.stack([probe.field(part) for part in whole])
-    # Blobs of a few millimetres: single voxels would average out before the network saw them. They fill the region's box.
-    box = Box.around(np.argwhere(stage.region))
-    part, region = (slice(None), *box.slices), stage.region[box.slices]
-    inputs, predicted = [], []
-    for _ in range(count):
-        noise = rng.standard_normal((len(m), *box.shape))
-        blob = ndimage.gaussian_filter(noise, (0, 1.5, 1.5, 1.5)) * region
-        change = np.zeros_like(m)
-        change[part] = 0.5 * blob / (blob[:, region].std() or 1.0)
-        inputs.append(probe.base - torch.from_numpy(change).to(probe.base) * probe.scale)
-        predicted.append(float((change[part] * m[part]).sum()))
-    happened = probe.unchanged[0].target_mean - np.array([r[0].target_mean for r in probe.read(inputs)])
-    guess = np.array(predicted)
-    if not (guess @ guess > 0 and happened @ happened > 0):
-        return float("nan")
-    return float(1.0 - (guess @ happened) ** 2 / ((guess @ guess) * (happened @ happened)))
+def _question(stage: Stage) -> Question:
+    """The lesion and what lies within 10 mm of it in the head, on the scan's grid."""
+    near = stage.scan.distance_mm(stage.one, reach_mm=AROUND_MM) <= AROUND_MM
+    head = stage.scan.placement.scan_head.numpy()
+    own = stage.one.mask(stage.scan.case.image.shape)
+    return Question(stage.scan, stage.probe, (near & head) if (near & head).any() else own)
 
 
 def _shaken(scan: Scan, number: int) -> Any:
-    """The placement with noise of 2 % of a head SD inside the head."""
+    """The placement with noise of 2 % of a head SD on the scan's own voxels inside the head."""
     placement = scan.placement
-    noise = torch.from_numpy(scan.rng(13, number).standard_normal(placement.input.shape)).to(placement.input)
-    shaken = placement.input + 0.02 * noise * placement.scale.reshape(1, -1, 1, 1, 1) * placement.head
-    return replace(placement, input=shaken)
+    noise = torch.from_numpy(scan.rng(13, number).standard_normal(placement.scan.shape)).to(placement.scan)
+    change = 0.02 * noise * placement.scale.to(noise).reshape(-1, 1, 1, 1) * placement.scan_head
+    moved, reached = placement.pushed(change, Box.whole(scan.case.image.shape))
+    shaken = placement.input.clone()
+    shaken[(0, slice(None), *reached.slices)] += moved
+    return replace(placement, input=shaken, scan=placement.scan + change)
 
 
 def _against_distance(rows: pd.DataFrame, method: str, rng: np.random.Generator) -> tuple[str, Interval]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 from triage_models import CHANNELS, by_volume
 from triage_scans import ball_scan
 
@@ -19,6 +20,7 @@ from lesionwise.triage.cohort import Extras, measure_cohort, measure_scan
 from lesionwise.triage.features import catalogue
 from lesionwise.triage.likeness import Likeness
 from lesionwise.triage.model import TriageModel, fit_model, save_model
+from lesionwise.triage.radiomics import radiomic_features
 from lesionwise.triage.scan import TriageScan
 from lesionwise.units import Settings, explain_case
 
@@ -247,10 +249,13 @@ def test_radiomics_are_measured_in_silence(explained, capfd):
     found = [name for name in row.index if name.startswith("radiomics_")]
     assert len(found) > 80
     assert {name.rsplit("_", 1)[1] for name in found} == {"FLAIR"}
-    region = TriageScan.of(result).view(label)
-    values = region.map[0][region.inside | region.shell(0.0, 2.0)]
-    assert row["radiomics_scale_FLAIR"] == pytest.approx(np.abs(values).max(), rel=1e-5)
-    assert row["radiomics_stat_mean_FLAIR"] == pytest.approx(values.mean() / np.abs(values).max(), rel=1e-3)
+    view = TriageScan.of(result).view(label)
+    region = ndimage.binary_dilation(view.inside, structure=np.ones((5, 5, 5)))
+    scored = 100 * (view.map[0] - view.map[0].mean()) / view.map[0].std()
+    assert row["radiomics_stat_mean_FLAIR"] == pytest.approx(scored[region].mean(), rel=1e-3)
+    # the absolute scale is gone: three times the map has the same features
+    stronger = radiomic_features(replace(view, map=3 * view.map), channels=CHANNELS)
+    assert stronger["radiomics_stat_mean_FLAIR"] == pytest.approx(row["radiomics_stat_mean_FLAIR"], rel=1e-3)
     assert "mirp" not in capfd.readouterr().out
     assert before == (list(logging.getLogger().handlers), logging.getLogger().level, logging.root.manager.disable)
 

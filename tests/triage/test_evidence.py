@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lesionwise.triage.evaluation import scan_table
 from lesionwise.triage.evidence import (
@@ -20,14 +19,18 @@ from lesionwise.triage.model import fit_model
 CHANNELS = ("FLAIR", "T1w")
 
 
-def test_auc_and_average_precision_equal_scikit_learn():
+def test_auc_and_average_precision_pair_by_pair():
     rng = np.random.default_rng(0)
     score = rng.integers(0, 12, 200).astype(float)  # with ties
     false, weight = rng.integers(0, 2, 200), rng.uniform(0.5, 3, 200)
     w_true, w_false = weight * (false == 0), weight * (false == 1)
-    assert weighted_auc(score, w_true, w_false) == pytest.approx(roc_auc_score(false, score, sample_weight=weight))
-    expected = average_precision_score(false, score, sample_weight=weight)
-    assert average_precision(score, w_true, w_false) == pytest.approx(expected)
+    pairs = w_false[:, None] * w_true[None]
+    wins = (score[:, None] > score[None]) + 0.5 * (score[:, None] == score[None])
+    assert weighted_auc(score, w_true, w_false) == pytest.approx((pairs * wins).sum() / pairs.sum())
+    called = [score >= s for s in np.unique(score)[::-1]]
+    recall = np.array([0.0, *(w_false[c].sum() / w_false.sum() for c in called)])
+    precision = np.array([w_false[c].sum() / weight[c].sum() for c in called])
+    assert average_precision(score, w_true, w_false) == pytest.approx((np.diff(recall) * precision).sum())
     assert np.isnan(weighted_auc(score, np.zeros(200), w_false))
     assert np.isnan(average_precision(score, w_true, np.zeros(200)))
 

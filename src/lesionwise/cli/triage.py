@@ -24,6 +24,7 @@ from lesionwise.triage.cohort import Extras, explain_cohort, measure_cohort, out
 from lesionwise.triage.evaluation import evaluate_output
 from lesionwise.triage.evidence import evaluate, fit_sets, permutation_importance
 from lesionwise.triage.model import load_triage, save_model
+from lesionwise.triage.published import published_recipe
 from lesionwise.triage.scorer import KINDS
 from lesionwise.triage.training import fit_output
 from lesionwise.units import Settings
@@ -255,6 +256,8 @@ def evidence(
             importance = {name: permutation_importance(model, tables[1], seed=seed) for name, model in models.items()}
             content[one] = {**found.as_dict(), "permutation_importance": importance}
             pages.append(f"{one}\n\n{found.markdown()}")
+        if radiomics:
+            pages.append(published_recipe(tables[0], tables[1], counts, seed=seed).markdown())
     write_json(output / "evidence.json", content)
     write_text(output / "evidence.md", "\n".join(pages))
     write_table(output / "held_out.tsv", tables[1])

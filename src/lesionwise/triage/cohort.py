@@ -24,7 +24,7 @@ from lesionwise.triage.scan import TriageScan
 from lesionwise.triage.signed import saliency_features
 from lesionwise.units import ProgressFn, Settings, explain_case
 
-VERSION = 3
+VERSION = 4
 """Counts up when a feature changes its meaning, so that stored tables are measured again."""
 
 FOLDER = "triage/features"
@@ -43,7 +43,7 @@ class Extras:
     def needed(cls, families: Iterable[str]) -> "Extras":
         """What must be measured for these families of features."""
         of = set(families)
-        return cls(bool(of & {"context", "faithfulness"}), "radiomics" in of, "disagreement" in of)
+        return cls(bool(of & {"context", "faithfulness"}), "radiomics" in of, bool(of & {"disagreement", "structural"}))
 
     @property
     def asks(self) -> bool:

@@ -4,7 +4,7 @@ Mirrored inputs and noise are offered by every network; dropout and the members 
 These are baselines, not explanations: they need forward passes alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -17,8 +17,9 @@ from lesionwise.asking.probe import Probe
 from lesionwise.attribution.engine.noise import normal
 from lesionwise.segmenter import full_resolution
 from lesionwise.triage.baselines import entropy_bit
-from lesionwise.triage.features import DISAGREEMENT
+from lesionwise.triage.features import DISAGREEMENT, STRUCTURAL
 from lesionwise.triage.probing import Questions
+from lesionwise.triage.structural import structural_uncertainty
 from lesionwise.types import Shape
 
 NOISE_DRAWS = 4
@@ -39,22 +40,25 @@ class Mirrored(nn.Module):
         return full_resolution(self.network(x.flip(self.axis)), x.shape[2:]).flip(self.axis)
 
 
-def disagreement_features(questions: Questions | None, labels: Sequence[int], *, seed: int = 0) -> dict[int, Mapping]:
+def disagreement_features(
+    questions: Questions | None, labels: Sequence[int], *, seed: int = 0
+) -> dict[int, dict[str, float]]:
     """Family disagreement of some lesions; nan without images, and for what the network does not offer.
 
     Passes are the unchanged input, one mirrored along each axis of the network's grid, and four with SmoothGrad's noise.
     Drops and spreads are of the lesion's mean log-odds: drop = unchanged - mean of the changed, spread = standard
     deviation over the unchanged and the changed. kept_share is the mean over passes of the share of its voxels above
     the threshold, detected_share the share of passes that leave any. mutual_information (bit) is the mean over voxels
-    of H(mean p) - mean H(p) over passes (Houlsby2011).
+    of H(mean p) - mean H(p) over passes (Houlsby2011). Also the family structural, for ensembles and folds.
     """
-    names = [feature.name for feature in DISAGREEMENT]
-    found: dict[int, Mapping] = {}
+    names = [feature.name for feature in (*DISAGREEMENT, *STRUCTURAL)]
+    found: dict[int, dict[str, float]] = {}
     for label in labels:
         found[label] = dict.fromkeys(names, float("nan"))
         probe = None if questions is None else questions.about(label)
         if questions is not None and probe is not None:
             found[label] = {**found[label], **_of_lesion(questions, probe, seed=seed)}
+            found[label]["structural_uncertainty"] = structural_uncertainty(questions, label)
     return found
 
 

@@ -18,12 +18,15 @@ from lesionwise.stats.risk import Promise
 from lesionwise.triage.features import BASELINES
 from lesionwise.triage.fitting import operating_point, patient_shares
 from lesionwise.triage.model import TriageModel, fit_model
+from lesionwise.triage.retention import RETAINED, errors_left
 
 SETS: Mapping[str, tuple[str, ...]] = {
     "probability": ("probability",),
     "baselines": BASELINES,
     "baselines + image": (*BASELINES, "image"),
     "disagreement": ("disagreement",),
+    "structural uncertainty": ("structural",),
+    "baselines + structural uncertainty": (*BASELINES, "structural"),
     "baselines + image + disagreement": (*BASELINES, "image", "disagreement"),
     "saliency": ("saliency",),
     "baselines + saliency": (*BASELINES, "saliency"),
@@ -59,6 +62,7 @@ METRICS = (
     "recall_after",
     "f1_before",
     "f1_after",
+    *(f"errors_left_{100 * retained:.0f}" for retained in RETAINED),
 )
 
 
@@ -136,6 +140,7 @@ class Judged:
                 _ratio(true - lost, true + missed),
                 _ratio(2 * true, 2 * true + wrong + missed),
                 _ratio(2 * (true - lost), 2 * (true - lost) + wrong - removed + missed + lost),
+                *(errors_left(p, w_true, w_false, retained) for retained in RETAINED),
             ]
         )
 
@@ -169,6 +174,7 @@ class Evidence:
             "FP removed at fixed loss",
             "PPV",
             "F1",
+            *(f"FP left, {100 * (1 - retained):.0f} % looked at" for retained in RETAINED),
         )
         lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         for name, of in self.metrics.items():
@@ -182,6 +188,7 @@ class Evidence:
             )
             cells += [_percent(of[m]) for m in shares]
             cells += [f"{of[f'{m}_before'].estimate:.3f} → {_three(of[f'{m}_after'])}" for m in ("ppv", "f1")]
+            cells += [_percent(of[f"errors_left_{100 * retained:.0f}"]) for retained in RETAINED]
             lines.append("| " + " | ".join(cells) + " |")
         lines += ["", "| paired difference of AUC | to baselines | to baselines + image |", "|---|---|---|"]
         for name, of in self.differences.items():
@@ -213,6 +220,7 @@ def measured_sets(lesions: pd.DataFrame) -> dict[str, tuple[str, ...]]:
         "context": "drop_removed" in lesions,
         "faithfulness": "drop_salient" in lesions,
         "disagreement": "mirrored_drop" in lesions,
+        "structural": "structural_uncertainty" in lesions and bool(lesions["structural_uncertainty"].notna().any()),
         "radiomics": any(_radiomic(name) for name in lesions.columns),
     }
     return {name: chosen for name, chosen in SETS.items() if all(there.get(family, True) for family in chosen)}
@@ -276,32 +284,36 @@ def weighted_auc(
     >>> weighted_auc(np.array([0.1, 0.4, 0.8]), np.array([1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0]))
     1.0
     """
-    _, rank = np.unique(score, return_inverse=True)
-    true = np.bincount(rank, weights=w_true)
-    false = np.bincount(rank, weights=w_false, minlength=len(true))
-    below = np.cumsum(true) - true
-    total = float(true.sum() * false.sum())
-    return float((false * (below + 0.5 * true)).sum()) / total if total > 0 else float("nan")
+    from sklearn.metrics import roc_auc_score
+
+    weight, false = w_true + w_false, w_false > 0
+    there = weight > 0
+    if not (false[there].any() and (~false[there]).any()):
+        return float("nan")
+    return float(roc_auc_score(false[there], score[there], sample_weight=weight[there]))
 
 
 def average_precision(
     score: Float[np.ndarray, " rows"], w_true: Float[np.ndarray, " rows"], w_false: Float[np.ndarray, " rows"]
 ) -> float:
     """Area under precision against recall of finding false lesions, without interpolation; chance is their share."""
-    _, rank = np.unique(-score, return_inverse=True)
-    true = np.bincount(rank, weights=w_true)
-    false = np.bincount(rank, weights=w_false, minlength=len(true))
-    found, called = np.cumsum(false), np.cumsum(false + true)
-    if found[-1] <= 0:
+    from sklearn.metrics import average_precision_score
+
+    weight, false = w_true + w_false, w_false > 0
+    there = weight > 0
+    if not false[there].any():
         return float("nan")
-    precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
-    return float((false * precision).sum() / found[-1])
+    return float(average_precision_score(false[there], score[there], sample_weight=weight[there]))
 
 
 def permutation_importance(
     model: TriageModel, lesions: pd.DataFrame, *, repeats: int = 10, seed: int = 0
 ) -> dict[str, float]:
-    """Loss of AUC when all features of a concept are shuffled among held-out lesions, by concept, largest first."""
+    """Loss of AUC when all features of a concept are shuffled among held-out lesions, by concept, largest first.
+
+    Together, because they say much the same: scikit-learn's permutation importance shuffles one column at a time and would
+    find none of them to matter.
+    """
     rows = lesions[lesions["outcome"].isin(("TP", "US", "FP"))]
     table, weight = model.table(rows), rows["weight"].to_numpy(dtype=float)
     false = (rows["outcome"] == "FP").to_numpy()

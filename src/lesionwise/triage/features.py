@@ -17,6 +17,7 @@ FAMILIES = (
     "context",
     "faithfulness",
     "disagreement",
+    "structural",
 )
 """Where a feature comes from. The first five are what a tool without explanations has: the baselines."""
 
@@ -192,6 +193,12 @@ DISAGREEMENT: tuple[Feature, ...] = (
 """Features that ask the network again in other ways; dropout and ensemble are nan where the network has none."""
 
 
+STRUCTURAL = (
+    Feature("structural_uncertainty", "structural", "the ensemble", "how differently the ensemble's members draw it"),
+)
+"""1 - mean IoU over the members of an ensemble or the folds of a model; nan for a single network."""
+
+
 def catalogue(channels: Sequence[str], *, radiomics: Iterable[str] = ()) -> dict[str, Feature]:
     """Every feature of a model with these channels, by name; `radiomics` are names of columns that mirp made."""
     found = {feature.name: feature for feature in COMMON}
@@ -200,7 +207,7 @@ def catalogue(channels: Sequence[str], *, radiomics: Iterable[str] = ()) -> dict
         found |= {feature.name: feature for feature in CROSS}
     found |= {feature.name: feature for feature in CONTEXT}
     found |= _of_channels(CONTEXT_PER_CHANNEL, channels)
-    found |= {feature.name: feature for feature in (*FAITHFULNESS, *DISAGREEMENT)}
+    found |= {feature.name: feature for feature in (*FAITHFULNESS, *DISAGREEMENT, *STRUCTURAL)}
     for name in radiomics:
         found[name] = Feature(name, "radiomics", "texture of the map", f"the radiomic feature {name}")
     return found

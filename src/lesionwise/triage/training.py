@@ -146,6 +146,7 @@ def _measured(extras: Extras) -> tuple[str, ...]:
         "faithfulness": extras.context,
         "radiomics": extras.radiomics,
         "disagreement": extras.disagreement,
+        "structural": extras.disagreement,
     }
     return tuple(family for family, wanted in asked.items() if wanted)
 

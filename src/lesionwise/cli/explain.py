@@ -43,6 +43,7 @@ def explain(
     trust: o.Trust = False,
     choices: o.Choices,
     triage: o.Triage = None,
+    why: o.Why = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
 ) -> None:
     """Explain the lesions of one scan: probability, instances, a signed map per lesion, a table and a report."""
@@ -75,6 +76,10 @@ def explain(
         write_config(out, settings, explained.model, version=__version__)
         if judge is not None:
             judge_scan(explained, judge, out, segmenter=segmenter, say=reporter.say)
+        if why:
+            from lesionwise.why.finished import explain_why
+
+            explain_why(explained, segmenter, out, progress_fn=reporter.step, say=reporter.say)
         if report:
             from lesionwise.report.page import write_scan_report
 

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("lesionwise.cli.train", "Train a network on a BIDS data set."),
     "evaluate": ("lesionwise.cli.evaluate", "Measure how well models segment a data set."),
     "triage": ("lesionwise.cli.triage", "Say which predicted lesions are probably false."),
+    "why": ("lesionwise.cli.why", "Say what would have changed the network's mind about each lesion."),
     "report": ("lesionwise.cli.report", "Write the report of an output folder."),
     "figure": ("lesionwise.cli.figure", "Draw one lesion as a publication-ready panel."),
     "serve": ("lesionwise.cli.serve", "Serve an output folder's report on this machine."),

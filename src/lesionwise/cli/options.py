@@ -86,6 +86,10 @@ KeepMm = Annotated[
     float | None,
     typer.Option("--keep-mm", help="Keep maps up to so many mm from their lesion, at least 10 (everything)."),
 ]
+Why = Annotated[
+    bool,
+    typer.Option("--why/--no-why", help="Also say what would have changed the network's mind about each lesion."),
+]
 Snr = Annotated[bool, typer.Option("--snr/--no-snr", help="Also write the map's signal-to-noise ratio.")]
 
 

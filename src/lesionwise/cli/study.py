@@ -109,6 +109,7 @@ def study(
     trust: o.Trust = False,
     choices: o.Choices,
     triage: o.Triage = None,
+    why: o.Why = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="group: write the cohort's report.")] = True,
 ) -> None:
     """Explain every scan of a BIDS data set (participant), then collect the cohort (group).
@@ -169,6 +170,7 @@ def study(
         resample=resample,
         memory_bytes=spread.memory_bytes(settings.device),
         triage=None if judge is None else TriageRef(absolute_ref(str(triage)), judge.fingerprint),
+        why=why,
     )
     if dry_run:
         show_plan(plan, tasks, segmenter)

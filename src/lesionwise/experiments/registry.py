@@ -7,6 +7,7 @@ from lesionwise.experiments import (
     controls,
     distance,
     faithfulness,
+    margins,
     modality,
     peaks,
     sanity,
@@ -16,7 +17,7 @@ from lesionwise.experiments.experiment import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
     module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (controls, modality, distance, peaks, context, architecture, synthetic, sanity, faithfulness)
+    for module in (controls, modality, distance, peaks, context, architecture, synthetic, sanity, faithfulness, margins)
 }
 
 

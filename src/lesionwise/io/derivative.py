@@ -27,6 +27,7 @@ report.html
 **/*_saliency.*
 **/*_triage.*
 **/*_lookhere.*
+**/*_why.*
 experiments
 triage
 figures
@@ -99,6 +100,16 @@ class ScanFiles:
     def triage_mask(self) -> Path:
         """The predicted mask without the lesions that triage calls probably false."""
         return self.path("label-L_desc-triage_mask.nii.gz")
+
+    @property
+    def why_table(self) -> Path:
+        """What would have changed the network's mind, a row per lesion asked about."""
+        return self.path("why.tsv")
+
+    def remove_why(self) -> None:
+        """Takes away answers about lesions that are about to be found anew."""
+        self.why_table.unlink(missing_ok=True)
+        self.why_table.with_suffix(".json").unlink(missing_ok=True)
 
     def remove_triage(self) -> None:
         """Takes away verdicts on maps that are about to be replaced."""
@@ -225,6 +236,12 @@ def read_triage(files: ScanFiles) -> TriageOutput | None:
     if found is not None:
         check_columns(found, ("rank", "probability_max", "x_mm", "y_mm", "z_mm", "volume_mm3"), look)
     return TriageOutput(verdicts, found, tuple(str(note) for note in notes), model)
+
+
+def read_why(files: ScanFiles) -> pd.DataFrame | None:
+    """What `lesionwise why` left beside a scan; None if it was not asked since the scan was explained."""
+    finished = files.why_table.with_suffix(".json").is_file() and files.why_table.is_file()
+    return _read_table(files.why_table) if finished else None
 
 
 def list_scans(out: Path) -> list[ScanName]:

@@ -22,6 +22,7 @@ from lesionwise.report.scene import Scene, read_scene
 from lesionwise.report.verdicts import Verdict, candidate, judge, note
 from lesionwise.report.viewer import asset, json_markup, niivue, packed, policy, script, templates
 from lesionwise.report.viewers import Layers, fsleyes_command
+from lesionwise.report.why import why_words
 
 SCRIPTS = ("data.js", "planes.js", "charts.js", "lesions.js", "look.js", "render.js", "app.js")
 
@@ -172,7 +173,12 @@ def _lesion(
         "maps": {},
     }
     if not len(voxels):
-        return found | {"place": None, "sentence": "This lesion has no voxels in the label image.", "warnings": []}
+        return found | {
+            "place": None,
+            "sentence": "This lesion has no voxels in the label image.",
+            "why": "",
+            "warnings": [],
+        }
     start = np.asarray(frame.box.start)
     centre = voxels[np.linalg.norm((voxels - voxels.mean(axis=0)) * scene.voxel_sizes_mm, axis=1).argmin()]
     found["place"] = [int(v) for v in centre - start]
@@ -200,6 +206,7 @@ def _lesion(
     if main in found["maps"]:
         found["viewers"] = _commands(scene, label, main, row)
     found["sentence"] = sentence(row, scene.channels, units=units, quantitative=quantitative)
+    found["why"] = why_words(scene.why, label, scene.channels)
     found["warnings"] = warnings(row, scene.channels, touches_edge=touches)
     if main in found["maps"] and "values" not in found["maps"][main]:
         found["warnings"].append("Its map is too large for this page: open the folder with `lesionwise serve`.")

@@ -13,7 +13,7 @@ from lesionwise.errors import LesionwiseError
 from lesionwise.geometry.affine import closest_axes, same_grid, to_mm, voxel_sizes_mm
 from lesionwise.geometry.box import Box
 from lesionwise.geometry.volume import ScanName
-from lesionwise.io.derivative import ScanFiles, ScanOutput, TriageOutput, read_saliency, read_triage
+from lesionwise.io.derivative import ScanFiles, ScanOutput, TriageOutput, read_saliency, read_triage, read_why
 from lesionwise.io.masks import ReferenceRule, read_reference
 from lesionwise.io.nifti import read_file_image
 from lesionwise.io.written import check_images, read_sound_scan
@@ -97,6 +97,7 @@ class Scene:
     facts: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     triage: TriageOutput | None = None
+    why: pd.DataFrame | None = None
 
     @property
     def name(self) -> ScanName:
@@ -249,6 +250,7 @@ def scene_of(scan: ScanOutput) -> Scene:
         scan.facts,
         tuple(notes),
         triage,
+        read_why(scan.files),
     )
 
 

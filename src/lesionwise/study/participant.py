@@ -23,11 +23,13 @@ def make_tasks(
     resample: bool = False,
     memory_bytes: int | None = None,
     triage: TriageRef | None = None,
+    why: bool = False,
 ) -> list[ScanTask]:
     """A task per scan of the plan."""
     out = Path(plan.out).resolve()
     return [
-        ScanTask(scan, out, model, settings, version, resume, resample, memory_bytes, triage) for scan in plan.scans
+        ScanTask(scan, out, model, settings, version, resume, resample, memory_bytes, triage, why)
+        for scan in plan.scans
     ]
 
 

@@ -10,7 +10,7 @@ from lesionwise.cohort.unit import ScanUnit, UnitResult
 from lesionwise.errors import InputError
 from lesionwise.io.bids import BidsScan
 from lesionwise.io.cases import HEAD_FOUND, read_scan_case
-from lesionwise.io.derivative import ScanFiles
+from lesionwise.io.derivative import ScanFiles, read_why
 from lesionwise.models.reference import ModelRef
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.store import part_path
@@ -21,6 +21,7 @@ from lesionwise.units import Explained, Settings, explain_case
 from lesionwise.units.keys import stored
 from lesionwise.units.record import is_recorded, written
 from lesionwise.units.work import MEMORY_SHARE
+from lesionwise.why.finished import explain_why
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,10 @@ class TriageRef:
 
 @dataclass(frozen=True)
 class ScanTask:
-    """Everything a process needs to explain one scan, and to judge its lesions if `triage` names a model."""
+    """Everything a process needs to explain one scan, and to judge its lesions if `triage` names a model.
+
+    With `why` the network is also asked what would have changed its mind.
+    """
 
     scan: BidsScan
     out: Path
@@ -44,6 +48,7 @@ class ScanTask:
     resample: bool = False
     memory_bytes: int | None = None
     triage: TriageRef | None = None
+    why: bool = False
 
     @property
     def files(self) -> ScanFiles:
@@ -76,6 +81,8 @@ def is_sound(task: ScanTask) -> bool:
     files = task.files
     if not is_recorded(files, model=task.model.fingerprint, method=task.settings.method.name):
         return False
+    if task.why and read_why(files) is None:
+        return False
     if task.triage is None:
         return True
     judged = stored(files.triage_table.with_suffix(".json")).get("Model")
@@ -99,13 +106,15 @@ def explain_scan(task: ScanTask) -> UnitResult:
     if triage is not None:
         note += f", {_judge(explained, triage, model, task.out)} probably false"
     note += "".join(f" Note: {one}" for one in explained.notes if one != HEAD_FOUND)
+    if task.why:
+        explain_why(explained, model, task.out)
     return UnitResult(written(files, task.settings.method.name), note, {"Lesions": len(explained.maps)})
 
 
 def tidy(files: ScanFiles) -> None:
     """Removes temporary files of this scan that a killed process left behind."""
     stem = files.name.stem
-    kinds = ("label-", "seg-", "lesions.", "triage.", "lookhere.")  # never those of `sub-1_acq-a` for `sub-1`
+    kinds = ("label-", "seg-", "lesions.", "triage.", "lookhere.", "why.")  # never those of `sub-1_acq-a` for `sub-1`
     remove_leftovers(files.folder, *(f"{stem}_{kind}" for kind in kinds))
     part = part_path(files.out, files.name)
     remove_leftovers(part.parent, part.name)

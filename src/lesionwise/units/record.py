@@ -30,6 +30,7 @@ def save_prediction(explained: Explained, files: ScanFiles, *, version: str = ""
     files.lesions_sidecar.unlink(missing_ok=True)  # the scan is not finished again until the table is
     files.remove_triage()
     forget_written(files.out, files.name, "triage")
+    files.remove_why()
     if stored(files.facts).get("PredictionKey") != explained.keys["PredictionKey"]:
         files.facts.unlink(missing_ok=True)  # first, so that facts never speak of another probability
         write_image(files.probability, explained.prediction, affine, description="lesion probability", sided=sided)

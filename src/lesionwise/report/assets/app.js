@@ -147,6 +147,7 @@
     byId("lesion-title").replaceChildren(...LW.likelyMiss.title(miss));
     byId("headline").textContent = LW.likelyMiss.headline(miss);
     byId("sentence").textContent = LW.likelyMiss.sentence(miss);
+    byId("why").textContent = "";
     byId("triage").hidden = true;
     byId("warnings").replaceChildren();
     notes(true);
@@ -185,6 +186,7 @@
     byId("lesion-title").replaceChildren(LW.badge(lesion.row.outcome), ` Lesion ${lesion.label}`);
     byId("headline").textContent = lesion.headline;
     byId("sentence").textContent = lesion.sentence;
+    byId("why").textContent = lesion.why || "";
     tellVerdict(lesion.triage);
     byId("warnings").replaceChildren(...lesion.warnings.map((warning) => element("li", {}, warning)));
     LW.channelBars(byId("bars"), lesion);

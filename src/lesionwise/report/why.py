@@ -1,0 +1,116 @@
+"""What would have changed the network's mind about a lesion, in words (the table is `lesionwise why`'s)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+_PARTS = {
+    "lesion": "the lesion itself",
+    "rim": "its rim (0-3 mm)",
+    "white": "the white matter around",
+    "grey": "the grey matter around",
+    "fluid": "the fluid around",
+    "others": "other lesions",
+    "far": "the rest of the head",
+}
+_ALL = "all"
+_WORTH_SAYING = 0.05
+"""Share of the largest Shapley value below which a part is not named."""
+
+
+def why_words(table: pd.DataFrame | None, label: int, channels: Sequence[str]) -> str:
+    """The paragraph of one lesion; empty if it was not asked about."""
+    rows = None if table is None else table[table["lesion"] == label]
+    if rows is None or not len(rows):
+        return ""
+    row = rows.iloc[0].to_dict()
+    found = _true(row["why_found"])
+    said = [_contrast(row, channels, found), _size(row, found), _context(row, found), _carried(row, channels)]
+    return " ".join(["What would have changed the decision:", *filter(None, said)])
+
+
+def _contrast(row: Mapping[str, Any], channels: Sequence[str], found: bool) -> str:
+    lost = _lost(row, found)
+    names = [_ALL, *(channels if len(channels) > 1 else ())]
+    told = [f"{_fainter(row, name, found)} on {_on(name, channels)}" for name in names if _flips(row, name)]
+    never = [_on(name, channels) for name in names if not _flips(row, name)]
+    sentences = []
+    if told:
+        sentences.append(f"it would {lost} if it were {', or '.join(told)}.")
+    if never and found:
+        sentences.append(f"Taking its contrast away on {' or '.join(never)} would not change that.")
+    elif never:
+        limit = float(row[f"margin_{_ALL}_end"])
+        sentences.append(f"Up to {limit:g} times its contrast on {' or '.join(never)} it would still be missed.")
+    return " ".join(sentences)
+
+
+def _fainter(row: Mapping[str, Any], name: str, found: bool) -> str:
+    t = float(row[f"margin_{name}"])
+    if found:
+        return f"{100 * (1 - t):.0f} % fainter"
+    contrast = row.get(f"contrast_sd_{name}")
+    more = "" if contrast is None or pd.isna(contrast) else f" ({(t - 1) * float(contrast):+.1f} SD more)"
+    return f"{t:.2g} times as strong{more}"
+
+
+def _lost(row: Mapping[str, Any], found: bool) -> str:
+    if not found:
+        return "have been found"
+    return "disappear" if row.get("outcome") == "FP" else "be missed"
+
+
+def _size(row: Mapping[str, Any], found: bool) -> str:
+    if not _flips(row, "size"):
+        return ""
+    mm = float(row["margin_size"])
+    how = f"{mm:.1f} mm thinner on every side" if found else f"{mm:.1f} mm larger on every side"
+    return f"So it would if it were {how}."
+
+
+def _context(row: Mapping[str, Any], found: bool) -> str:
+    said = []
+    for name, what in (("rim", "its rim"), ("neighbours", "the other lesions in sight")):
+        after = row.get(f"without_{name}_found")
+        if after is None or pd.isna(after):
+            continue
+        change = float(row[f"without_{name}_change"])
+        effect = "changes the decision" if _true(after) != found else "does not change the decision"
+        said.append(f"healthy white matter in place of {what} {effect} ({change:+.1f} in log-odds)")
+    return (said[0][0].upper() + "; ".join(said)[1:] + ".") if said else ""
+
+
+def _carried(row: Mapping[str, Any], channels: Sequence[str]) -> str:
+    values = {
+        (part, channel): float(row[f"shapley_{part}_{channel}"])
+        for part in _PARTS
+        for channel in channels
+        if f"shapley_{part}_{channel}" in row and not pd.isna(row[f"shapley_{part}_{channel}"])
+    }
+    if not values:
+        return ""
+    largest = max(abs(value) for value in values.values())
+    ranked = sorted(values, key=lambda player: -abs(values[player]))[:3]
+    named = [
+        f"{_PARTS[part]} on {channel} {values[part, channel]:+.1f}"
+        for part, channel in ranked
+        if abs(values[part, channel]) >= _WORTH_SAYING * largest
+    ]
+    return f"What carries it (Shapley values, log-odds): {', '.join(named)}."
+
+
+def _flips(row: Mapping[str, Any], name: str) -> bool:
+    value = row.get(f"margin_{name}")
+    return value is not None and not pd.isna(value)
+
+
+def _on(name: str, channels: Sequence[str]) -> str:
+    if name != _ALL:
+        return f"{name} alone"
+    return "both channels" if len(channels) == 2 else "all channels"
+
+
+def _true(value: Any) -> bool:
+    """True for True and for what a table made of it."""
+    return str(value) in ("True", "1", "1.0")

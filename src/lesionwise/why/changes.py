@@ -1,0 +1,77 @@
+"""Families of changed scans, each with one dial: how strong the lesion is, how large, what lies around it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lesionwise.why.question import Question
+
+STRONGEST = 3.0
+"""A missed lesion is amplified up to this many times its own contrast."""
+LARGEST_MM = 5.0
+"""A missed lesion is grown by up to this."""
+RIM_MM = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Dial:
+    """A way to change the scan, from `start` (the scan as it is) to `end`; `make_fn(value)` gives the changed input."""
+
+    name: str
+    start: float
+    end: float
+    make_fn: Callable[[float], Tensor]
+
+
+def contrast_dial(question: Question, channels: tuple[str, ...], *, found: bool, name: str) -> Dial:
+    """Healthy tissue + t x (lesion - healthy tissue) on some channels, from t = 1 down to 0 if found, up if missed.
+
+    Other channels stay as they are.
+    """
+    shown = torch.tensor([channel in channels for channel in question.scan.channels]).reshape(-1, 1, 1, 1)
+    difference = torch.where(shown, question.base - question.healthy, 0.0)
+
+    def make(t: float) -> Tensor:
+        return question.base + (t - 1.0) * difference
+
+    return Dial(name, 1.0, 0.0 if found else STRONGEST, make)
+
+
+def size_dial(question: Question, *, found: bool) -> Dial:
+    """The lesion shrunk by mm (healthy tissue takes its outer layers' place) if found, grown by mm if missed.
+
+    Where it grows, healthy tissue gets the lesion's mean difference; other lesions and what is no head stay.
+    """
+    distance, head = question.distance_mm, torch.from_numpy(question.probe.head)
+    deepest = float(-distance[question.lesion].min())
+    shift = question.contrast.reshape(-1, 1, 1, 1)
+
+    def shrunk(mm: float) -> Tensor:
+        return question.base if mm == 0 else torch.where(distance <= -mm, question.base, question.healthy)
+
+    def grown(mm: float) -> Tensor:
+        ring = (distance > 0) & (distance <= mm) & head & ~question.others
+        return torch.where(ring, question.healthy + shift, question.base)
+
+    # A little beyond the deepest voxel, so that nothing of the lesion is left at the end of the dial.
+    return Dial("size", 0.0, deepest + 0.01, shrunk) if found else Dial("size", 0.0, LARGEST_MM, grown)
+
+
+def without_rim(question: Question) -> Tensor:
+    """The 0-3 mm around the lesion replaced by healthy white matter; the lesion stays."""
+    distance = question.distance_mm
+    rim = (distance > 0) & (distance <= RIM_MM) & ~question.lesion & ~question.others
+    rng = question.scan.rng(question.instance.label, 21)
+    filled = question.probe.inpainted((rim | question.lesion).numpy(), rng=rng, grow_vox=0)
+    return torch.where(rim, filled, question.base)
+
+
+def without_neighbours(question: Question) -> Tensor | None:
+    """All other lesions in sight replaced by healthy white matter; None if there are none."""
+    if not bool(question.others.any()):
+        return None
+    rng = question.scan.rng(question.instance.label, 22)
+    filled = question.probe.inpainted(question.others.numpy(), rng=rng)
+    return torch.where(question.lesion, question.base, filled)

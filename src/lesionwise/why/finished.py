@@ -1,0 +1,102 @@
+"""Why, for scans in memory and for finished ones of an output folder: the table, its sidecar, the cohort's columns."""
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lesionwise.asking.scan import Scan
+from lesionwise.attribution.target import target_named
+from lesionwise.errors import InputError
+from lesionwise.geometry.volume import ScanName
+from lesionwise.instances.matching import select
+from lesionwise.io.cases import read_case
+from lesionwise.io.derivative import ScanFiles, read_scan, write_json, write_table
+from lesionwise.segmenter import AbstractSegmenter
+from lesionwise.store import write_columns
+from lesionwise.units import Explained, Settings, find_case
+from lesionwise.why.columns import described
+from lesionwise.why.lesions import USUAL, Effort, why_scan
+
+_NOT_SAVED = ("method", "device")
+
+
+def explain_why(
+    explained: Explained,
+    model: AbstractSegmenter,
+    out: Path,
+    *,
+    effort: Effort = USUAL,
+    progress_fn: Callable[[str, int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """Why for the lesions of a scan that was just explained into `out`; written beside its table and returned."""
+    settings = explained.settings
+    chosen = select(list(explained.instances), settings.lesions, seed=settings.seed) if explained.instances else []
+    wanted = tuple(one.label for one in chosen)
+    scan = Scan(model.for_case(explained.case), explained, settings.device, wanted)
+    table = why_scan(scan, effort=effort, progress_fn=progress_fn, say=say)
+    write_why(ScanFiles(Path(out), explained.case.name), table, scan)
+    return table
+
+
+def finished_scan(out: Path, name: ScanName, model: AbstractSegmenter, *, lesions: str, device: str = "cpu") -> Scan:
+    """A scan of an output folder, ready to be asked about again by the model that explained it.
+
+    `lesions` says which ("all", "largest:5", "1,4"). Raises InputError if its images are gone, or if the model or what
+    is found now is not what the folder holds.
+    """
+    output = read_scan(out, name)
+    known = output.facts.get("Model", {}).get("Fingerprint")
+    if known != model.fingerprint:
+        raise InputError(
+            f"Expected the model that explained {name.stem} in {out} (fingerprint {known}), found {model.spec.name} "
+            f"({model.fingerprint}): name it with --model."
+        )
+    images = dict(output.sources)
+    reference = images.pop("reference", None)
+    gone = [str(path) for path in (*images.values(), *([reference] if reference else [])) if not path.is_file()]
+    if gone or not images:
+        raise InputError(
+            f"Asking again about {name.stem} needs its images, but {', '.join(gone) or 'none'} is missing."
+        )
+    case = read_case(images, reference=reference, name=name, resample=True)
+    settings = replace(settings_of(out), lesions=lesions, device=device)
+    used, _, explained = find_case(model, case, settings, known=output.files)
+    if explained.keys["InstancesKey"] != output.facts.get("InstancesKey"):
+        raise InputError(
+            f"The lesions of {name.stem} found again are not those in {out}: its images or settings changed since. "
+            "Explain the scan again."
+        )
+    wanted = tuple(one.label for one in select(list(explained.instances), lesions, seed=settings.seed))
+    return Scan(used, explained, device, wanted)
+
+
+def settings_of(out: Path) -> Settings:
+    """The settings in an output folder's `config.toml`, but for method and device."""
+    path = Path(out) / "config.toml"
+    try:
+        saved: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")).get("settings", {})
+    except (OSError, ValueError) as error:
+        raise InputError(f"Expected the settings of the run in {path}, but it cannot be read ({error}).") from error
+    names = {one.name for one in fields(Settings)} - set(_NOT_SAVED)
+    return Settings(**{key: value for key, value in saved.items() if key in names})
+
+
+def write_why(files: ScanFiles, table: pd.DataFrame, scan: Scan) -> None:
+    """`<stem>_why.tsv` and its sidecar, and the numbers among its columns into the cohort's table."""
+    columns = described(scan.channels, unit=target_named(scan.explained.settings.target).unit)
+    sidecar: dict[str, Any] = {name: columns[name] for name in table.columns}
+    sidecar["Model"] = {"Fingerprint": scan.explained.model["Fingerprint"], "Threshold": scan.threshold}
+    files.why_table.with_suffix(".json").unlink(missing_ok=True)
+    write_table(files.why_table, table)
+    write_json(files.why_table.with_suffix(".json"), sidecar)
+    texts = ("outcome", "shapley_leading")
+    numbers = table.drop(columns=[name for name in texts if name in table]).astype(float).astype({"lesion": int})
+    settings = scan.explained.settings
+    write_columns(
+        files.out, files.name, numbers, model=str(scan.explained.model["Fingerprint"]), method=settings.method.name
+    )

@@ -1,0 +1,154 @@
+"""Why every lesion of a scan was found, missed or invented: one row per lesion."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lesionwise.asking.scan import Scan
+from lesionwise.instances.instance import Instance
+from lesionwise.why.anatomy import EVALUATIONS, FILLS, PARTS, Anatomy, anatomical_shapley
+from lesionwise.why.changes import Dial, contrast_dial, size_dial, without_neighbours, without_rim
+from lesionwise.why.margin import MOST_PASSES, Margin, find_margins
+from lesionwise.why.question import Answer, Question
+
+JOINT = "all"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is asked per lesion: `evaluations` of anatomical Shapley (0 leaves it out), and with which `fills`."""
+
+    evaluations: int = EVALUATIONS
+    fills: tuple[str, ...] = FILLS[:1]
+
+    def passes(self, channels: int) -> int:
+        """Changed scans that one lesion may cost: a margin on every dial, two changes of context, Shapley, the scan."""
+        dials = channels + 2 if channels > 1 else 2
+        players = len(PARTS) * channels
+        sampled = max(self.evaluations, 4 * players) if self.evaluations else 0
+        return 1 + dials * MOST_PASSES + 2 + len(self.fills) * sampled
+
+
+USUAL = Effort()
+
+
+@dataclass(frozen=True, eq=False)
+class Why:
+    """What would have changed the network's mind about one lesion."""
+
+    instance: Instance
+    answer: Answer
+    margins: dict[str, Margin]
+    contrast_sd: dict[str, float]
+    without_rim: Answer
+    without_neighbours: Answer | None
+    anatomy: Anatomy | None
+    passes: int
+    seconds: float
+
+
+def why_lesion(scan: Scan, instance: Instance, *, effort: Effort = USUAL) -> Why:
+    """Margins on every dial, what its surroundings do, and anatomical Shapley of one lesion."""
+    begun = time.perf_counter()
+    question = Question.about(scan, instance)
+    margins = find_margins(question, dials_of(question))
+    neighbours = without_neighbours(question)
+    surroundings = question.ask([without_rim(question), *([] if neighbours is None else [neighbours])])
+    anatomy = None
+    if effort.evaluations:
+        anatomy = anatomical_shapley(question, evaluations=effort.evaluations, fills=effort.fills)
+    return Why(
+        instance,
+        question.unchanged,
+        dict(margins),
+        question.contrast_sd,
+        surroundings[0],
+        surroundings[1] if len(surroundings) > 1 else None,
+        anatomy,
+        question.passes,
+        time.perf_counter() - begun,
+    )
+
+
+def dials_of(question: Question) -> list[Dial]:
+    """The dials of a lesion: the contrast on all channels together and on each alone, and its size."""
+    channels, found = question.scan.channels, question.unchanged.found
+    dials = [contrast_dial(question, channels, found=found, name=JOINT)]
+    if len(channels) > 1:
+        dials += [contrast_dial(question, (channel,), found=found, name=channel) for channel in channels]
+    return [*dials, size_dial(question, found=found)]
+
+
+def why_scan(
+    scan: Scan,
+    *,
+    effort: Effort = USUAL,
+    lesions: Sequence[Instance] | None = None,
+    progress_fn: Callable[[str, int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """One row per lesion (`columns.described` says what the columns mean); control regions are left out.
+
+    `say` is told the cost before the long part starts, from one pass that is timed.
+    """
+    chosen = [one for one in (scan.chosen if lesions is None else lesions) if one.outcome != "TN"]
+    if say is not None and chosen:
+        say(_cost(scan, chosen, effort))
+    rows = []
+    for number, instance in enumerate(chosen):
+        rows.append(row_of(why_lesion(scan, instance, effort=effort), scan.channels))
+        if progress_fn is not None:
+            progress_fn("why", number + 1, len(chosen))
+    return pd.DataFrame(rows, columns=None if rows else ["lesion", "outcome"])
+
+
+def row_of(why: Why, channels: Sequence[str]) -> dict[str, Any]:
+    """A lesion's row of the table."""
+    row: dict[str, Any] = {
+        "lesion": why.instance.label,
+        "outcome": why.instance.outcome,
+        "why_found": why.answer.found,
+        "why_target": why.answer.target,
+    }
+    for name, margin in why.margins.items():
+        row[f"margin_{name}"] = margin.value
+        row[f"margin_{name}_pm"] = margin.resolution
+        row[f"margin_{name}_end"] = margin.end
+    for channel in channels:
+        row[f"contrast_sd_{channel}"] = why.contrast_sd[channel]
+    rim, neighbours = why.without_rim, why.without_neighbours
+    row["without_rim_found"], row["without_rim_change"] = rim.found, rim.target - why.answer.target
+    row["without_neighbours_found"] = None if neighbours is None else neighbours.found
+    row["without_neighbours_change"] = None if neighbours is None else neighbours.target - why.answer.target
+    for part in PARTS if why.anatomy is not None else ():
+        for channel in channels:
+            row[f"shapley_{part}_{channel}"] = why.anatomy.values.get((part, channel), np.nan)
+            row[f"shapley_{part}_{channel}_se"] = why.anatomy.errors.get((part, channel), np.nan)
+            if why.anatomy.spread:
+                row[f"shapley_{part}_{channel}_fills"] = why.anatomy.spread.get((part, channel), np.nan)
+    if why.anatomy is not None:
+        row["shapley_total"], row["shapley_exact"] = why.anatomy.total, why.anatomy.exact
+        row["shapley_leading"] = " ".join(why.anatomy.leading)
+    flips = [margin.verified for margin in why.margins.values() if margin.has_flip]
+    row["why_flips"], row["why_verified"] = len(flips), sum(bool(one) for one in flips)
+    row["why_passes"], row["why_seconds"] = why.passes, why.seconds
+    return row
+
+
+def _cost(scan: Scan, chosen: Sequence[Instance], effort: Effort) -> str:
+    """What is about to be spent, from one timed pass of the first lesion's windows."""
+    question = Question.about(scan, chosen[0])
+    begun = time.perf_counter()
+    question.ask_plainly(question.base)
+    seconds = (time.perf_counter() - begun) / max(len(question.probe.windows), 1)
+    passes = effort.passes(len(scan.channels))
+    windows = sum(len(Question.about(scan, one).probe.windows) for one in chosen)
+    minutes = passes * windows * seconds / 60
+    return (
+        f"Why: up to {passes} changed scans for each of {len(chosen)} lesions, {windows} windows in all, at most "
+        f"{minutes:.0f} min if every pass were run whole."
+    )

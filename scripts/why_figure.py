@@ -28,7 +28,7 @@ from lesionwise.why.question import Question
 from lesionwise.windows import predict, probability_on_scan
 
 matplotlib.use("agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 REACH_VOX = 14
 KINDS = (("TP", "found"), ("FN", "missed"), ("FP", "invented"))

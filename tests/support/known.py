@@ -9,7 +9,7 @@ from lesionwise.asking.scan import Scan
 from lesionwise.attribution import Gradient
 from lesionwise.geometry.volume import Case, ScanName, Volume
 from lesionwise.segmenter import Segmenter, Spec
-from lesionwise.units import Settings, explain_case
+from lesionwise.units import Settings, explain_case, find_case
 
 SHAPE = (32, 32, 32)
 LESIONS = (((10, 10, 12), 2), ((20, 21, 16), 3))
@@ -98,6 +98,12 @@ def scan_of(network, *, method=None, window=(32, 32, 32), reach=None, settings=N
     """A known network asked about the small scan."""
     model = segmenter(network, window=window, reach=reach)
     return Scan(model, explained(model, case(**options), method=method, **(settings or {})))
+
+
+def found_scan_of(network, *, window=(32, 32, 32), reach=None, **options):
+    """A known network and the lesions it finds in the small scan, none explained."""
+    model, _, found = find_case(segmenter(network, window=window, reach=reach), case(**options), Settings())
+    return Scan(model, found)
 
 
 def cohort(network, rows_fn, *, patients=7, seed=0, method=None, settings=None, varied=None, **options):

@@ -1,6 +1,6 @@
 """Some regions of a scan, and what the network says about them for any changed input."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
@@ -24,6 +24,8 @@ _LOCAL_MM = 8.0
 _TEXTURE_MM = 0.6
 WORTH_KEEPING = 6
 """From as many changed inputs on, every layer's output for the reference is kept; fewer are run whole, to the last bit alike."""
+KEPT_BYTES = 3 * 2**30
+"""What may be kept of layers from one question to the next (see `Probe.keeping`)."""
 _VERY_LARGE = 1e9
 WORTH_LEARNING = 10
 """From as many on, it is found out which part of every layer the lesions read."""
@@ -53,6 +55,23 @@ class Reading:
         return float(self.target.mean())
 
 
+class Kept:
+    """What the layers gave for the unchanged scan, by window, up to `KEPT_BYTES` in all."""
+
+    def __init__(self) -> None:
+        self._reruns: dict[int, Rerun] = {}
+
+    def of(self, window: int, make_fn: Callable[[], Rerun]) -> Rerun:
+        """The rerun of a window; made anew where it was not kept."""
+        known = self._reruns.get(window)
+        if known is not None:
+            return known
+        made = make_fn()
+        if made.nbytes + sum(one.nbytes for one in self._reruns.values()) <= KEPT_BYTES:
+            self._reruns[window] = made
+        return made
+
+
 @dataclass(frozen=True, eq=False)
 class Probe:
     """Some regions of a scan, and the part of the network's input that their windows see.
@@ -70,6 +89,7 @@ class Probe:
     threshold: float
     device: str = "cpu"
     network: nn.Module | None = None
+    kept: "Kept | None" = None
 
     @classmethod
     def of(
@@ -111,6 +131,13 @@ class Probe:
     def asking(self, network: nn.Module) -> "Probe":
         """The same questions to another network with the same inputs and outputs."""
         return replace(self, network=network)
+
+    def keeping(self) -> "Probe":
+        """The same questions, with the layers of the unchanged scan kept from one `read` to the next, where memory allows.
+
+        For many questions in turn, each depending on the last answer.
+        """
+        return replace(self, kept=Kept())
 
     @cached_property
     def windows(self) -> tuple[int, ...]:
@@ -234,7 +261,9 @@ class Probe:
         statistics.replay()
         rerun: Rerun | None = None
         changed = len(same) - sum(same)
-        if changed >= WORTH_KEEPING and (freeze_norm or not has_instance_norm(network)):
+        if self.kept is not None and like is None and changed and not has_instance_norm(network):
+            rerun = self.kept.of(window, lambda: Rerun(network, base.to(self.device), wanted=self._read_in(window)))
+        elif changed >= WORTH_KEEPING and (freeze_norm or not has_instance_norm(network)):
             reference = (base if like is None else self._crop(like, window)).to(self.device)
             rerun = Rerun(network, reference, wanted=self._read_in(window), learn=changed >= WORTH_LEARNING)
         for crop, is_same in zip(crops, same, strict=True):

@@ -112,6 +112,11 @@ class Rerun:
                 return self._forward(changed[None].clone())[0]
             return (found.dense() if isinstance(found, Changed) else found)[0]
 
+    @property
+    def nbytes(self) -> int:
+        """What is kept of the reference pass."""
+        return sum(x.numel() * x.element_size() for x in tree_leaves(self._tape.kept) if isinstance(x, Tensor))
+
     def _forward(self, x: Tensor) -> Tensor:
         return full_resolution(self._network(x), x.shape[2:])
 

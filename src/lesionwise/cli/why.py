@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from lesionwise.api import resolve_device
@@ -53,7 +54,7 @@ def why(
             typer.echo(summary(name.stem, table))
 
 
-def summary(scan: str, table) -> str:
+def summary(scan: str, table: pd.DataFrame) -> str:
     """One line about a scan's lesions."""
     flips, verified = (int(table[name].sum()) if len(table) else 0 for name in ("why_flips", "why_verified"))
     return f"{scan}: {len(table)} lesions, {flips} flips of the decision found, {verified} of them hold."

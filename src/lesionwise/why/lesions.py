@@ -10,7 +10,7 @@ import pandas as pd
 
 from lesionwise.asking.scan import Scan
 from lesionwise.instances.instance import Instance
-from lesionwise.why.anatomy import EVALUATIONS, FILLS, PARTS, Anatomy, anatomical_shapley
+from lesionwise.why.anatomy import FILLS, PARTS, Anatomy, anatomical_shapley
 from lesionwise.why.changes import Dial, contrast_dial, size_dial, without_neighbours, without_rim
 from lesionwise.why.margin import MOST_PASSES, Margin, find_margins
 from lesionwise.why.question import Answer, Question
@@ -20,9 +20,13 @@ JOINT = "all"
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is asked per lesion: `evaluations` of anatomical Shapley (0 leaves it out), and with which `fills`."""
+    """How much is asked per lesion: `evaluations` of anatomical Shapley (0 leaves it out), and with which `fills`.
 
-    evaluations: int = EVALUATIONS
+    Margins change the lesion alone, so that few voxels of each layer are computed again; a part of the head that is
+    taken away changes whole windows.
+    """
+
+    evaluations: int = 0
     fills: tuple[str, ...] = FILLS[:1]
 
     def passes(self, channels: int) -> int:
@@ -124,18 +128,23 @@ def row_of(why: Why, channels: Sequence[str]) -> dict[str, Any]:
     row["without_rim_found"], row["without_rim_change"] = rim.found, rim.target - why.answer.target
     row["without_neighbours_found"] = None if neighbours is None else neighbours.found
     row["without_neighbours_change"] = None if neighbours is None else neighbours.target - why.answer.target
-    for part in PARTS if why.anatomy is not None else ():
-        for channel in channels:
-            row[f"shapley_{part}_{channel}"] = why.anatomy.values.get((part, channel), np.nan)
-            row[f"shapley_{part}_{channel}_se"] = why.anatomy.errors.get((part, channel), np.nan)
-            if why.anatomy.spread:
-                row[f"shapley_{part}_{channel}_fills"] = why.anatomy.spread.get((part, channel), np.nan)
     if why.anatomy is not None:
-        row["shapley_total"], row["shapley_exact"] = why.anatomy.total, why.anatomy.exact
-        row["shapley_leading"] = " ".join(why.anatomy.leading)
+        row |= _shares(why.anatomy, channels)
     flips = [margin.verified for margin in why.margins.values() if margin.has_flip]
     row["why_flips"], row["why_verified"] = len(flips), sum(bool(one) for one in flips)
     row["why_passes"], row["why_seconds"] = why.passes, why.seconds
+    return row
+
+
+def _shares(anatomy: Anatomy, channels: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for player in ((part, channel) for part in PARTS for channel in channels):
+        name = "shapley_{}_{}".format(*player)
+        row[name], row[f"{name}_se"] = (of.get(player, np.nan) for of in (anatomy.values, anatomy.errors))
+        if anatomy.spread:
+            row[f"{name}_fills"] = anatomy.spread.get(player, np.nan)
+    row["shapley_total"], row["shapley_exact"] = anatomy.total, anatomy.exact
+    row["shapley_leading"] = " ".join(anatomy.leading)
     return row
 
 

@@ -1,7 +1,7 @@
 """One lesion before the network: what is decided about it, and what could be changed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -58,7 +58,7 @@ class Question:
             device=scan.device,
             grid=scan.grid,
         )
-        return cls(scan, instance, rule, region, probe)
+        return cls(scan, instance, rule, region, probe.keeping())
 
     def ask(self, inputs: Sequence[Tensor]) -> list[Answer]:
         """The answers for some changed inputs (channels, i, j, k) on the probe's box; only what changed is computed."""
@@ -71,7 +71,7 @@ class Question:
     def ask_plainly(self, x: Tensor) -> Answer:
         """The answer by ordinary passes of whole windows, nothing left out: what a counterfactual is checked with."""
         self.passes += 1
-        return self._answer(*self.probe.read([x])[0])
+        return self._answer(*replace(self.probe, kept=None).read([x])[0])
 
     def _answer(self, around: Reading, lesion: Reading) -> Answer:
         probability = around.probability.reshape(self.region.shape)

@@ -19,6 +19,7 @@ SMALL = {
     "synthetic": {"doses": (1.0,), "radii_mm": (1.5,), "places": 1, "moved": 1},
     "sanity": {"stages": 1, "modes": ("cascading",), "seeds": 0},
     "faithfulness": {"methods": {"gradient": Gradient()}, "fractions": (0.0, 0.5, 1.0), "perturbations": 2},
+    "margins": {},
 }
 
 

@@ -15,7 +15,7 @@ from lesionwise.charts import palette
 
 FOLDER = "experiments"
 
-ORDER = ("peaks", "distance", "modality", "context", "architecture", "synthetic", "sanity", "faithfulness")
+ORDER = ("peaks", "distance", "modality", "context", "architecture", "synthetic", "sanity", "faithfulness", "margins")
 """The order of the published paper, then ours; others follow by name."""
 
 DRAWN = frozenset({"scatter", "violin", "bar", "heatmap", "box"})

@@ -238,10 +238,14 @@ def read_triage(files: ScanFiles) -> TriageOutput | None:
     return TriageOutput(verdicts, found, tuple(str(note) for note in notes), model)
 
 
+WHY_TEXT = ("outcome", "shapley_leading", "without_neighbours_found")
+"""Columns of the why table that hold words, or a truth that may be missing."""
+
+
 def read_why(files: ScanFiles) -> pd.DataFrame | None:
     """What `lesionwise why` left beside a scan; None if it was not asked since the scan was explained."""
     finished = files.why_table.with_suffix(".json").is_file() and files.why_table.is_file()
-    return _read_table(files.why_table) if finished else None
+    return read_table(files.why_table, text=WHY_TEXT) if finished else None
 
 
 def list_scans(out: Path) -> list[ScanName]:

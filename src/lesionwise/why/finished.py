@@ -14,7 +14,9 @@ from lesionwise.errors import InputError
 from lesionwise.geometry.volume import ScanName
 from lesionwise.instances.matching import select
 from lesionwise.io.cases import read_case
-from lesionwise.io.derivative import ScanFiles, read_scan, write_json, write_table
+from lesionwise.io.derivative import ScanFiles, write_json, write_table
+from lesionwise.io.masks import ReferenceRule
+from lesionwise.io.written import read_sound_scan
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.store import write_columns
 from lesionwise.units import Explained, Settings, find_case
@@ -49,7 +51,7 @@ def finished_scan(out: Path, name: ScanName, model: AbstractSegmenter, *, lesion
     `lesions` says which ("all", "largest:5", "1,4"). Raises InputError if its images are gone, or if the model or what
     is found now is not what the folder holds.
     """
-    output = read_scan(out, name)
+    output = read_sound_scan(out, name)
     known = output.facts.get("Model", {}).get("Fingerprint")
     if known != model.fingerprint:
         raise InputError(
@@ -57,13 +59,15 @@ def finished_scan(out: Path, name: ScanName, model: AbstractSegmenter, *, lesion
             f"({model.fingerprint}): name it with --model."
         )
     images = dict(output.sources)
-    reference = images.pop("reference", None)
-    gone = [str(path) for path in (*images.values(), *([reference] if reference else [])) if not path.is_file()]
+    reference, brain_mask = images.pop("reference", None), images.pop("brain_mask", None)
+    read = [*images.values(), *(path for path in (reference, brain_mask) if path is not None)]
+    gone = [str(path) for path in read if not path.is_file()]
     if gone or not images:
         raise InputError(
             f"Asking again about {name.stem} needs its images, but {', '.join(gone) or 'none'} is missing."
         )
-    case = read_case(images, reference=reference, name=name, resample=True)
+    rule = ReferenceRule.of_facts(output.facts.get("ReferenceRule"))
+    case = read_case(images, reference=reference, reference_rule=rule, brain_mask=brain_mask, name=name, resample=True)
     settings = replace(settings_of(out), lesions=lesions, device=device)
     used, _, explained = find_case(model, case, settings, known=output.files)
     if explained.keys["InstancesKey"] != output.facts.get("InstancesKey"):

@@ -19,6 +19,7 @@ from lesionwise.train.operating_point import (
     best_point,
     calibrated_weights,
     fit_calibration,
+    lesion_f1,
 )
 from lesionwise.train.recipe import Recipe
 from lesionwise.train.run import network_of, start_from, train
@@ -125,3 +126,20 @@ def test_the_best_point_weighs_patients_not_scans():
     rows += [{"subject": s, "scan": s, "threshold": 0.3, "min_size_vox": 6, "ndsc": 0.2, "f1": 0.2} for s in "bc"]
     rows += [{"subject": s, "scan": s, "threshold": 0.5, "min_size_vox": 6, "ndsc": 0.6, "f1": 0.6} for s in "abc"]
     assert best_point(pd.DataFrame(rows)).threshold == 0.5  # .6 against .47 over patients, .68 over scans
+
+
+def test_dropping_small_components_never_makes_fewer_lesions_to_find():
+    reference = np.zeros((30, 10, 10), dtype=np.int64)
+    reference[1:3, 1:3, 1:3] = 1  # 8 voxels
+    reference[10:14, 1:5, 1:5] = 2  # 64
+    reference[20, 1, 1] = 3  # 1 voxel: not asked for, but no error to find
+    prediction = np.zeros_like(reference)
+    prediction[1:3, 1:3, 1:3] = 1
+    prediction[10:14, 1:5, 1:5] = 2
+    prediction[20, 1, 1:8] = 3
+    prediction[26, 1, 1:8] = 4  # false, 7 voxels
+    # all: 3 of 4 right, 2 of 2 found; from 8 voxels on: 2 of 2 and 2 of 2; from 12: 1 of 1, but 1 of 2 found
+    assert lesion_f1(prediction, reference, smallest_vox=1) == pytest.approx(2 * 0.75 / 1.75)
+    assert lesion_f1(prediction, reference, smallest_vox=8) == pytest.approx(1.0)
+    assert lesion_f1(prediction, reference, smallest_vox=12) == pytest.approx(2 * 0.5 / 1.5)
+    assert lesion_f1(np.zeros_like(reference), reference, smallest_vox=1) == 0

@@ -106,6 +106,16 @@ def test_a_missed_lesion_would_be_found_from_a_contrast_on():
     assert one.ask_plainly(contrast_dial(one, ("FLAIR",), found=False, name="FLAIR").make_fn(found.flips)).found
 
 
+def test_a_shrinking_lesion_starts_as_it_is_and_ends_as_healthy_tissue():
+    one = question(Linear((2.0, 0.0)))
+    dial = {dial.name: dial for dial in dials_of(one)}["size"]
+    assert torch.allclose(dial.make_fn(0.0), one.base, atol=1e-6)
+    assert torch.allclose(dial.make_fn(dial.end), one.healthy, atol=1e-6)
+    little = dial.make_fn(0.05)
+    core = one.distance_mm < -0.1
+    assert torch.allclose(little[:, core], one.base[:, core], atol=1e-6)  # the border moves, the core stays
+
+
 class Surround(nn.Module):
     """Looks at FLAIR 8 voxels to the side only: context alone decides."""
 

@@ -22,7 +22,7 @@ def why(
     lesions: Annotated[str, typer.Option("--lesions", help="all, largest:5, drawn:9, or numbers such as 1,4.")] = "all",
     evaluations: Annotated[
         int, typer.Option("--evaluations", min=0, help="Coalitions of the anatomical Shapley values (0: none).")
-    ] = 64,
+    ] = 128,
     fills: Annotated[
         int, typer.Option("--fills", min=1, max=3, help="Ways to take a part away; more than one tells the spread.")
     ] = 1,

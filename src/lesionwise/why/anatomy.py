@@ -13,7 +13,7 @@ from lesionwise.why.shapley import Shares, shapley
 
 FILLS = ("tissue", "texture", "neutral")
 """What takes the place of a part: healthy tissue; the same with another texture; the mean of the head."""
-EVALUATIONS = 64
+EVALUATIONS = 128
 PARTS = ("lesion", "rim", "white", "grey", "fluid", "others", "far")
 
 

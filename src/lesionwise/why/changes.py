@@ -40,23 +40,29 @@ def contrast_dial(question: Question, channels: tuple[str, ...], *, found: bool,
 
 
 def size_dial(question: Question, *, found: bool) -> Dial:
-    """The lesion shrunk by mm (healthy tissue takes its outer layers' place) if found, grown by mm if missed.
+    """The lesion's border moved inwards by mm, its blurred rim with it, if found; the lesion grown by mm if missed.
 
-    Where it grows, healthy tissue gets the lesion's mean difference; other lesions and what is no head stay.
+    What is left of a voxel's difference from healthy tissue falls from all to nothing over the width of the rim. Where
+    the lesion grows, healthy tissue gets its mean difference; other lesions and what is no head stay.
     """
     distance, head = question.distance_mm, torch.from_numpy(question.probe.head)
+    difference = question.base - question.healthy
+    rim = float(distance[(difference != 0).any(dim=0)].max().clamp(min=0)) + 0.01
     deepest = float(-distance[question.lesion].min())
     shift = question.contrast.reshape(-1, 1, 1, 1)
 
+    def edge(mm: float) -> Tensor:
+        return (1 - (distance + mm) / rim).clamp(0, 1)
+
     def shrunk(mm: float) -> Tensor:
-        return question.base if mm == 0 else torch.where(distance <= -mm, question.base, question.healthy)
+        left = torch.where(edge(0) > 0, edge(mm) / edge(0), 0.0)
+        return question.healthy + left.to(difference) * difference
 
     def grown(mm: float) -> Tensor:
         ring = (distance > 0) & (distance <= mm) & head & ~question.others
         return torch.where(ring, question.healthy + shift, question.base)
 
-    # A little beyond the deepest voxel, so that nothing of the lesion is left at the end of the dial.
-    return Dial("size", 0.0, deepest + 0.01, shrunk) if found else Dial("size", 0.0, LARGEST_MM, grown)
+    return Dial("size", 0.0, deepest + rim, shrunk) if found else Dial("size", 0.0, LARGEST_MM, grown)
 
 
 def without_rim(question: Question) -> Tensor:

@@ -34,13 +34,13 @@ class Plain(nn.Module):
 @pytest.mark.parametrize("reduce", ["mean", "max"])
 @pytest.mark.parametrize("target", ["log_odds", "probability"])
 def test_one_view_after_another_gives_the_map_of_all_at_once(setup, views, reduce, target):
-    method = SmoothGrad(n_samples=2, reduce=reduce)
+    method = SmoothGrad(n_samples=1, reduce=reduce)
     run = {"method": method, "target": target, "seed": 3}
-    plan = plan_attribution(views, setup.spec, setup.placement, [OMEGA], method=method, target=target)
-    expected = attribute(Plain(views), setup.spec, setup.placement, [OMEGA], **run)[0]
+    plan = plan_attribution(views, setup.spec, setup.placement, [OMEGA[:2]], method=method, target=target)
+    expected = attribute(Plain(views), setup.spec, setup.placement, [OMEGA[:2]], **run)[0]
     for strategy in ("local", "loop"):
         way = rescheduled(plan, strategy=strategy, batch=1, together=1)
-        found = attribute(views, setup.spec, setup.placement, [OMEGA], plan=way, **run)[0]
+        found = attribute(views, setup.spec, setup.placement, [OMEGA[:2]], plan=way, **run)[0]
         assert found.target_mean == pytest.approx(expected.target_mean, abs=1e-13)
         box = found.box.intersection(expected.box)
         a, b = (one.data[(slice(None), *box.relative_to(one.box).slices)] for one in (found, expected))

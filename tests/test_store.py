@@ -166,5 +166,5 @@ def test_every_column_is_described(tmp_path):
     described = store.described(columns)
     assert list(described) == columns
     assert all(entry["Description"] for entry in described.values())
-    assert described["peak_se_T1w"]["Description"].endswith("of the peak (T1w)")
+    assert described["peak_se_T1w"]["Description"].endswith(" (T1w)")
     assert isinstance(pq.read_schema(store.cohort_parts(tmp_path)[0]), pa.Schema)

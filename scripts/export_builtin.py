@@ -39,8 +39,10 @@ def main() -> None:
     calibration = Calibration(**facts["calibration"])
     reach = receptive_field_vox(class_name, layout)
 
+    recipe = table["recipe"]
+    steps = {"steps": recipe["epochs"] * recipe["steps"], "start": recipe["start"]}
     whole = load_pair(arguments.all / "model.toml", arguments.all / "model.safetensors")
-    spec = described(whole.spec, "builtin", facts["strangers"], calibration, reach)
+    spec = described(whole.spec, "builtin", facts["strangers"], calibration, reach, steps)
     network = calibrated_weights(inner(whole.network), calibration)
     save_model(arguments.to, network.half(), spec, class_name=class_name, arguments=layout, name="builtin")
 
@@ -50,7 +52,7 @@ def main() -> None:
     parts = [
         Segmenter(
             calibrated_weights(inner(part.network), calibration),
-            described(part.spec, "builtin-folds", point, calibration, reach),
+            described(part.spec, "builtin-folds", point, calibration, reach, steps),
         )
         for part, point in zip(folds.parts, facts["folds"], strict=True)
     ]
@@ -60,16 +62,20 @@ def main() -> None:
     )
 
 
-def described(spec: Spec, name: str, point: dict, calibration: Calibration, reach: tuple[int, int, int]) -> Spec:
+def described(
+    spec: Spec, name: str, point: dict, calibration: Calibration, reach: tuple[int, int, int], steps: dict
+) -> Spec:
     """The spec that ships: the operating point on calibrated probabilities, and a card that says where it comes from."""
     card = {
         "summary": "3-D U-Net (FLAIR, T1w or FLAIR alone), trained on fourteen real patients and synthetic ones",
-        "data": SOURCES,
+        "data": f"fourteen people: {SOURCES}; and synthetic patients of lesionwise.phantom",
+        "patients": point["patients"],
         "recipe": "lesionwise train --recipe small-data --from builtin-synthetic; see docs/model-card.md",
         "threshold_from": f"{point['patients']} patients, each predicted by a network that has not seen them",
         "calibration": f"Platt, out of fold: log-odds x {calibration.scale:.3f} {calibration.shift:+.3f}",
         "not_for": "diagnosis, treatment, or any decision about a person",
         "documentation": "docs/model-card.md",
+        **steps,
     }
     return replace(
         spec,

@@ -1,11 +1,15 @@
 """The weights that ship: small, honest about themselves, and able to find a plain lesion."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from lesionwise.geometry.volume import Volume
 from lesionwise.metrics import dice
 from lesionwise.models import builtin
+from lesionwise.models.folds import CrossValidated
 from lesionwise.phantom import synthesise
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.windows import WindowGrid, predict, probability
@@ -19,7 +23,8 @@ def model() -> AbstractSegmenter:
 def test_weights_are_small_and_the_card_says_what_they_are(model: AbstractSegmenter) -> None:
     assert (builtin.WEIGHTS / "builtin.safetensors").stat().st_size <= 8_000_000
     assert model.spec.channels == ("FLAIR", "T1w")
-    assert "synthetic" in model.spec.card["data"]
+    for source in ("10.1007/s12021-017-9348-7", "10.1038/s41597-025-05250-y", "30393475", "synthetic"):
+        assert source in model.spec.card["data"]
     assert model.spec.card["steps"] > 0
     assert next(model.network.parameters()).dtype == torch.float32
     assert not model.network.training
@@ -48,3 +53,32 @@ def test_plain_synthetic_lesions_are_found_and_a_healthy_brain_is_left_alone(mod
     assert dice(mask, reference) > 0.4
     empty, _ = predicted(0)
     assert empty.sum() < 0.3 * mask.sum()
+
+
+def test_flair_alone_is_enough_and_said(model: AbstractSegmenter) -> None:
+    case = synthesise(11, size="small", n_lesions=12, lesion_contrast=0.7, mimics=False).case()
+    alone = replace(case, image=Volume(case.image.data[:1], case.image.affine, ("FLAIR",)))
+    asked = model.for_case(alone)
+    assert asked.spec.channels == ("FLAIR",)
+    assert "T1w was not given" in asked.spec.card["lacking"]
+    x = asked.place(alone).input
+    logits = predict(asked.network, x, WindowGrid.of(asked.spec, alone.image.shape))
+    mask = probability(logits, asked.spec).numpy() > asked.spec.threshold
+    assert dice(mask, case.reference) > 0.3
+
+
+def test_the_networks_of_the_folds_ship_in_one_file_and_leave_every_patient_out_once() -> None:
+    path = builtin.WEIGHTS / "builtin-folds.folds.npz"
+    assert path.stat().st_size <= 20_000_000
+    model = builtin.load("builtin-folds")
+    assert isinstance(model, CrossValidated)
+    subjects = [name for fold in model.held_out for name in fold]
+    assert len(subjects) == len(set(subjects)) == 14
+    assert len(model.parts) == 5
+    assert all(len(hashes) >= 2 for hashes in model.contents)
+
+
+def test_what_learnt_from_synthetic_patients_only_still_ships() -> None:
+    before = builtin.load("builtin-synthetic")
+    assert "no real scan" in before.spec.card["data"]
+    assert before.fingerprint != builtin.load("builtin").fingerprint

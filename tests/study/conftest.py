@@ -123,7 +123,9 @@ def snapshot(out: Path) -> dict[str, object]:
             found[name] = [row[:place] + row[place + 1 :] for row in rows]
         elif path.parent.name == "receipts":
             noted = json.loads(path.read_text())
-            found[name] = {**noted, "Outputs": sorted(noted["Outputs"])}  # their time stamps are each run's own
+            found[name] = _without_seconds(
+                {**noted, "Outputs": sorted(noted["Outputs"])}
+            )  # their time stamps are each run's own
         elif path.parent.name == "written":
             found[name] = sorted(json.loads(path.read_text()))
         elif path.name == "config.toml":

@@ -265,17 +265,17 @@ def test_tables_of_features_are_kept_and_joined(explained, bright_model):
     _, out = explained
     plain = measure_cohort(out)
     folder = out / "triage" / "features"
-    stamp = (folder / "sub-small_plain.tsv").stat().st_mtime_ns
+    stamp = (folder / "sub-small_plain.parquet").stat().st_mtime_ns
     more = measure_cohort(out, extras=Extras(disagreement=True), model=bright_model)
-    assert (folder / "sub-small_plain.tsv").stat().st_mtime_ns == stamp
+    assert (folder / "sub-small_plain.parquet").stat().st_mtime_ns == stamp
     pd.testing.assert_frame_equal(more[plain.columns], plain, check_dtype=False)
     assert more["mirrored_drop"].isna().all()  # the case was never a file: there is no image to ask about again
-    asked = (folder / "sub-small_disagreement.tsv").stat().st_mtime_ns
+    asked = (folder / "sub-small_disagreement.parquet").stat().st_mtime_ns
     measure_cohort(out, extras=Extras(disagreement=True), model=bright_model)
-    assert (folder / "sub-small_disagreement.tsv").stat().st_mtime_ns == asked
+    assert (folder / "sub-small_disagreement.parquet").stat().st_mtime_ns == asked
     wider = replace(bright_model, description=replace(bright_model.spec, window=(24, 24, 24)))
     measure_cohort(out, extras=Extras(disagreement=True), model=wider)
-    assert (folder / "sub-small_disagreement.tsv").stat().st_mtime_ns > asked
+    assert (folder / "sub-small_disagreement.parquet").stat().st_mtime_ns > asked
     every = measure_cohort(out, every=True)
     assert set(plain["lesion"]) <= set(every["lesion"])
     assert "mean_in_FLAIR" in plain
@@ -289,9 +289,12 @@ def test_tables_of_features_are_kept_and_joined(explained, bright_model):
 def test_the_command_explains_fits_and_applies(bright_model, tmp_path, monkeypatch, capsys):
     from lesionwise.cli import triage as command
     from lesionwise.cli.main import main
+    from lesionwise.models import reference
     from lesionwise.phantom import write_phantoms
 
     monkeypatch.setattr(command, "load_model", lambda *args, **kwargs: bright_model)
+    monkeypatch.setattr(reference, "load_model", lambda *args, **kwargs: bright_model)
+    monkeypatch.setattr(reference, "_loaded", {})
     write_phantoms(tmp_path / "bids", subjects=8, seed=4, size="small")
     out = tmp_path / "out"
     code = main(["triage", "explain", str(tmp_path / "bids"), str(out), "--instances", "6", "--samples", "2"])

@@ -64,7 +64,7 @@ Approximate = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the noise and of every random choice.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the noise and of every random choice.")]
 Triage = Annotated[
     str | None,
     typer.Option("--triage", help="builtin, or a fitted triage model's file: which lesions are probably false."),

@@ -16,7 +16,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def phantom(
     bids_dir: Annotated[Path, typer.Argument(help="Folder of the new BIDS data set.")],
     subjects: Annotated[int, typer.Option("--subjects", min=1, help="Patients to draw.")] = 20,
-    seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal patients.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal patients.")] = 0,
     size: Annotated[str, typer.Option("--size", help="full, or small for a 64 mm block.")] = "full",
     wide: Annotated[
         bool, typer.Option("--wide", help="Contrasts wider than in practice, to train networks on.")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,14 +11,18 @@ import typer
 from lesionwise import __version__
 from lesionwise.attribution.methods.gradient import SmoothGrad
 from lesionwise.cli import options as o
-from lesionwise.cli.console import reporting
+from lesionwise.cli.console import Reporter, reporting
+from lesionwise.cli.spread import Spread, tell_left_out
+from lesionwise.cohort import CohortRunner, ScanUnit, Shard
 from lesionwise.errors import InputError
-from lesionwise.io.derivative import list_scans, read_scan, write_json, write_table
+from lesionwise.io.derivative import write_json, write_table
 from lesionwise.io.files import write_text
+from lesionwise.io.written import require_usable
+from lesionwise.models.reference import ModelRef
 from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import AbstractSegmenter, Segmenter
 from lesionwise.stats.risk import Promise
-from lesionwise.triage.apply import triage_scan, write_triage
+from lesionwise.triage.apply import judge_scan
 from lesionwise.triage.choice import RULE
 from lesionwise.triage.choice import choose as choose_option
 from lesionwise.triage.cohort import Extras, explain_cohort, measure_cohort, outcome_counts
@@ -80,26 +85,35 @@ def explain(
     participant: Annotated[
         list[str] | None, typer.Option("--participant-label", help="Only these participants; may be repeated.")
     ] = None,
+    resume: o.Resume = True,
+    shard: o.Shard = "1/1",
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
     device: o.Device = "cpu",
     seed: o.Seed = 0,
 ) -> None:
     """Explain a seeded draw of each scan's true and false lesions, to fit or to judge a triage model on."""
-    segmenter = _narrowed(load_model(model, trust=trust, device=device), window)
-    settings = Settings(method=SmoothGrad(n_samples=samples), threshold=threshold, device=device, seed=seed)
+    share, spread = Shard.parse(shard), Spread(workers, scheduler)
+    where = spread.device(device)
+    segmenter = _narrowed(model, window, trust=trust, device=where)
+    settings = Settings(method=SmoothGrad(n_samples=samples), threshold=threshold, device=where, seed=seed)
     with reporting() as reporter:
+        engine = spread.engine(where, sees=[bids_dir], writes=out)
+        runner = CohortRunner(engine, share, resume, reporter.step, reporter.say)
         done = explain_cohort(
             segmenter,
             bids_dir,
-            out,
+            out.resolve(),
             settings,
             limit=instances,
             participants=participant,
             version=__version__,
-            announce_fn=reporter.say,
+            runner=runner,
         )
     counts = outcome_counts(out)
     total = ", ".join(f"{int(counts[kind].sum())} {kind}" for kind in ("TP", "FP", "FN"))
     typer.echo(f"{len(done)} scans: {total}; at most {instances} predicted lesions of each explained. Results: {out}")
+    tell_left_out(sorted(runner.left_out.items()), out / "triage" / "left_out.tsv")
 
 
 @app.command()
@@ -119,20 +133,24 @@ def choose(
     network: Network = None,
     window: Window = None,
     trust: o.Trust = False,
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
     seed: o.Seed = 0,
 ) -> None:
     """Choose features and kind of model by nested cross-validation over the fitting patients and a stated rule."""
     extras = Extras(context=context, radiomics=radiomics, disagreement=disagreement)
     segmenter = _asked(network, extras, window=window, trust=trust)
     with reporting() as reporter:
-        table = measure_cohort(out, extras=extras, model=segmenter, every=every, progress_fn=reporter.step)
-        channels = read_scan(out, list_scans(out)[0]).channels
+        runner = _runner(reporter, out, workers, scheduler)
+        table = measure_cohort(out.resolve(), extras=extras, model=segmenter, every=every, runner=runner)
+        channels = require_usable(out)[0][0].channels
         promise = Promise.of(max_loss, tail=tail, confidence=confidence)
         chosen = choose_option(table, channels=channels, kinds=_kinds(kind), promise=promise, seed=seed)
     write_json(output, chosen.as_dict())
     write_text(output.with_suffix(".md"), chosen.markdown())
     typer.echo(chosen.markdown())
     typer.echo(f"Taken: {chosen.option.features}, {chosen.option.kind}. {RULE}")
+    tell_left_out(sorted(runner.left_out.items()))
 
 
 @app.command()
@@ -161,6 +179,8 @@ def fit(
     network: Network = None,
     window: Window = None,
     trust: o.Trust = False,
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
     seed: o.Seed = 0,
 ) -> None:
     """Fit a triage model on explained scans with references; judged by nested cross-validation over patients."""
@@ -171,8 +191,9 @@ def fit(
         extras = Extras.needed(named)
     segmenter = _asked(network, extras, window=window, trust=trust)
     with reporting() as reporter:
+        runner = _runner(reporter, out, workers, scheduler)
         model, report = fit_output(
-            out,
+            out.resolve(),
             kind=kind,
             promise=Promise.of(max_loss, tail=tail, confidence=confidence),
             families=named,
@@ -182,11 +203,12 @@ def fit(
             misses=misses,
             caution=caution,
             seed=seed,
-            progress_fn=reporter.step,
+            runner=runner,
         )
     written = save_model(model, output)
     typer.echo(report)
     typer.echo(f"Model: {', '.join(map(str, written))}")
+    tell_left_out(sorted(runner.left_out.items()))
 
 
 @app.command()
@@ -196,25 +218,28 @@ def apply(
     network: Network = None,
     trust: o.Trust = False,
     look: Annotated[int, typer.Option("--look", min=0, help="Likely misses to list per scan.")] = 10,
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
 ) -> None:
     """Judge every explained lesion: probability of being false, verdict, three reasons, a cleaned mask, likely misses."""
     triage = load_triage(model)
     segmenter = _asked(network, Extras.needed(triage.families), window=None, trust=trust)
-    names = list_scans(out)
-    if not names:
-        raise InputError(f"Expected finished scans in {out}, found none: run explain or study first.")
+    whole = out.resolve()
+    usable, damaged = require_usable(whole)
+    ref = str(Path(model).resolve()) if Path(model).exists() else model
     with reporting() as reporter:
-        for number, name in enumerate(names):
-            triaged = triage_scan(read_scan(out, name), triage, segmenter=segmenter, look=look)
-            write_triage(triaged, out, model=triage)
-            for note in triaged.notes:
-                reporter.say(f"{name.stem}: {note}")
-            reporter.step("triage", number + 1, len(names))
-            judged = int(triaged.lesions["triage_verdict"].notna().sum())
-            typer.echo(
-                f"{name.stem}: {triaged.n_false} of {judged} lesions are probably false; "
-                f"{len(triaged.look_here)} places to look at for misses."
-            )
+        runner = replace(_runner(reporter, out, workers, scheduler), resume=False)  # verdicts are always given anew
+        units = [
+            ScanUnit("triage", scan.name, whole, partial(judge_scan, whole, scan.name, ref, segmenter, look=look))
+            for scan in usable
+        ]
+        result = runner.run(units, stage="triage", missing=damaged)
+        for outcome in result.outcomes:
+            if outcome.status == "done":
+                for note in outcome.facts["Notes"]:
+                    reporter.say(f"{outcome.stem}: {note}")
+                typer.echo(f"{outcome.stem}: {outcome.reason}")
+    tell_left_out(sorted(runner.left_out.items()))
 
 
 @app.command()
@@ -233,6 +258,8 @@ def evidence(
     window: Window = None,
     trust: o.Trust = False,
     resamples: Resamples = 1000,
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
     seed: o.Seed = 0,
 ) -> None:
     """Compare sets of features on held-out patients: baselines, saliency, both, with intervals over patients."""
@@ -241,12 +268,14 @@ def evidence(
     content: dict[str, object] = {}
     pages: list[str] = []
     with reporting() as reporter:
+        runners = [_runner(reporter, folder, workers, scheduler) for folder in (fitted, held_out)]
         tables = [
-            measure_cohort(folder, extras=extras, model=segmenter, progress_fn=reporter.step)
-            for folder in (fitted, held_out)
+            measure_cohort(folder.resolve(), extras=extras, model=segmenter, runner=one)
+            for folder, one in zip((fitted, held_out), runners, strict=True)
         ]
-        channels = read_scan(fitted, list_scans(fitted)[0]).channels
+        channels = require_usable(fitted)[0][0].channels
         counts = outcome_counts(held_out)
+        counts = counts[~counts["scan"].isin(list(runners[1].left_out))].reset_index(drop=True)
         at_risk = tables[0].loc[tables[0]["outcome"].isin(("TP", "US")), "subject"].nunique()
         promise = Promise.of(max_loss, tail=tail, confidence=confidence).within_reach(max(at_risk, 1))
         pages.append(f"Every set: {promise.sentence()}.")
@@ -262,6 +291,7 @@ def evidence(
     write_text(output / "evidence.md", "\n".join(pages))
     write_table(output / "held_out.tsv", tables[1])
     typer.echo("\n".join(pages))
+    tell_left_out([row for one in runners for row in sorted(one.left_out.items())])
 
 
 @app.command(name="evaluate")
@@ -274,25 +304,39 @@ def evaluate_command(
     window: Window = None,
     trust: o.Trust = False,
     resamples: Resamples = 1000,
+    resume: o.Resume = True,
+    shard: o.Shard = "1/1",
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
     seed: o.Seed = 0,
 ) -> None:
     """Judge one fixed model on scans with references: nothing is fitted. Also how the likely misses are ordered."""
     triage = load_triage(model)
     segmenter = _asked(network, Extras.needed(triage.families), window=window, trust=trust)
+    share = Shard.parse(shard)
     with reporting() as reporter:
+        runner = replace(_runner(reporter, out, workers, scheduler), shard=share, resume=resume)
+        if not share.is_whole:
+            every = not triage.needs_maps and segmenter is None
+            extras = Extras.needed(triage.families)
+            measure_cohort(out.resolve(), extras=extras, model=segmenter, every=every, runner=runner)
+            typer.echo(f"Share {shard} is measured; the same command without --shard judges.")
+            tell_left_out(sorted(runner.left_out.items()))
+            return
         found = evaluate_output(
-            out,
+            out.resolve(),
             triage,
             segmenter=segmenter,
             max_loss=max_loss,
             n_resamples=resamples,
             seed=seed,
-            progress_fn=reporter.step,
+            runner=runner,
         )
     write_json(output / "evaluation.json", {"model": triage.fingerprint, **found.as_dict()})
     write_text(output / "evaluation.md", found.markdown())
     write_table(output / "scans.tsv", found.scans)
     typer.echo(found.markdown())
+    tell_left_out(sorted(runner.left_out.items()))
 
 
 def _kinds(text: str) -> list[str]:
@@ -308,15 +352,23 @@ def _chosen(path: Path) -> tuple[list[str], str]:
         raise InputError(f"Expected the file of triage choose in {path}, but it cannot be read ({error!r}).") from error
 
 
-def _asked(ref: str | None, extras: Extras, *, window: int | None, trust: bool) -> AbstractSegmenter | None:
+def _runner(reporter: Reporter, out: Path, workers: int | None, scheduler: str | None) -> CohortRunner:
+    """How finished scans are measured: on the CPU, in this process or in others."""
+    engine = Spread(workers, scheduler).engine("cpu", sees=[out], writes=out)
+    return CohortRunner(engine, progress_fn=reporter.step, announce_fn=reporter.say)
+
+
+def _asked(ref: str | None, extras: Extras, *, window: int | None, trust: bool) -> AbstractSegmenter | ModelRef | None:
     """The network to ask again, with the window to ask in; None where nothing is asked."""
-    return _narrowed(load_model(ref or "builtin", trust=trust), window) if extras.asks else None
+    return _narrowed(ref or "builtin", window, trust=trust) if extras.asks else None
 
 
-def _narrowed(model: AbstractSegmenter, window: int | None) -> AbstractSegmenter:
-    """The same network with another prediction window; only for networks that this package lays on their grid itself."""
+def _narrowed(ref: str, window: int | None, *, trust: bool, device: str = "cpu") -> AbstractSegmenter | ModelRef:
+    """The network by name, or with another prediction window; only for those that this package lays on their grid itself."""
+    named = ModelRef.of(ref, trust=trust, device=device)
     if window is None:
-        return model
+        return named
+    model = named.load(device)
     if not isinstance(model, Segmenter):
         raise InputError(f"The window of {model.spec.name} is fixed by its own preprocessing: leave --window out.")
     return replace(model, description=replace(model.spec, window=(window, window, window)))

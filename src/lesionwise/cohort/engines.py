@@ -5,6 +5,7 @@ unit whose process dies is done again elsewhere, a few times, and then reported,
 cohort.
 """
 
+import json
 import multiprocessing
 import os
 import sys
@@ -214,6 +215,8 @@ class DaskCluster(AbstractEngine):
             raise InputError(
                 f"Expected --scheduler to be an address such as tcp://host:8786 or a scheduler file, found {self.where}."
             )
+        if "://" not in self.where:
+            _check_scheduler_file(file)
         where = {"address": self.where} if "://" in self.where else {"scheduler_file": str(file)}
         try:
             client = distributed.Client(**where, timeout=self.timeout_s, set_as_default=False)
@@ -231,6 +234,18 @@ class DaskCluster(AbstractEngine):
             for address, unfit in client.run(self.check_fn, on_error="return").items():
                 if unfit is not None:
                     raise InputError(f"The Dask worker {address} cannot work: {_first_line(unfit)}")
+
+
+def _check_scheduler_file(path: Path) -> None:
+    """Raises InputError unless the file is what a Dask scheduler writes."""
+    try:
+        address = json.loads(path.read_text(encoding="utf-8"))["address"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        address = None
+    if not isinstance(address, str):
+        raise InputError(
+            f"Expected the file that dask scheduler --scheduler-file writes, found something else in {path}."
+        )
 
 
 @dataclass

@@ -21,7 +21,8 @@ STATE = ".lesionwise"
 class Receipt:
     """Key of the finished unit, its inputs and outputs as they were, and what is worth telling about it.
 
-    `outputs` go by their path below OUT. `note` is the sentence about what was found, `facts` plain values.
+    `outputs` go by their path below OUT. `note` is the sentence about what was found, `facts` plain values,
+    `seconds` what the whole unit took.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Receipt:
     outputs: Mapping[str, Noted]
     note: str = ""
     facts: Mapping[str, Any] | None = None
+    seconds: float = 0.0
 
     @classmethod
     def read(cls, path: Path) -> "Receipt | None":
@@ -41,6 +43,7 @@ class Receipt:
                 {what: Noted.from_dict(entry) for what, entry in content["Outputs"].items()},
                 str(content.get("Note", "")),
                 dict(content.get("Facts", {})),
+                float(content.get("seconds", 0.0)),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
@@ -51,6 +54,7 @@ class Receipt:
             "Key": self.key,
             "Note": self.note,
             "Facts": dict(self.facts or {}),
+            "seconds": round(self.seconds, 3),
             "Inputs": {what: noted.as_dict() for what, noted in self.inputs.items()},
             "Outputs": {what: noted.as_dict() for what, noted in self.outputs.items()},
         }

@@ -187,8 +187,9 @@ def _done_or_kept(unit: ScanUnit, started: float) -> Outcome:
     if input_stamps(unit.inputs) != {what: noted.stamp for what, noted in inputs.items()}:
         raise InputError("its files changed while they were read")
     outputs = note_files(unit.out, result.outputs)
-    Receipt(unit.key(inputs), inputs, outputs, result.note, result.facts).write(unit.receipt_path)
-    return Outcome(unit.stem, "done", result.note, result.facts, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    Receipt(unit.key(inputs), inputs, outputs, result.note, result.facts, seconds).write(unit.receipt_path)
+    return Outcome(unit.stem, "done", result.note, result.facts, seconds)
 
 
 def _conclude(unit: ScanUnit, outcome: Outcome) -> Outcome:

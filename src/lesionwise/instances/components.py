@@ -63,6 +63,9 @@ def parse_min_size(text: str) -> tuple[float, SizeUnit]:
     for ending in ("mm3", "voxels", "vox"):
         bare = bare.removesuffix(ending).strip()
     try:
-        return float(bare), unit
+        size = float(bare)
     except ValueError:
-        raise InputError(f"The minimum size must look like 6 (voxels) or 5mm3, but is {text!r}.") from None
+        size = float("nan")
+    if not 0 <= size < float("inf"):
+        raise InputError(f"The minimum size must look like 6 (voxels) or 5mm3, but is {text!r}.")
+    return size, unit

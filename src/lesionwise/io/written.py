@@ -82,7 +82,7 @@ def usable_scans(out: Path) -> tuple[list[ScanOutput], list[LeftOut]]:
     for path in sorted((out / ".lesionwise" / "written").glob("*_maps.json")):
         stem = path.name.removesuffix("_maps.json")
         if stem not in known:
-            name = _name_of(stem)
+            name = ScanName.of_stem(stem)
             left_out.append(LeftOut(name, f"Expected {stem}_lesions.json in {out / name.folder}, but it is gone."))
     return usable, left_out
 
@@ -108,8 +108,3 @@ def _noted(path: Path) -> Mapping[str, Noted]:
         return {str(file): Noted.from_dict(entry) for file, entry in content.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
-
-
-def _name_of(stem: str) -> ScanName:
-    entities = dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
-    return ScanName(entities.get("sub", stem), entities.get("ses"), entities.get("acq"), entities.get("run"))

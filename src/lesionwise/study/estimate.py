@@ -14,9 +14,11 @@ from lesionwise.cohort.unit import is_finished
 from lesionwise.errors import InputError
 from lesionwise.geometry.volume import Case
 from lesionwise.instances.components import component_voxels, label_components
+from lesionwise.instances.matching import read_selection
 from lesionwise.io.bids import BidsScan
 from lesionwise.io.cases import read_scan_case
 from lesionwise.io.masks import read_own_reference
+from lesionwise.io.noted import stamp_of
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.store import cohort_parts, iter_cohort
 from lesionwise.study.unit import ScanTask
@@ -28,6 +30,12 @@ ASSUMED_LESIONS = 25
 
 REFERENCES_READ = 40
 """Reference masks whose lesions are counted; the others are taken to be like them."""
+
+SIZES_READ = 50
+"""Finished scans whose files are weighed."""
+
+SCANS_SORTED = 200
+"""Scans to do among which the one of median size is looked for."""
 
 STORED_SHARE = 0.93
 """Size of a compressed map over its raw float32 size: noise compresses badly (measured, docs/scale.md)."""
@@ -79,7 +87,7 @@ def estimate(tasks: Sequence[ScanTask], model: AbstractSegmenter, settings: Sett
         chosen,
         lesions_source,
         len(todo) * (seconds_scan + chosen * seconds_lesion) / 3600,
-        "one window of this network timed on this machine",
+        "a scan of median size read and one window of this network timed on this machine",
         len(todo) * (bytes_scan + chosen * bytes_lesion) / 1e9,
         "size of the maps of one scan",
     )
@@ -123,40 +131,44 @@ def _chosen(lesions: float, settings: Settings) -> float:
     """Lesions per scan that are explained under `--lesions`."""
     if settings.lesions == "all":
         return lesions * (1 + settings.controls / max(lesions, 1))
-    wanted = settings.lesions.rpartition(":")[2]
-    return min(lesions, float(wanted)) if wanted.isdigit() else min(lesions, float(len(wanted.split(","))))
+    kind, numbers = read_selection(settings.lesions)
+    wanted = len(numbers) if kind == "numbers" else next(iter(numbers))  # `12` is one lesion, `largest:12` are twelve
+    return min(lesions, float(wanted))
 
 
 def _past(out: Path, tasks: Sequence[ScanTask], fingerprint: str, method: str) -> tuple[float, float, str] | None:
     """Hours and bytes per lesion of finished scans with this model and method."""
     try:
-        parts = cohort_parts(out)
+        cohort_parts(out)
     except InputError:
         return None
-    seconds, count = 0.0, 0
-    for rows in iter_cohort(out, columns=["model", "method", "seconds"]):
-        mine = rows[(rows["model"] == fingerprint) & (rows["method"] == method)]["seconds"].dropna()
-        seconds, count = seconds + float(mine.sum()), count + len(mine)
-    if not count:
+    if not any(
+        ((rows["model"] == fingerprint) & (rows["method"] == method) & rows["seconds"].notna()).any()
+        for rows in iter_cohort(out, columns=["model", "method", "seconds"], left_out={})
+    ):
+        return None
+    found = [(task, receipt) for task in tasks if (receipt := Receipt.read(task.unit.receipt_path)) is not None]
+    lesions = sum(_lesions_of(receipt) for _, receipt in found)
+    seconds = sum(receipt.seconds for _, receipt in found)
+    if not lesions or not seconds:
         return None
     sizes = [
-        sum(p.stat().st_size for p in task.files.folder.glob(f"{task.files.name.stem}_*"))
-        for task in tasks[:50]
-        if task.files.lesions_sidecar.is_file()
+        sum(path.stat().st_size for path in task.files.folder.glob(f"{task.files.name.stem}_*"))
+        for task, _ in found[:SIZES_READ]
     ]
-    receipts = [r for task in tasks[:50] if (r := Receipt.read(task.unit.receipt_path)) is not None]
-    lesions = sum(_lesions_of(r) for r in receipts)
-    if not lesions:
-        return None
-    return seconds / count / 3600, sum(sizes) / lesions, f"measured on {len(parts)} scans in OUT"
+    each = sum(_lesions_of(receipt) for _, receipt in found[:SIZES_READ])
+    source = f"measured on {len(found)} whole scans in OUT"
+    return seconds / lesions / 3600, sum(sizes) / max(each, 1), source
 
 
 def _measure(
     todo: Sequence[ScanTask], model: AbstractSegmenter, settings: Settings
 ) -> tuple[float, float, float, float]:
-    """Seconds and bytes per scan, and per lesion, from the first scan that can be read."""
-    case = _first_case(todo)
+    """Seconds and bytes per scan, and per lesion, from a scan of median size."""
+    started = time.perf_counter()
+    case = _median_case(todo)
     placement = model.place(case)
+    reading_s = time.perf_counter() - started
     voxel_sets = _typical_lesions(case, settings)
     opened = Session.open(model.network, model.spec, placement, voxel_sets, settings.method, settings.run_options())
     with opened as session:
@@ -174,23 +186,26 @@ def _measure(
     raw = float(np.mean([np.prod(shape) for shape in boxes])) * 4 * len(model.spec.channels) * copies
     voxels = float(np.prod(case.image.shape))
     return (
-        forward_s * len(grid.boxes),
+        reading_s + forward_s * len(grid.boxes),
         plan.seconds / len(voxel_sets),
         voxels,  # probability: smooth, about a byte per voxel
         raw * STORED_SHARE,
     )
 
 
-def _first_case(todo: Sequence[ScanTask]) -> Case:
-    """The first scan with lesions in its reference if there is one, else the first that can be read."""
+def _median_case(todo: Sequence[ScanTask]) -> Case:
+    """The scan of median size among those to do, with a reference if there are any, or the next to it that can be read."""
+    marked = [task for task in todo[:SCANS_SORTED] if task.scan.reference is not None] or todo[:SCANS_SORTED]
+    ordered = sorted(marked, key=lambda task: sum(stamp_of(path)[1] for path in task.scan.images.values()))
+    middle = len(ordered) // 2
     problem: InputError | None = None
-    for task in sorted(todo[:20], key=lambda t: t.scan.reference is None):
-        scan = task.scan
+    for number in sorted(range(len(ordered)), key=lambda n: abs(n - middle))[:20]:
+        scan = ordered[number].scan
         try:
-            return read_scan_case(scan, resample=task.resample)
+            return read_scan_case(scan, resample=ordered[number].resample)
         except InputError as error:
             problem = problem or error
-    raise InputError(f"Expected a scan that can be read among the first {min(len(todo), 20)}: {problem}")
+    raise InputError(f"Expected a scan that can be read among {min(len(todo), 20)}: {problem}")
 
 
 def _typical_lesions(case: Case, settings: Settings) -> list[np.ndarray]:

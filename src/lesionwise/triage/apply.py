@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesionwise.cohort import UnitResult
 from lesionwise.errors import InputError
-from lesionwise.io.derivative import ScanFiles, ScanOutput, write_json, write_table
+from lesionwise.geometry.volume import ScanName
+from lesionwise.io.derivative import ScanFiles, ScanOutput, read_scan, write_json, write_table
 from lesionwise.io.nifti import write_image
 from lesionwise.io.written import forget_written, note_written
 from lesionwise.lesion_table import TRIAGE
+from lesionwise.models.reference import ModelRef, opened
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.store import TRIAGE_MODEL, write_columns
 from lesionwise.triage.candidates import find_candidates
 from lesionwise.triage.cohort import Extras, measure_scan
-from lesionwise.triage.model import TriageModel
+from lesionwise.triage.model import TriageModel, load_triage
 from lesionwise.triage.reasons import looks_like, reasons, relied_on
 from lesionwise.triage.scan import TriageScan
 from lesionwise.units import Explained
@@ -216,3 +219,17 @@ def _seen(row: Mapping[Any, Any]) -> str:
     ]
     hint = looks_like(row)
     return "; ".join([*words, *([hint] if hint else [])])
+
+
+def judge_scan(
+    out: Path, name: ScanName, triage: str, segmenter: AbstractSegmenter | ModelRef | None, *, look: int
+) -> UnitResult:
+    """Judges one finished scan of an output folder and writes what came of it: what a unit of work does."""
+    model = load_triage(triage)
+    triaged = triage_scan(
+        read_scan(out, name), model, segmenter=None if segmenter is None else opened(segmenter), look=look
+    )
+    paths = write_triage(triaged, out, model=model)
+    judged = int(triaged.lesions["triage_verdict"].notna().sum())
+    note = f"{triaged.n_false} of {judged} lesions are probably false; {len(triaged.look_here)} places to look at for misses."
+    return UnitResult(paths, note, {"Notes": list(triaged.notes)})

@@ -1,19 +1,24 @@
 """A cohort's feature table: explaining a bounded, seeded draw of each scan's lesions, and measuring them."""
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from lesionwise.cohort import CohortRunner, ScanUnit, UnitResult
+from lesionwise.cohort.left_out import LeftOutList
+from lesionwise.cohort.tables import TableUnit, below_each_other, read_frame
 from lesionwise.errors import InputError
-from lesionwise.io.bids import BidsScan, find_scans
+from lesionwise.geometry.volume import ScanName
+from lesionwise.io.bids import BidsScan, LeftOut, find_scans
 from lesionwise.io.cases import read_scan_case
-from lesionwise.io.derivative import ScanOutput, list_scans, read_scan
-from lesionwise.io.files import write_text
+from lesionwise.io.derivative import ScanFiles, ScanOutput, read_scan
+from lesionwise.io.written import require_usable, usable_scans
+from lesionwise.models.reference import ModelRef, opened
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.triage.baselines import baseline_features
 from lesionwise.triage.context import context_features
@@ -22,7 +27,9 @@ from lesionwise.triage.probing import Questions
 from lesionwise.triage.radiomics import radiomic_features
 from lesionwise.triage.scan import TriageScan
 from lesionwise.triage.signed import saliency_features
-from lesionwise.units import ProgressFn, Settings, explain_case
+from lesionwise.units import Settings, explain_case
+from lesionwise.units.keys import sidecar
+from lesionwise.units.record import is_recorded, written
 
 VERSION = 4
 """Counts up when a feature changes its meaning, so that stored tables are measured again."""
@@ -75,7 +82,7 @@ def draw_lesions(lesions: pd.DataFrame, *, limit: int, seed: int) -> list[int]:
 
 
 def explain_cohort(
-    model: AbstractSegmenter,
+    model: AbstractSegmenter | ModelRef,
     bids_dir: Path,
     out: Path,
     settings: Settings,
@@ -83,70 +90,114 @@ def explain_cohort(
     limit: int = 15,
     participants: Sequence[str] | None = None,
     version: str = "",
-    progress_fn: ProgressFn | None = None,
-    announce_fn: Callable[[str], None] | None = None,
+    runner: CohortRunner | None = None,
 ) -> list[str]:
     """Explains a draw of at most `limit` predicted lesions of every scan with a reference; returns the scans' names.
 
-    Uses the same units of work as `explain` and `study`: what is there already is kept. Raises InputError if no scan of
-    the data set has a reference.
+    Uses the same units of work as `explain` and `study`: what is there already is kept. `runner` says on what processes,
+    and collects the scans left out; they are listed in `OUT/triage/left_out.tsv`. Raises InputError if no scan of the data
+    set has a reference.
     """
-    scans = find_scans(bids_dir, channels=model.spec.channels, participants=participants).scans
-    known = [scan for scan in scans if scan.reference is not None]
+    out, runner = Path(out), runner or CohortRunner()
+    found = find_scans(bids_dir, channels=opened(model).spec.channels, participants=participants)
+    known = [scan for scan in found.scans if scan.reference is not None]
     if not known:
         raise InputError(
             f"Expected scans with a reference mask in {bids_dir}, found none: true and false are not known."
         )
-    for number, scan in enumerate(known):
-        _explain_draw(model, scan, Path(out), settings, limit=limit, version=version)
-        if progress_fn is not None:
-            progress_fn("scans", number + 1, len(known))
-        if announce_fn is not None:
-            announce_fn(f"{scan.name.stem} is explained ({number + 1} of {len(known)}).")
-    return [scan.name.stem for scan in known]
+    units = [
+        ScanUnit(
+            work="triage explain",
+            name=scan.name,
+            out=out,
+            run_fn=partial(explain_draw, model, scan, out, settings, limit=limit, version=version),
+            inputs=scan.files,
+            depends_on=(model.fingerprint, settings.key, limit),
+            sound_fn=partial(
+                is_recorded, ScanFiles(out, scan.name), model=model.fingerprint, method=settings.method.name
+            ),
+        )
+        for scan in runner.shard.of(known)
+    ]
+    missing = [*found.left_out]
+    missing += [LeftOut(scan.name, "no reference mask") for scan in found.scans if scan.reference is None]
+    listed = LeftOutList(out, "triage explain", out / "triage" / "left_out.tsv")
+    result = runner.run(units, stage="scans", listed=listed, missing=missing)
+    return [unit.name.stem for unit, one in zip(units, result.outcomes, strict=True) if one.status != "left_out"]
 
 
 def measure_cohort(
     out: Path,
     *,
     extras: Extras = PLAIN,
-    model: AbstractSegmenter | None = None,
+    model: AbstractSegmenter | ModelRef | None = None,
     method: str | None = None,
     every: bool = False,
-    progress_fn: ProgressFn | None = None,
+    device: str = "cpu",
+    runner: CohortRunner | None = None,
 ) -> pd.DataFrame:
     """Features of every explained predicted lesion of every finished scan of an output folder.
 
     One row per lesion with subject, scan, lesion, outcome, volume_mm3, weight and every feature. `every` measures all
     predicted lesions, explained or not, by what needs no map. Tables are kept below `OUT/triage/features`, one per kind
-    of features, and measured again only if the scan, the features or the network asked changed. Raises InputError if
-    the folder holds no finished scans, or the network must be asked and is not given.
+    of features, and measured again only if the scan, the features or the network asked changed. Scans that cannot be used
+    are left out (`runner.left_out`). Raises InputError if no scan can be used, or the network must be asked and is not
+    given.
     """
-    names = list_scans(out)
-    if not names:
-        raise InputError(f"Expected finished scans in {out}, found none: run explain, study or triage explain first.")
+    out, runner = Path(out), runner or CohortRunner()
+    usable, damaged = require_usable(out)
     if extras.asks and model is None:
         raise InputError("Features of context and disagreement ask the network again: expected a model, found none.")
-    asked = "" if model is None or not extras.asks else model.fingerprint
-    parts = []
-    for number, name in enumerate(names):
-        scan = read_scan(out, name)
-        keys = {kind: table_key(scan, kind, method, asked) for kind in extras.kinds(every=every)}
-        paths = {kind: Path(out) / FOLDER / f"{name.stem}_{kind}.tsv" for kind in keys}
-        known = {kind: stored_table(paths[kind], key) for kind, key in keys.items()}
-        if any(table is None for table in known.values()):
-            seen = TriageScan.of(scan, method=method)
-            labels = [int(label) for label in seen.judged()["lesion"]] if every else None
-            rows = _rows(seen, labels)
-            questions = None if model is None or not extras.asks or rows.empty else Questions.of(seen, model)
-            for kind, table in known.items():
-                if table is None:
-                    known[kind] = measured = _measured(seen, rows, kind, questions)
-                    store_table(paths[kind], keys[kind], measured)
-        parts.append(_joined([table for table in known.values() if table is not None]))
-        if progress_fn is not None:
-            progress_fn("features", number + 1, len(names))
-    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+    tables = []
+    kinds = extras.kinds(every=every)
+    for scan in runner.shard.of(usable):
+        for kind in kinds:
+            asked = model if kind in ("context", "disagreement") else None
+            table = TableUnit.of(
+                partial(measure_kind, out, scan.name, kind, method=method, every=every, model=asked, device=device),
+                out / FOLDER / f"{scan.name.stem}_{kind}.parquet",
+                work="triage features",
+                name=scan.name,
+                out=out,
+                inputs=feature_inputs(scan),
+                depends_on=(VERSION, kind, method, every, "" if asked is None else asked.fingerprint),
+                part=kind,
+            )
+            tables.append(table)
+    result = runner.run([table.unit for table in tables], stage="features", missing=damaged)
+    unusable = {table.unit.name for table, one in zip(tables, result.outcomes, strict=True) if one.status == "left_out"}
+    good = [table for table in tables if table.unit.name not in unusable]
+    parts = [
+        _joined([read_frame(table.path) for table in good[n : n + len(kinds)]]) for n in range(0, len(good), len(kinds))
+    ]
+    return below_each_other(parts)
+
+
+def measure_kind(
+    out: Path,
+    name: ScanName,
+    kind: str,
+    *,
+    method: str | None,
+    every: bool,
+    model: AbstractSegmenter | ModelRef | None,
+    device: str,
+) -> pd.DataFrame:
+    """One kind of features of one scan's lesions: what a unit of work computes."""
+    scan = TriageScan.of(read_scan(out, name), method=method)
+    rows = _rows(scan, [int(label) for label in scan.judged()["lesion"]] if every else None)
+    questions = None if model is None or rows.empty else Questions.of(scan, opened(model, device))
+    return _measured(scan, rows, kind, questions)
+
+
+def feature_inputs(scan: ScanOutput) -> dict[str, Path]:
+    """The files that a scan's features are measured from: its tables, maps and sidecars, and the images explained."""
+    files = scan.files
+    maps = {path.name: path for path in files.saliency_files().values()}
+    sidecars = {path.name: path for path in map(sidecar, maps.values()) if path.is_file()}
+    own = {path.name: path for path in (files.lesions, files.facts, files.probability, files.mask, files.labels)}
+    images = {f"source {what}": path for what, path in scan.sources.items() if path.is_file()}
+    return {**own, **maps, **sidecars, **images}
 
 
 def measure_scan(
@@ -205,24 +256,27 @@ def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def outcome_counts(out: Path) -> pd.DataFrame:
     """Lesions per scan by outcome (columns subject, scan, TP, FP, FN), whether explained or not; US counts as TP."""
     rows = []
-    for name in list_scans(out):
-        outcome = read_scan(out, name).lesions["outcome"]
+    for scan in usable_scans(out)[0]:
+        outcome = scan.lesions["outcome"]
         true, false, missed = (int(outcome.isin(kinds).sum()) for kinds in (("TP", "US"), ("FP",), ("FN",)))
-        rows.append({"subject": name.subject, "scan": name.stem, "TP": true, "FP": false, "FN": missed})
-    return pd.DataFrame(rows)
+        rows.append({"subject": scan.name.subject, "scan": scan.name.stem, "TP": true, "FP": false, "FN": missed})
+    return pd.DataFrame(rows, columns=["subject", "scan", "TP", "FP", "FN"])
 
 
-def _explain_draw(
-    model: AbstractSegmenter, scan: BidsScan, out: Path, settings: Settings, *, limit: int, version: str
-) -> None:
+def explain_draw(
+    model: AbstractSegmenter | ModelRef, scan: BidsScan, out: Path, settings: Settings, *, limit: int, version: str
+) -> UnitResult:
+    """Explains a seeded draw of one scan's predicted lesions: what a unit of work does."""
+    segmenter = opened(model, settings.device)
     case = read_scan_case(scan, resample=True)
     # The first call predicts and finds the lesions, so that there is something to draw from; it explains none.
-    found = explain_case(model, case, replace(settings, lesions="largest:0"), out=out, version=version)
+    found = explain_case(segmenter, case, replace(settings, lesions="largest:0"), out=out, version=version)
     salt = int.from_bytes(hashlib.sha256(scan.name.stem.encode()).digest()[:4], "little")
     drawn = draw_lesions(found.lesions, limit=limit, seed=settings.seed + salt)
     if drawn:
         wanted = replace(settings, lesions=",".join(map(str, drawn)))
-        explain_case(model, case, wanted, out=out, version=version)
+        explain_case(segmenter, case, wanted, out=out, version=version)
+    return UnitResult(written(ScanFiles(out, scan.name), settings.method.name), f"{len(drawn)} explained")
 
 
 def _weight(judged: pd.DataFrame, rows: pd.DataFrame, outcome: object) -> float:
@@ -231,35 +285,3 @@ def _weight(judged: pd.DataFrame, rows: pd.DataFrame, outcome: object) -> float:
         return 1.0
     kinds = ("FP",) if outcome == "FP" else ("TP", "US")
     return float(judged["outcome"].isin(kinds).sum() / rows["outcome"].isin(kinds).sum())
-
-
-def table_key(scan: ScanOutput, kind: str, method: str | None = None, asked: str = "") -> str:
-    """Hash of what a table of features depends on: the scan's outcome and maps, and the network that was asked."""
-    network = asked if kind in ("context", "disagreement") else ""
-    digest = hashlib.sha256(repr((VERSION, kind, method, network)).encode())
-    for path in (scan.files.lesions, scan.files.facts, *scan.files.saliency_files().values()):
-        digest.update(path.name.encode())
-        # Maps are told apart by their sidecars, which hold the key of their content.
-        sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
-        digest.update(sidecar.read_bytes() if sidecar.is_file() else b"")
-    return digest.hexdigest()[:24]
-
-
-def stored_table(path: Path, key: str) -> pd.DataFrame | None:
-    """A table that `store_table` wrote under the same key, else None."""
-    facts = path.with_suffix(".json")
-    try:
-        if json.loads(facts.read_text(encoding="utf-8")).get("Key") != key:
-            return None
-        return pd.read_csv(
-            path, sep="\t", dtype={"subject": str, "scan": str}, na_values=["n/a"], keep_default_na=False
-        )
-    except (OSError, ValueError):
-        return None
-
-
-def store_table(path: Path, key: str, table: pd.DataFrame) -> None:
-    """Keeps a table with the key of what it was measured from."""
-    text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.9g", lineterminator="\n")
-    write_text(path, text)
-    write_text(path.with_suffix(".json"), json.dumps({"Key": key, "Version": VERSION}) + "\n")

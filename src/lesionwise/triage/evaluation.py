@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesionwise.cohort import CohortRunner
+from lesionwise.models.reference import ModelRef
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.triage.cohort import Extras, measure_cohort, outcome_counts
 from lesionwise.triage.evidence import Evidence, evaluate, weighted_auc
 from lesionwise.triage.misses import compare_orders, found_first
 from lesionwise.triage.model import TriageModel
 from lesionwise.triage.training import candidate_table
-from lesionwise.units import ProgressFn
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,23 +62,25 @@ def evaluate_output(
     out: Path,
     model: TriageModel,
     *,
-    segmenter: AbstractSegmenter | None = None,
+    segmenter: AbstractSegmenter | ModelRef | None = None,
     max_loss: float = 0.05,
     n_resamples: int = 1000,
     seed: int = 0,
-    progress_fn: ProgressFn | None = None,
+    device: str = "cpu",
+    runner: CohortRunner | None = None,
 ) -> Evaluation:
     """Judges a folder's predicted lesions by one model; all of them where it needs no maps, else the explained ones.
 
     Raises InputError without finished scans, or if the network must be asked and is not given.
     """
     extras = Extras.needed(model.families)
-    lesions = measure_cohort(
-        out, extras=extras, model=segmenter, every=not model.needs_maps and not extras.asks, progress_fn=progress_fn
-    )
+    runner = runner or CohortRunner()
+    every = not model.needs_maps and not extras.asks
+    lesions = measure_cohort(out, extras=extras, model=segmenter, every=every, device=device, runner=runner)
+    candidates = candidate_table(out, measured=model.candidates is not None, runner=runner)
     counts = outcome_counts(out)
+    counts = counts[~counts["scan"].isin(list(runner.left_out))].reset_index(drop=True)
     evidence = evaluate({"model": model}, lesions, counts, max_loss=max_loss, n_resamples=n_resamples, seed=seed)
-    candidates = candidate_table(out, measured=model.candidates is not None, progress_fn=progress_fn)
     found = found_first(candidates, counts, model=model.candidates)
     misses = compare_orders(found, n_resamples=n_resamples, seed=seed)
     scans = scan_table(model, lesions, counts).merge(found.drop(columns=["subject", "missed"]), on="scan")

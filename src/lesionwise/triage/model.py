@@ -197,12 +197,20 @@ def load_triage(ref: str | Path) -> TriageModel:
                 f"version {content.get('version')!r} in {path}."
             )
         return replace(_read(content, path), fingerprint=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ModelFileError(f"Expected a triage model in {path}, but it cannot be read ({error!r}).") from error
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise ModelFileError(
+            f"Expected a triage model in {path}, but what is in it is damaged or incomplete."
+        ) from error
 
 
 def _read(content: Mapping[str, Any], path: Path) -> TriageModel:
-    rows = content["features"]
+    rows, threshold = content["features"], float(content["threshold"])
+    if not rows:
+        raise ModelFileError(f"Expected the features of a triage model in {path}, found none.")
+    if not 0 <= threshold < 1 + 1e-9:  # just above 1 means that no lesion is called false
+        raise ModelFileError(f"Expected a threshold between 0 and 1 in {path}, found {threshold:g}.")
     names = [row["name"] for row in rows]
     features = tuple(Feature(**{k: row[k] for k in ("name", "family", "concept", "words", "units")}) for row in rows)
     scorer: AbstractScorer
@@ -220,7 +228,7 @@ def _read(content: Mapping[str, Any], path: Path) -> TriageModel:
         features=features,
         scorer=scorer,
         calibration=Calibration(**content["calibration"]),
-        threshold=float(content["threshold"]),
+        threshold=threshold,
         true_typical=np.array([_number(row["true_typical"]) for row in rows], dtype=float),
         false_typical=np.array([_number(row["false_typical"]) for row in rows], dtype=float),
         facts=content["facts"],

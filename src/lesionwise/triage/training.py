@@ -2,24 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lesionwise.io.derivative import list_scans, read_scan
+from lesionwise.cohort import CohortRunner
+from lesionwise.cohort.tables import TableUnit, below_each_other, read_kept
+from lesionwise.geometry.volume import ScanName
+from lesionwise.io.derivative import read_scan
+from lesionwise.io.written import require_usable
+from lesionwise.models.reference import ModelRef
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.stats.bootstrap import cluster_bootstrap
 from lesionwise.stats.risk import Promise
 from lesionwise.triage.candidates import LOWER, MIN_VOXELS, find_candidates, fit_candidates
-from lesionwise.triage.cohort import FOLDER, PLAIN, Extras, measure_cohort, store_table, stored_table, table_key
+from lesionwise.triage.cohort import FOLDER, PLAIN, VERSION, Extras, feature_inputs, measure_cohort
 from lesionwise.triage.evidence import MUCH, permutation_importance, weighted_auc
 from lesionwise.triage.features import GROUPS, catalogue, of_families
 from lesionwise.triage.fitting import Cohort, nested_probabilities, patient_shares
 from lesionwise.triage.model import FULL, MAPPED, TriageModel, fit_model
 from lesionwise.triage.scan import TriageScan
 from lesionwise.triage.scorer import LinearScorer
-from lesionwise.units import ProgressFn
 
 
 def fit_output(
@@ -29,12 +34,13 @@ def fit_output(
     promise: Promise | None = None,
     families: Sequence[str] | None = None,
     extras: Extras = PLAIN,
-    segmenter: AbstractSegmenter | None = None,
+    segmenter: AbstractSegmenter | ModelRef | None = None,
     fingerprint: str | None = None,
     misses: bool = False,
     caution: str | None = None,
     seed: int = 0,
-    progress_fn: ProgressFn | None = None,
+    device: str = "cpu",
+    runner: CohortRunner | None = None,
 ) -> tuple[TriageModel, str]:
     """A model fitted on the explained scans of a folder, and a few lines that say how well it does.
 
@@ -47,9 +53,10 @@ def fit_output(
     """
     chosen = tuple(families) if families is not None else (*FULL, *_measured(extras))
     every = not extras.asks and not {*chosen} & {*MAPPED, *GROUPS}
-    lesions = measure_cohort(out, extras=extras, model=segmenter, every=every, progress_fn=progress_fn)
-    first = TriageScan.of(read_scan(out, list_scans(out)[0]))
-    candidates = candidate_table(out, progress_fn=progress_fn) if misses else pd.DataFrame()
+    runner = runner or CohortRunner()
+    lesions = measure_cohort(out, extras=extras, model=segmenter, every=every, device=device, runner=runner)
+    first = TriageScan.of(require_usable(out)[0][0])
+    candidates = candidate_table(out, runner=runner) if misses else pd.DataFrame()
     facts = {key: value for key, value in first.facts.items() if value is not None}
     facts |= {} if fingerprint is None else {"fingerprint": fingerprint}
     facts |= {} if caution is None else {"caution": caution}
@@ -98,23 +105,34 @@ def validate(cohort: Cohort, *, kind: str, promise: Promise | None, seed: int) -
     }
 
 
-def candidate_table(out: Path, *, measured: bool = True, progress_fn: ProgressFn | None = None) -> pd.DataFrame:
-    """Sub-threshold candidates of every finished scan; with their features (`measured`) kept below `OUT/triage/features`."""
-    names = list_scans(out)
-    parts = []
-    for number, name in enumerate(names):
-        scan = read_scan(out, name)
-        path = Path(out) / FOLDER / f"{name.stem}_candidates.tsv"
-        key = table_key(scan, f"candidates of the brain above {LOWER} of {MIN_VOXELS} voxels")
-        if not measured:
-            table = find_candidates(TriageScan.of(scan), measured=False)
-        elif (table := stored_table(path, key)) is None:
-            table = find_candidates(TriageScan.of(scan))
-            store_table(path, key, table)
-        parts.append(table)
-        if progress_fn is not None:
-            progress_fn("candidates", number + 1, len(names))
-    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+def candidate_table(out: Path, *, measured: bool = True, runner: CohortRunner | None = None) -> pd.DataFrame:
+    """Sub-threshold candidates of every finished scan that can be used; without `measured` only what orders them.
+
+    Tables are kept below `OUT/triage/features`.
+    """
+    out, runner = Path(out), runner or CohortRunner()
+    usable, damaged = require_usable(out)
+    kind = "candidates" if measured else "places"
+    tables = [
+        TableUnit.of(
+            partial(candidates_of, out, scan.name, measured=measured),
+            out / FOLDER / f"{scan.name.stem}_{kind}.parquet",
+            work="triage features",
+            name=scan.name,
+            out=out,
+            inputs=feature_inputs(scan),
+            depends_on=(VERSION, kind, LOWER, MIN_VOXELS),
+            part=kind,
+        )
+        for scan in runner.shard.of(usable)
+    ]
+    result = runner.run([table.unit for table in tables], stage="candidates", missing=damaged)
+    return below_each_other(read_kept(tables, result))
+
+
+def candidates_of(out: Path, name: ScanName, *, measured: bool) -> pd.DataFrame:
+    """One scan's candidates: what a unit of work computes."""
+    return find_candidates(TriageScan.of(read_scan(out, name), images=measured), measured=measured)
 
 
 def summary(model: TriageModel, validation: dict[str, object]) -> str:

@@ -46,8 +46,8 @@ class SmoothGrad(AbstractMethod):
             raise InputError(f"SmoothGrad needs at least one sample, found {self.n_samples}.")
         if self.reduce not in ("mean", "max"):
             raise InputError(f"The reduction must be mean or max, found {self.reduce!r}.")
-        if self.noise < 0:
-            raise InputError(f"The noise must not be negative, found {self.noise}.")
+        if not 0 <= self.noise < float("inf"):
+            raise InputError(f"The noise must be a number from 0, found {self.noise}.")
         if self.max_voxels is not None and self.max_voxels < 1:
             raise InputError(f"The maximum needs at least one voxel, found {self.max_voxels}.")
         if self.chunk < 1 or (self.chunk > 1 and self.reduce == "mean"):

@@ -7,12 +7,7 @@
 
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
 
-  // Outcome colours are made for dark images: as thin lines on white they are drawn darker.
-  function lineColour(name, ink) {
-    if (!/^#[0-9a-f]{6}$/i.test(name || "")) return name;
-    if (name === "#000000") return ink;
-    return isDark() ? name : `rgb(${[1, 3, 5].map((at) => Math.round(0.62 * parseInt(name.slice(at, at + 2), 16))).join(",")})`;
-  }
+  const lineColour = (name, ink) => (name === "#000000" ? ink : name);
 
   // A figure in the page's colours: texts and grids follow the theme, black lines are drawn in ink.
   function themed(figure) {
@@ -40,13 +35,35 @@
   }
 
   paint();
-  for (const { id } of charts) {
-    document.getElementById(id).on("plotly_click", (event) => {
-      const found = event.points.find((point) => Array.isArray(point.customdata));
-      if (!found) return;
-      const [scan, lesion] = found.customdata;
-      if (Object.hasOwn(pages, scan) && Number.isInteger(lesion)) window.location.href = `${pages[scan]}#lesion-${lesion}`;
+
+  const open = ([scan, lesion]) => { if (Object.hasOwn(pages, scan) && Number.isInteger(lesion)) window.location.href = `${pages[scan]}#lesion-${lesion}`; };
+
+  // Points that are lesions, by the keyboard: arrows go from one to the next, Enter opens it.
+  function reachable(node, figure) {
+    const stops = figure.data.flatMap((trace, curveNumber) => (Array.isArray(trace.customdata) ? trace.customdata.map((lesion, pointNumber) => ({ curveNumber, pointNumber, lesion, y: trace.y[pointNumber] })) : []));
+    if (!stops.length) return;
+    let at = -1;
+    node.tabIndex = 0;
+    node.setAttribute("aria-description", "Arrow keys go from lesion to lesion, Enter opens one.");
+    node.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (step) {
+        event.preventDefault();
+        at = (at + step + stops.length) % stops.length;
+        const { curveNumber, pointNumber, lesion, y } = stops[at];
+        Plotly.Fx.hover(node, [{ curveNumber, pointNumber }]);
+        document.getElementById("spoken").textContent = `${lesion[0]}, lesion ${lesion[1]}: ${Number(y).toPrecision(3)}`;
+      } else if (event.key === "Enter" && at >= 0) open(stops[at].lesion);
     });
+  }
+
+  for (const { id, figure } of charts) {
+    const node = document.getElementById(id);
+    node.on("plotly_click", (event) => {
+      const found = event.points.find((point) => Array.isArray(point.customdata));
+      if (found) open(found.customdata);
+    });
+    reachable(node, figure);
   }
   document.getElementById("theme").onclick = () => {
     root.dataset.theme = isDark() ? "light" : "dark";

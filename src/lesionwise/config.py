@@ -10,6 +10,7 @@ from typing import Any
 
 import tomli_w
 
+from lesionwise.attribution.target import AbstractTarget
 from lesionwise.io.files import write_text
 from lesionwise.units import Settings
 
@@ -42,4 +43,6 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items() if v is not None}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
+    if isinstance(value, AbstractTarget):
+        return value.name
     return value if isinstance(value, str | int | float | bool) else str(value)

@@ -31,6 +31,13 @@ class SaliencyMap:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     sided: bool = True
 
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.box.shape))
+        largest = ", ".join(
+            f"{name} {np.abs(part).max():.3g}" for name, part in zip(self.channels, self.data, strict=True)
+        )
+        return f"SaliencyMap({size} voxels from {self.box.start}; largest |M|: {largest}; {self.units})"
+
     def __post_init__(self) -> None:
         if self.data.shape != (len(self.channels), *self.box.shape):
             raise InputError(

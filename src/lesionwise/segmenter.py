@@ -6,77 +6,39 @@ subclass `AbstractSegmenter` with a placement of their own.
 """
 
 import copy
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lesionwise.errors import InputError, UnsupportedModelError
+from lesionwise.errors import InputError
+from lesionwise.fingerprint import fingerprint
 from lesionwise.geometry.affine import voxel_sizes_mm
 from lesionwise.geometry.box import Box
 from lesionwise.geometry.grids import AbstractGridMap, on_spacing, sizes_on_spacing
 from lesionwise.geometry.volume import Case
+from lesionwise.network import check_fits, full_resolution
+from lesionwise.spec import FixedNormalisation, Spec
 from lesionwise.types import Millimetres, Shape
 
-
-@dataclass(frozen=True)
-class Spec:
-    """What must be known about a network to predict with it and to explain it.
-
-    `window` is in voxels of the network's grid; `overlap` is the fraction shared by neighbouring windows;
-    `sigma_scale` the standard deviation of the Gaussian importance as a fraction of the window. `classes` counts the
-    logit channels. With `activation="softmax"` the lesion is class `lesion_class`; with "sigmoid" it is that channel
-    on its own. `threshold` is on the lesion probability; components smaller than `min_size_vox` voxels are dropped.
-    An ensemble that averages probabilities has `members` above 1; its network returns their logits one after another
-    along the channel axis, `members * classes` in all, because logits fuse linearly and probabilities do not.
-    `orientation` (such as "RAS") and `spacing_mm` describe the grid the network was trained on; None leaves the scan's.
-    `receptive_field_vox` is the extent per axis beyond which an input cannot matter, None if unbounded or unknown.
-    `cam_layer` is the module name that Grad-CAM++ looks at unless told otherwise. `optional_channels` are those that a
-    scan may lack, because the network was trained to do without them (0 everywhere) at times.
-    """
-
-    name: str
-    channels: tuple[str, ...]
-    window: Shape
-    overlap: float = 0.25
-    blending: Literal["gaussian", "constant"] = "gaussian"
-    sigma_scale: float = 0.125
-    placement: Literal["monai", "nnunet"] = "monai"
-    activation: Literal["softmax", "sigmoid"] = "softmax"
-    classes: int = 2
-    lesion_class: int = 1
-    members: int = 1
-    threshold: float = 0.5
-    min_size_vox: int = 6
-    orientation: str | None = "RAS"
-    spacing_mm: float | None = 1.0
-    normalisation: Literal["zscore", "none"] = "zscore"
-    receptive_field_vox: Shape | None = None
-    cam_layer: str | None = None
-    optional_channels: tuple[str, ...] = ()
-    card: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.channels:
-            raise InputError("A model needs at least one input channel, found none.")
-        odd = [name for name in self.optional_channels if name not in self.channels]
-        if odd or set(self.optional_channels) == set(self.channels):
-            raise InputError(
-                f"Optional channels must be some of {', '.join(self.channels)} and not all, "
-                f"found {', '.join(self.optional_channels)}."
-            )
-        if not 0 <= self.overlap < 1:
-            raise InputError(f"Window overlap must be at least 0 and below 1, found {self.overlap}.")
-        if not 0 <= self.lesion_class < self.classes:
-            raise InputError(f"The lesion class must be one of 0..{self.classes - 1}, found {self.lesion_class}.")
-        if self.activation == "softmax" and self.classes < 2:
-            raise InputError("A softmax needs at least two classes, found one: a single channel goes with a sigmoid.")
+__all__ = [
+    "AbstractModuleSegmenter",
+    "AbstractSegmenter",
+    "FixedNormalisation",
+    "Placement",
+    "Segmenter",
+    "Spec",
+    "full_resolution",
+    "select_channels",
+    "zscore",
+]
+NOTES = ("note", "chosen", "lacking")
+"""Entries of a model's card that are said with every answer: how it was read, why it was chosen, what it does without."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,9 +153,39 @@ class AbstractSegmenter(ABC):
         return self.place(case).input
 
     @property
+    def preprocessing(self) -> tuple[str, ...]:
+        """The steps before the network, in words, in order."""
+        spec = self.spec
+        lines = []
+        if isinstance(spec.normalisation, FixedNormalisation):
+            pairs = zip(spec.channels, spec.normalisation.mean, spec.normalisation.sd, strict=True)
+            lines.append(
+                "; ".join(f"{name}: minus {mean:g}, by {sd:g}" for name, mean, sd in pairs) + "; 0 outside the head"
+            )
+        elif callable(spec.normalisation):
+            lines.append(f"normalised by {getattr(spec.normalisation, '__name__', type(spec.normalisation).__name__)}")
+        elif spec.normalisation == "zscore":
+            lines.append("each channel z-scored over the head, 0 outside")
+        lines.append(f"turned to {spec.orientation}" if spec.orientation else "orientation as scanned")
+        lines.append(
+            f"resampled to {spec.spacing_mm:g} mm (linear)" if spec.spacing_mm is not None else "voxel size as scanned"
+        )
+        return tuple(lines)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about how the model was read or chosen that go with everything it says."""
+        return tuple(str(self.spec.card[key]) for key in NOTES if key in self.spec.card)
+
+    @property
     def fingerprint(self) -> str:
-        """Hash of the weights and the spec: two models with one fingerprint give one map."""
-        return fingerprint(self.network, self.spec)
+        """Hash of all that decides a map: network, spec, preprocessing, and code of one's own (`lesionwise.fingerprint`)."""
+        spec = replace(self.spec, card={})
+        if is_dataclass(self):
+            own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("module", "description")}
+        else:
+            own = {key: value for key, value in vars(self).items() if not isinstance(value, nn.Module)}
+        return fingerprint(spec, self.network, type(self), own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +208,14 @@ class AbstractModuleSegmenter(AbstractSegmenter):
 
 @dataclass(frozen=True, eq=False)
 class Segmenter(AbstractModuleSegmenter):
-    """Any `torch.nn.Module` with a `Spec`: orientation, spacing and z-score are applied as the spec says."""
+    """Any `torch.nn.Module` with a `Spec`: orientation, spacing and normalisation are applied as the spec says.
+
+    Raises UnsupportedModelError if the network does not take the spec's window, or returns another number of classes.
+    """
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        check_fits(self.network, channels=len(spec.channels), outputs=spec.outputs, window=spec.window)
 
     def for_case(self, case: Case) -> "AbstractSegmenter":
         """Itself, or its network without the optional channels that the case lacks."""
@@ -224,11 +223,9 @@ class Segmenter(AbstractModuleSegmenter):
         return without_channels(self, lacking) if lacking else self
 
     def place(self, case: Case) -> Placement:
-        """Selects channels by name, z-scores them in the head, lays them on the network's grid."""
+        """Selects channels by name, normalises them in the head, lays them on the network's grid."""
         spec = self.spec
-        image = select_channels(case, spec.channels)
-        if spec.normalisation == "zscore":
-            image = zscore(image, case.head)
+        image = normalised(select_channels(case, spec.channels), case.head, spec)
         affine, shape = case.image.affine, case.image.shape
         maps = on_spacing(affine, shape, axes=spec.orientation, spacing_mm=spec.spacing_mm)
         sizes_mm = sizes_on_spacing(affine, shape, axes=spec.orientation, spacing_mm=spec.spacing_mm)
@@ -311,6 +308,35 @@ def select_channels(case: Case, channels: tuple[str, ...]) -> np.ndarray:
     return case.image.data[[case.image.channels.index(name) for name in channels]]
 
 
+def normalised(image: np.ndarray, head: np.ndarray, spec: Spec) -> np.ndarray:
+    """The channels (channels, i, j, k) in the network's units, float32.
+
+    Raises InputError if a function of the user's does anything but stretch and shift the head's intensities, channel by
+    channel: the way back to the scan's own units would not be known.
+    """
+    scheme = spec.normalisation
+    if isinstance(scheme, str):
+        return zscore(image, head) if scheme == "zscore" else image
+    if isinstance(scheme, FixedNormalisation):
+        pairs = zip(image, scheme.mean, scheme.sd, strict=True)
+        return np.stack([np.where(head, (channel - mean) / sd, 0) for channel, mean, sd in pairs]).astype(np.float32)
+    out = np.asarray(scheme(image.copy(), head), dtype=np.float32)
+    if out.shape != image.shape or not np.isfinite(out).all():
+        raise InputError(
+            f"Expected the normalisation to give finite numbers of shape {image.shape}, found shape {out.shape}"
+            f"{'' if np.isfinite(out).all() else ' with nan or infinite values'}."
+        )
+    for name, before, after in zip(spec.channels, image, out, strict=True):
+        x, y = before[head].astype(float), after[head].astype(float)
+        slope = np.cov(x, y)[0, 1] / max(x.var(ddof=1), 1e-30)
+        if np.abs(y - y.mean() - slope * (x - x.mean())).max() > 1e-3 * max(y.std(), 1e-12):
+            raise InputError(
+                f"Expected the normalisation to stretch and shift {name} by constants within the head, found that it does "
+                "more (clips, bends or smooths): subclass AbstractModuleSegmenter and say in place() how values return."
+            )
+    return out
+
+
 def zscore(image: np.ndarray, head: np.ndarray) -> np.ndarray:
     """(x - mean) / SD of the in-head voxels per channel, 0 outside the head (METHOD section 1)."""
     out = np.zeros_like(image, dtype=np.float32)
@@ -341,40 +367,3 @@ def place_on(
     return Placement(
         placed[None].contiguous(), inside, scale, to_network, to_scan, image, head, sizes_mm, scan_sizes_mm
     )
-
-
-def fingerprint(network: nn.Module, spec: Spec) -> str:
-    """First 16 hex digits of a SHA-256 over the sorted weights (bytes, names, shapes) and the spec."""
-    digest = hashlib.sha256(repr(sorted((k, v) for k, v in asdict(spec).items() if k != "card")).encode())
-    for name, value in sorted(network.state_dict().items()):
-        array = value.detach().to("cpu").contiguous()
-        digest.update(f"{name}{tuple(array.shape)}{array.dtype}".encode())
-        digest.update(array.flatten().view(torch.uint8).numpy().tobytes() if array.numel() else b"")
-    return digest.hexdigest()[:16]
-
-
-def full_resolution(output: Any, size: Sequence[int]) -> Float[Tensor, "batch outputs i j k"]:
-    """The logits among what a network returns: a tensor, or the last of a list, tuple or dict that has the input's size.
-
-    Deep supervision stacked along a second axis (batch, heads, outputs, i, j, k) counts as a list of heads. Raises
-    UnsupportedModelError if there is none of that size.
-    """
-    wanted = tuple(size)
-    found = output
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if isinstance(output, (list, tuple)):
-        fitting = [part for part in output if isinstance(part, Tensor) and tuple(part.shape[2:]) == wanted]
-        if not fitting:
-            raise UnsupportedModelError(
-                f"Expected logits of the window's size {wanted} among the network's {len(output)} outputs, found none."
-            )
-        found = fitting[-1]
-    elif isinstance(output, Tensor) and output.ndim == 6:
-        found = output[:, 0]
-    if not isinstance(found, Tensor) or found.ndim != 5 or tuple(found.shape[2:]) != wanted:
-        what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise UnsupportedModelError(
-            f"Expected the network to return logits (batch, classes, *{wanted}) for a window of that size, found {what}."
-        )
-    return found

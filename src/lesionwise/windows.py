@@ -4,6 +4,7 @@ z[v] = sum_w a_w[v] z_w[v] / sum_w a_w[v] with importance a_w (METHOD section 1)
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from lesionwise.errors import InputError
 from lesionwise.geometry.box import Box
-from lesionwise.segmenter import Placement, Spec, full_resolution
+from lesionwise.network import frozen, full_resolution
+from lesionwise.segmenter import Placement, Spec
 from lesionwise.types import Shape
 
 Network = Callable[[Tensor], Tensor]
@@ -164,7 +166,7 @@ def predict(
     only: Sequence[int] | None = None,
     progress_fn: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "classes i j k"]:
-    """Fused logits of the whole volume, without gradient.
+    """Fused logits of the whole volume, without gradient; a module is asked in evaluation mode and left as it was.
 
     `only` restricts the sum to some windows: voxels outside them come out as 0. `progress_fn(done, total)` is called
     after every batch of windows.
@@ -174,7 +176,8 @@ def predict(
     total = grid.total_importance.to(x.device) if only is None else _partial_importance(grid, chosen).to(x.device)
     importance = grid.importance.to(device=x.device, dtype=x.dtype)
     fused: Tensor | None = None
-    with torch.no_grad():
+    held = frozen(network) if isinstance(network, torch.nn.Module) else nullcontext()
+    with held, torch.no_grad():
         for done, members in enumerate(_batches(chosen, batch)):
             stack = torch.cat([padded[(..., *grid.boxes[n].slices)] for n in members])
             logits = full_resolution(network(stack), stack.shape[2:])
@@ -191,13 +194,18 @@ def predict(
 
 
 def probability(logits: Float[Tensor, " classes *grid"], spec: Spec) -> Float[Tensor, " *grid"]:
-    """Lesion probability from fused logits, by the spec's activation; the mean over an ensemble's members."""
+    """Lesion probability from fused logits, by the spec's activation; the mean over an ensemble's members.
+
+    Of several lesion classes, that of any: the sum under a softmax, 1 - product of (1 - p_k) under sigmoids.
+    """
     if spec.members > 1:
         alone = replace(spec, members=1)
         return torch.stack([probability(part, alone) for part in logits.chunk(spec.members)]).mean(dim=0)
-    if spec.activation == "sigmoid":
-        return torch.sigmoid(logits[spec.lesion_class])
-    return torch.softmax(logits, dim=0)[spec.lesion_class]
+    lesion = list(spec.lesion_classes)
+    if spec.activation == "softmax":
+        return torch.softmax(logits, dim=0)[lesion].sum(dim=0)
+    each = torch.sigmoid(logits[lesion])
+    return each[0] if len(lesion) == 1 else 1 - (1 - each).prod(dim=0)
 
 
 def probability_on_scan(

@@ -10,10 +10,11 @@ from monai.data import MetaTensor
 from monai.networks.nets import UNet
 from monai.transforms import Compose, Orientation, Spacing
 
-from lesionwise.errors import ModelFileError
+from lesionwise.errors import InputError, ModelFileError
 from lesionwise.geometry.volume import Case, Volume
 from lesionwise.models import zoo
 from lesionwise.models.description import describe
+from lesionwise.models.expressions import worked_out
 from lesionwise.models.preprocessing import monai_steps
 
 ARGUMENTS = {"spatial_dims": 3, "in_channels": 2, "out_channels": 2, "channels": [4, 8], "strides": [2]}
@@ -120,14 +121,14 @@ def test_preprocessing_equals_monais(affine, name, arguments, resample_first):
 def test_code_is_refused_until_it_is_trusted(bundle):
     root, network, metadata, inference = bundle
     for definition, message in [
-        ({**inference["network_def"], "channels": "$[4, 8]"}, r"the expression \$\[4, 8\]"),
+        ({**inference["network_def"], "channels": "$list((4, 8))"}, r"the expression \$list\(\(4, 8\)\)"),
         ({"_target_": "scripts.net.Evil"}, r"the class scripts\.net\.Evil"),
         ({"_target_": "os.system", "command": "true"}, r"the class os\.system"),
     ]:
         write(root, metadata, {**inference, "network_def": definition})
         with pytest.raises(ModelFileError, match=message):
             zoo.load_model(root)
-    write(root, metadata, {**inference, "network_def": {**inference["network_def"], "channels": "$[4, 8]"}})
+    write(root, metadata, {**inference, "network_def": {**inference["network_def"], "channels": "$list((4, 8))"}})
     x = torch.randn(1, 2, 16, 16, 16)
     assert torch.equal(zoo.load_model(root, trust=True).network(x), network(x))
     code = "$monai.networks.nets.UNet(spatial_dims=3, in_channels=2, out_channels=2, channels=[4, 8], strides=[2])"
@@ -161,3 +162,80 @@ def test_what_the_bundle_leaves_open_is_asked_for(bundle):
     write(root, metadata, {**inference, "preprocessing": [{"_target_": "Histogramd"}]})
     with pytest.raises(ModelFileError, match="Histogramd"):
         zoo.load_model(root)
+
+
+def test_arithmetic_on_literals_is_worked_out_and_nothing_else(bundle):
+    root, network, metadata, inference = bundle
+    definition = {**inference["network_def"], "channels": "$[2 * 2] + [4 + 4]", "strides": "$[@stride] * 1"}
+    inferer = {**inference["inferer"], "roi_size": "$[@edge]*3"}
+    write(root, metadata, {**inference, "network_def": definition, "stride": 2, "edge": 16, "inferer": inferer})
+    x = torch.randn(1, 2, 16, 16, 16)
+    assert torch.equal(zoo.load_model(root).network(x), network(x))
+    for text in ("__import__('os')", "[32] * 10**9", "[0] * 100000", "(lambda: 1)()", "[x for x in [1]]", "a.b", "1 +"):
+        with pytest.raises(ValueError, match=r"arithmetic|size|length"):
+            worked_out(text)
+    assert worked_out("(1.5, -2, [True, None, 'x'] )") == [1.5, -2, [True, None, "x"]]
+
+
+def test_full_module_paths_and_obsolete_arguments_of_old_configurations(bundle):
+    root, network, metadata, inference = bundle
+    definition = {**inference["network_def"], "_target_": "monai.networks.nets.unet.UNet", "img_size": "$[16]*3"}
+    write(root, metadata, {**inference, "network_def": definition})
+    x = torch.randn(1, 2, 16, 16, 16)
+    assert torch.equal(zoo.load_model(root).network(x), network(x))
+    for target in ("monai.networks.nets.vnet.UNet", "monai.networks.nets.unet.nn", "monai.networks.nets.unet.Nope"):
+        write(root, metadata, {**inference, "network_def": {**definition, "_target_": target}})
+        with pytest.raises(ModelFileError, match="Expected a network class"):
+            zoo.load_model(root)
+
+
+@pytest.mark.parametrize("affine", AFFINES)
+@pytest.mark.parametrize("crop_first", [True, False])
+@pytest.mark.parametrize("margin", [{}, {"margin": 4}, {"margin": 4, "allow_smaller": True}])
+def test_the_crop_to_the_foreground_is_monais_and_its_way_back_the_adjoint(affine, crop_first, margin):
+    case = a_case(affine)
+    geometry = [{"_target_": "Orientationd", "axcodes": "RAS"}, {"_target_": "Spacingd", "pixdim": [1.3, 1.0, 0.8]}]
+    crop = {"_target_": "CropForegroundd", "source_key": "image", **margin}
+    score = {"_target_": "NormalizeIntensityd", "channel_wise": True}
+    items = [geometry[0], crop, geometry[1], score] if crop_first else [*geometry, crop, score]
+    placement = monai_steps(items, where="x").place(case, ("FLAIR", "T1w"))
+    orientation, spacing = Orientation("RAS", labels=None), Spacing([1.3, 1.0, 0.8], mode="bilinear")
+    own, last = transforms.CropForeground(**margin), transforms.NormalizeIntensity(channel_wise=True)
+    chain = Compose([orientation, own, spacing, last] if crop_first else [orientation, spacing, own, last])
+    expected = chain(MetaTensor(torch.from_numpy(case.image.data), affine=torch.from_numpy(affine)))
+    assert placement.input.shape[1:] == expected.shape
+    assert torch.allclose(placement.input[0], expected.as_tensor().float(), atol=2e-4)
+    x, y = torch.randn(case.image.shape).double(), torch.randn(expected.shape[1:]).double()
+    there, back = placement.to_network.forward(x), placement.to_network.adjoint(y)
+    assert float((there * y).sum()) == pytest.approx(float((x * back).sum()), rel=1e-9)
+    seen = placement.to_scan.forward(torch.ones(expected.shape[1:]).double())
+    assert torch.allclose(seen[torch.from_numpy(case.head)], torch.ones(int(case.head.sum())).double(), atol=0.51)
+    assert not bool((seen < -1e-9).any())
+
+
+def test_a_crop_that_asks_for_more_is_refused():
+    for more in ({"k_divisible": 16}, {"select_fn": "$lambda x: x > 3"}, {"channel_indices": 0}, {"margin": [1, 2, 3]}):
+        with pytest.raises(ModelFileError, match="found more"):
+            monai_steps([{"_target_": "CropForegroundd", "source_key": "image", **more}], where="x")
+
+
+def test_channels_and_classes_by_option(bundle):
+    root, _, metadata, inference = bundle
+    for query, message in [
+        ("?channels=FLAIR,FLAIR", "FLAIR twice"),
+        ("?channels=FLAIR", "2 channel names"),
+        ("?lesion=x", "found x"),
+    ]:
+        with pytest.raises((ModelFileError, InputError), match=message):
+            zoo.load_model(f"{root}?{query}")
+    metadata["network_data_format"]["inputs"]["image"]["channel_def"] = {"0": "T1", "1": "MPRAGE"}
+    write(root, metadata, inference)
+    with pytest.raises(InputError, match=r"T1w twice in T1w, T1w: name them in order with \?channels="):
+        zoo.load_model(root)
+    metadata["network_data_format"]["outputs"]["pred"] = {
+        "num_channels": 3, "channel_def": {"0": "background", "1": "core", "2": "oedema"},
+    }  # fmt: skip
+    write(root, metadata, {**inference, "network_def": {**inference["network_def"], "out_channels": 3}})
+    torch.save(UNet(**{**ARGUMENTS, "out_channels": 3}).state_dict(), root / "models" / "model.pt")
+    model = zoo.load_model(f"{root}?channels=FLAIR,T1w&lesion=core,2")
+    assert model.spec.lesion_classes == (1, 2)

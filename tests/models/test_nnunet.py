@@ -279,7 +279,15 @@ def test_what_is_missing_is_said_in_one_sentence(results, tmp_path):
         ("?checkpoint=none", "checkpoint_none.pth"),
         ("?lesion=tumour", "background, lesion, found tumour"),
         ("?channels=FLAIR", "Expected 2 channel names"),
-        ("?fold=1", "found fold"),
+        ("?fold=1", "found 'fold'"),
+        ("?mirroring=no", "mirroring=on or mirroring=off .* found mirroring=no"),
+        ("?folds=0,0", "every fold once .* count one twice"),
+        ("?folds=0,00", "every fold once"),
+        ("?folds=0,all", "found 'all' in folds=0,all"),
+        ("?folds=", "a value for the option folds"),
+        ("?folds=0&folds=1", "the option folds .* once, found it twice"),
+        ("?checkpoint=latest", "checkpoint_latest.pth in fold_0, fold_1 .* found fold_0/checkpoint_best.pth"),
+        ("?channels=FLAIR,FLAIR", "FLAIR twice"),
     ]:
         with pytest.raises((ModelFileError, InputError), match=message):
             zoo.load_model(f"{results}{query}")
@@ -301,3 +309,74 @@ def test_what_is_missing_is_said_in_one_sentence(results, tmp_path):
     (broken / "dataset.json").unlink()
     with pytest.raises(ModelFileError, match=r"dataset\.json"):
         zoo.load_model(broken)
+
+
+def test_near_misses_are_asked_back(results):
+    for path in (results.parent, results / "plans.json", results / "dataset.json"):
+        with pytest.raises(ModelFileError, match=f"did you mean {results}\\?"):
+            zoo.load_model(path)
+    with pytest.raises(InputError, match="Expected \\?folds= with the results folder"):
+        zoo.load_model(f"{results / 'fold_1'}?folds=0")
+
+
+def test_checkpoints_that_are_not_final_are_said(results, tmp_path):
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(results, unfinished)
+    assert zoo.load_model(unfinished).notes == ()
+    (unfinished / "fold_1" / "checkpoint_final.pth").unlink()
+    mixed = zoo.load_model(unfinished)
+    assert mixed.spec.card["checkpoint"] == "checkpoint_best.pth, checkpoint_final.pth"
+    assert "fold_1 of unfinished has no checkpoint_final.pth" in mixed.notes[0]
+    assert dict(describe(mixed).rows())["note"] == mixed.notes[0]
+    with pytest.raises(ModelFileError, match=r"Expected checkpoint_final\.pth in fold_1"):
+        zoo.load_model(f"{unfinished}?checkpoint=final")
+    (unfinished / "fold_0" / "checkpoint_final.pth").unlink()
+    assert "fold_0, fold_1 of unfinished have no checkpoint_final.pth" in zoo.load_model(unfinished).notes[0]
+    (unfinished / "fold_0" / "checkpoint_best.pth").unlink()
+    left = zoo.load_model(unfinished)
+    assert left.spec.card["folds"] == "1"
+    assert "fold_0 of unfinished without a checkpoint left out" in left.notes[0]
+    whole = (unfinished / "fold_1" / "checkpoint_best.pth").read_bytes()
+    (unfinished / "fold_1" / "checkpoint_best.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelFileError, match=r"an nnU-Net v2 checkpoint .* damaged or truncated") as caught:
+        zoo.load_model(unfinished)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_inputs_of_one_name_are_refused_until_they_are_named(results, tmp_path):
+    alike = tmp_path / "alike"
+    shutil.copytree(results, alike)
+    dataset = json.loads((alike / "dataset.json").read_text())
+    dataset["channel_names"] = {"0": "MPRAGE", "1": "T1"}
+    (alike / "dataset.json").write_text(json.dumps(dataset))
+    with pytest.raises(InputError, match=r"T1w twice in T1w, T1w: name them in order with \?channels="):
+        zoo.load_model(alike)
+    assert zoo.load_model(f"{alike}?channels=FLAIR,T1w").spec.channels == ("FLAIR", "T1w")
+
+
+def test_a_missing_package_is_called_by_its_own_name(results, monkeypatch):
+    def absent(name):
+        raise ModuleNotFoundError("No module named 'timm'", name="timm.layers")
+
+    monkeypatch.setattr(nnunet, "import_module", absent)
+    configuration = {
+        "architecture": {
+            "network_class_name": f"{nnunet._ARCHITECTURES}primus.Primus", "arch_kwargs": {}, "_kw_requires_import": [],
+        }
+    }  # fmt: skip
+    with pytest.raises(ModelFileError, match="needs the package timm, which is not installed: pip install timm"):
+        nnunet.build_network(configuration, channels=2, classes=2, where="plans.json")
+
+
+def test_views_folds_and_preprocessing_are_in_the_fingerprint(results, tmp_path):
+    found = [
+        zoo.load_model(f"{results}{query}").fingerprint for query in ("", "?mirroring=off", "?folds=0", "?folds=1")
+    ]
+    other = tmp_path / "other"
+    shutil.copytree(results, other)
+    plans = json.loads((other / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["spacing"] = [1.0, 1.0, 1.2]
+    (other / "plans.json").write_text(json.dumps(plans))
+    found.append(zoo.load_model(other).fingerprint)
+    assert len(set(found)) == 5
+    assert zoo.load_model(results).fingerprint == found[0]

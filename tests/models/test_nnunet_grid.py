@@ -21,7 +21,9 @@ INTENSITIES = {"mean": 60.0, "std": 30.0, "percentile_00_5": 20.0, "percentile_9
 RESAMPLING = "resample_data_or_seg_to_shape"
 
 
-def plans_for(spacing, *, transpose=(0, 1, 2), schemes=("ZScoreNormalization",) * 2, masked=(True, True)):
+def plans_for(
+    spacing, *, transpose=(0, 1, 2), schemes=("ZScoreNormalization",) * 2, masked=(True, True), torch_resampling=False
+):
     configuration = {
         "data_identifier": "x",
         "preprocessor_name": "DefaultPreprocessor",
@@ -37,6 +39,10 @@ def plans_for(spacing, *, transpose=(0, 1, 2), schemes=("ZScoreNormalization",) 
         "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None},
         "architecture": {"network_class_name": "x", "arch_kwargs": {}, "_kw_requires_import": []},
     }
+    if torch_resampling:
+        for what in ("data", "seg", "probabilities"):
+            configuration[f"resampling_fn_{what}"] = "resample_torch_fornnunet"
+            configuration[f"resampling_fn_{what}_kwargs"] = {"is_seg": what == "seg", "force_separate_z": None}
     return {
         "dataset_name": "Dataset001_Test",
         "image_reader_writer": "NibabelIO",
@@ -65,6 +71,8 @@ CASES = [
     ((3.6, 1.0, 1.0), {"schemes": ("CTNormalization", "RescaleTo01Normalization")}, (1.0, 1.0, 4.4)),
     ((4.0, 0.9, 0.9), {"schemes": ("NoNormalization", "RGBTo01Normalization")}, (1.0, 1.0, 4.0)),
     ((1.2, 0.9), {"transpose": (2, 0, 1)}, (1.0, 1.1, 1.2)),
+    ((1.3, 0.8, 1.1), {"torch_resampling": True}, (1.0, 1.0, 1.2)),
+    ((1.1, 0.9, 1.0), {"torch_resampling": True}, (1.0, 1.0, 4.4)),
 ]
 
 

@@ -4,7 +4,7 @@ from lesionwise.attribution.engine.method import AbstractMethod, MethodFactory
 from lesionwise.attribution.engine.options import RunOptions
 from lesionwise.attribution.engine.plan import Plan
 from lesionwise.attribution.engine.session import Session, attribute, plan_attribution, stream
-from lesionwise.attribution.instance_target import InstanceTarget
+from lesionwise.attribution.instance_target import AbstractInputMethod, InstanceTarget
 from lesionwise.attribution.methods.cam import GradCAMPlusPlus, HiResCAM, SegGradCAM
 from lesionwise.attribution.methods.gradient import Gradient, InputTimesGradient, SmoothGrad
 from lesionwise.attribution.methods.occlusion import Occlusion, Shapley
@@ -31,6 +31,7 @@ __all__ = [
     "METHODS",
     "PRESETS",
     "TARGETS",
+    "AbstractInputMethod",
     "AbstractMethod",
     "AbstractTarget",
     "Attribution",

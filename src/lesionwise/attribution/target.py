@@ -5,6 +5,8 @@ A target also yields the output seeds: the derivative of each voxel's number wit
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -47,33 +49,38 @@ class LogOdds(AbstractTarget):
 
     def value(self, logits: Float[Tensor, " outputs *voxels"], spec: Spec) -> Float[Tensor, " *voxels"]:
         """y at every voxel."""
-        if spec.members == 1 and spec.activation == "sigmoid":
-            return logits[spec.lesion_class]
-        if spec.members == 1:
-            others = [j for j in range(spec.classes) if j != spec.lesion_class]
-            rest = logits[others[0]] if len(others) == 1 else torch.logsumexp(logits[others], dim=0)
-            return logits[spec.lesion_class] - rest
+        if spec.members == 1 and spec.activation == "softmax":
+            return _together(logits, spec.lesion_classes) - _together(logits, _others(spec))
+        if spec.members == 1 and len(spec.lesion_classes) == 1:
+            return logits[spec.lesion_classes[0]]
         inside, outside = _log_probabilities(logits, spec)
         return torch.logsumexp(inside, dim=0) - torch.logsumexp(outside, dim=0)
 
     def is_linear(self, spec: Spec) -> bool:
         """True for one sigmoid channel and for two classes."""
-        return spec.members == 1 and (spec.activation == "sigmoid" or spec.classes == 2)
+        alone = spec.members == 1 and len(spec.lesion_classes) == 1
+        return alone and (spec.activation == "sigmoid" or spec.classes == 2)
 
 
 class Logit(AbstractTarget):
-    """z_k of the lesion class, as published; the mean over an ensemble's members."""
+    """z_k of the lesion class, as published; the mean over an ensemble's members.
+
+    Several lesion classes are as one: the logsumexp of theirs under a softmax, the log-odds of any under sigmoids.
+    """
 
     name = "logit"
     unit = "logit"
 
     def value(self, logits: Float[Tensor, " outputs *voxels"], spec: Spec) -> Float[Tensor, " *voxels"]:
         """y at every voxel."""
-        return _by_member(logits, spec)[:, spec.lesion_class].mean(dim=0)
+        members = _by_member(logits, spec)
+        if len(spec.lesion_classes) > 1 and spec.activation == "sigmoid":
+            return torch.stack([LogOdds().value(each, replace(spec, members=1)) for each in members]).mean(dim=0)
+        return torch.stack([_together(each, spec.lesion_classes) for each in members]).mean(dim=0)
 
     def is_linear(self, spec: Spec) -> bool:
-        """Always."""
-        return True
+        """True for one lesion class."""
+        return len(spec.lesion_classes) == 1
 
 
 class Probability(AbstractTarget):
@@ -112,8 +119,25 @@ def _log_probabilities(logits: Tensor, spec: Spec) -> tuple[Tensor, Tensor]:
     """Log-probability of lesion and of no lesion, per member."""
     member = _by_member(logits, spec)
     if spec.activation == "sigmoid":
-        z = member[:, spec.lesion_class]
-        return torch.nn.functional.logsigmoid(z), torch.nn.functional.logsigmoid(-z)
+        z = member[:, list(spec.lesion_classes)]
+        outside = torch.nn.functional.logsigmoid(-z).sum(dim=1)
+        inside = torch.logsumexp(torch.nn.functional.logsigmoid(z), dim=1)
+        if z.shape[1] > 1:  # 1 - product of (1 - p_k); where all p_k are tiny their sum, which does not underflow
+            tiny = outside > -1e-6
+            inside = torch.where(tiny, inside, torch.log(-torch.expm1(outside.clamp(max=-1e-6))))
+        return inside, outside
     log_p = torch.log_softmax(member, dim=1)
-    others = [j for j in range(member.shape[1]) if j != spec.lesion_class]
-    return log_p[:, spec.lesion_class], torch.logsumexp(log_p[:, others], dim=1)
+    return (
+        torch.logsumexp(log_p[:, list(spec.lesion_classes)], dim=1),
+        torch.logsumexp(log_p[:, list(_others(spec))], dim=1),
+    )
+
+
+def _others(spec: Spec) -> tuple[int, ...]:
+    """Classes that are no lesion."""
+    return tuple(k for k in range(spec.classes) if k not in spec.lesion_classes)
+
+
+def _together(logits: Tensor, classes: Sequence[int]) -> Tensor:
+    """The logit of several classes taken as one."""
+    return logits[classes[0]] if len(classes) == 1 else torch.logsumexp(logits[list(classes)], dim=0)

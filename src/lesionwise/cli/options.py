@@ -21,7 +21,15 @@ from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.units import Settings
 
 _PUBLISHED_CHUNK = 512
-Model = Annotated[str, typer.Option("--model", help="builtin, another shipped name, or a model's file or folder.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="builtin, another shipped name, or a model's file or folder. Options may follow: nnU-Net "
+        "PATH?folds=0,1&checkpoint=best&mirroring=off&channels=FLAIR,T1w&lesion=1; bundles channels, lesion; folds of "
+        "lesionwise fold. `lesionwise models show MODEL` lists them.",
+    ),
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the model's files run code of their own.")]
 Method = Annotated[str, typer.Option("--method", help=f"One of {', '.join(METHODS)}.")]
 Reduce = Annotated[

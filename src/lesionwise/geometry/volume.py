@@ -28,6 +28,10 @@ class Volume:
                 f"Expected one name per channel of a 4-D array, found {self.channels} for {self.data.shape}."
             )
 
+    def __repr__(self) -> str:
+        size, mm = (" x ".join(f"{v:g}" for v in values) for values in (self.shape, np.round(self.voxel_sizes_mm, 3)))
+        return f"Volume({', '.join(self.channels)}; {size} voxels of {mm} mm)"
+
     @property
     def shape(self) -> Shape:
         """Grid size in voxels."""
@@ -121,6 +125,11 @@ class Case:
     sources: Mapping[str, str] = field(default_factory=dict)
     sided: bool = True
     reference_rule: Mapping[str, object] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        head = f"{int(self.head.sum()) * self.image.voxel_volume_mm3 / 1000:.0f} ml of head"
+        known = "no reference" if self.reference is None else f"reference of {int(self.reference.sum())} voxels"
+        return f"Case({self.name.stem}: {self.image!r}, {head}, {known})"
 
     def __post_init__(self) -> None:
         masks = {"head mask": self.head, "reference": self.reference, **self.tissue}

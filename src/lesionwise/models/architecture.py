@@ -4,17 +4,15 @@ Only classes of `monai.networks.nets` can be named, and only with numbers, strin
 an architecture cannot make anything else run.
 """
 
-import copy
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lesionwise.errors import ModelFileError
-from lesionwise.segmenter import full_resolution
+from lesionwise.errors import ModelFileError, UnsupportedModelError
+from lesionwise.network import answer, check_fits, full_resolution, without_in_place
 from lesionwise.types import Shape
 
 ALLOWED_PACKAGE = "monai.networks.nets"
@@ -22,6 +20,9 @@ ALLOWED_PACKAGE = "monai.networks.nets"
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 """What DataParallel, torch.compile and trainers put before every weight's name."""
+
+OBSOLETE_ARGUMENTS = ("img_size",)
+"""Arguments that older versions of a class took and that decide nothing: dropped where the class does not know them."""
 
 FORBIDDEN_ARGUMENTS = ("pretrained", "pretrained_path", "weights", "ckpt_path", "device")
 """Arguments that would fetch or read other files."""
@@ -36,16 +37,17 @@ def build(class_name: str, arguments: Mapping[str, Any], *, where: str) -> nn.Mo
     import monai.networks.nets as nets
 
     package, _, short = class_name.rpartition(".")
-    if package not in (ALLOWED_PACKAGE, ""):
-        raise ModelFileError(f"Expected a network class of {ALLOWED_PACKAGE}, found {class_name} in {where}.")
-    network_class = getattr(nets, short, None)
-    if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
+    network_class: Any = getattr(nets, short, None)
+    known = isinstance(network_class, type) and issubclass(network_class, nn.Module)
+    if not known or package not in (ALLOWED_PACKAGE, "", network_class.__module__):
         raise ModelFileError(f"Expected a network class of {ALLOWED_PACKAGE}, found {class_name} in {where}.")
     odd = [name for name, value in arguments.items() if name in FORBIDDEN_ARGUMENTS or not _is_plain(value)]
     if odd:
         raise ModelFileError(f"Expected plain numbers, strings and lists as arguments, found {odd[0]} in {where}.")
+    taken = inspect.signature(network_class).parameters
+    given = {name: value for name, value in arguments.items() if name not in OBSOLETE_ARGUMENTS or name in taken}
     try:
-        return network_class(**arguments)
+        return network_class(**given)
     except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
         raise ModelFileError(f"{class_name} cannot be built with the arguments in {where}: {error}") from error
 
@@ -112,79 +114,20 @@ class FullResolution(nn.Module):
         return full_resolution(self.network(x), x.shape[2:])
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One place inside a network that Grad-CAM could look at: module name, class, and output shape for one window."""
-
-    name: str
-    kind: str
-    output: tuple[int, ...]
-
-
-def without_in_place(network: nn.Module) -> nn.Module:
-    """Switches in-place activations off: the same values, but hooks and repeated backward passes work."""
-    for module in network.modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
-    return network
-
-
-def probe(network: nn.Module, *, channels: int, window: Shape) -> tuple[Any, list[Layer]] | None:
-    """Output and layers of a forward pass without arithmetic (on torch's meta device), None where that cannot be done.
-
-    Costs no memory beyond a copy of the weights' shapes; used to see what a network returns before it is used.
-    """
-    if isinstance(network, torch.jit.ScriptModule):
-        return None
-    layers: list[Layer] = []
-
-    def note(name: str):
-        def hook(module: nn.Module, _: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim >= 4:
-                layers.append(Layer(name, type(module).__name__, tuple(output.shape)))
-
-        return hook
-
-    try:
-        with torch.device("meta"), torch.no_grad():
-            ghost = _ghost(network)
-            for name, module in ghost.named_modules():
-                if name:
-                    module.register_forward_hook(note(name))
-            output = ghost(torch.empty(1, channels, *window))
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError):
-        return None
-    return output, layers
-
-
 def checked(network: nn.Module, *, channels: int, classes: int, window: Shape, where: str) -> nn.Module:
     """The network, unwrapped to one full-resolution output and without in-place activations.
 
     Raises ModelFileError if it returns another number of channels than `classes` or another size than `window`.
     """
     network = without_in_place(network)
-    seen = probe(network, channels=channels, window=window)
-    if seen is None:
-        return network
-    output, _ = seen
-    if not isinstance(output, Tensor):
-        output, network = full_resolution(output, window), FullResolution(network)
-    if output.shape[1] != classes or tuple(output.shape[2:]) != tuple(window):
-        raise ModelFileError(
-            f"Expected {classes} classes on a window of {window} from the network in {where}, found an output of shape "
-            f"{tuple(output.shape[1:])}."
-        )
+    try:
+        output = answer(network, channels=channels, window=window)
+        if not isinstance(output, Tensor):
+            output, network = full_resolution(output, window), FullResolution(network)
+        check_fits(network, channels=channels, outputs=classes, window=window)
+    except UnsupportedModelError as error:
+        raise ModelFileError(f"The network in {where} does not fit its description: {error}") from error
     return network
-
-
-def _ghost(network: nn.Module) -> nn.Module:
-    """A copy without data: parameters and buffers on the meta device."""
-    memo: dict[int, Any] = {}
-    for module in network.modules():
-        for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-            empty = torch.empty_like(tensor, device="meta")
-            memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(network, memo)
 
 
 def _strip_one(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

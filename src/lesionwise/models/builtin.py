@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from lesionwise.errors import InputError, ModelFileError
+from lesionwise.errors import ModelFileError
 from lesionwise.models import folds
 from lesionwise.models.statedict import load_pair, read_toml
 from lesionwise.segmenter import AbstractSegmenter
@@ -28,16 +28,17 @@ def summary(name: str) -> str:
     return str(read_toml(WEIGHTS / f"{name}.toml").get("card", {}).get("summary", ""))
 
 
+def options(name: str) -> Mapping[str, str]:
+    """Options that may follow a shipped model's name: those of a cross-validated model, if it is one."""
+    return folds.OPTIONS if (WEIGHTS / f"{name}{folds.SUFFIX}").is_file() else {}
+
+
 def load(name: str, options: Mapping[str, str] | None = None) -> AbstractSegmenter:
     """A shipped model by name; `options` are those of a cross-validated model, where the name is of one.
 
-    Raises ModelFileError if this installation holds no such weights, InputError for an option that the model lacks.
+    Raises ModelFileError if this installation holds no such weights.
     """
     of_folds = WEIGHTS / f"{name}{folds.SUFFIX}"
-    known = folds.OPTIONS if of_folds.is_file() else ()
-    unknown = sorted((options or {}).keys() - set(known))
-    if unknown:
-        raise InputError(f"Expected options among {', '.join(known) or 'none'} for {name}, found {unknown[0]}.")
     if of_folds.is_file():
         return folds.load(of_folds, options=options)
     description = WEIGHTS / f"{name}.toml"

@@ -6,6 +6,7 @@ the bundle with a [spec] table says what the bundle leaves open (names of the ch
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,22 @@ from typing import Any
 
 from torch import nn
 
-from lesionwise.errors import InputError, ModelFileError
+from lesionwise.errors import ModelFileError
 from lesionwise.geometry.volume import Case
 from lesionwise.models import preprocessing
 from lesionwise.models.architecture import build, checked, load_weights
-from lesionwise.models.channels import bids_channel, lesion_index
+from lesionwise.models.channels import input_names, lesion_classes
 from lesionwise.models.exported import script
+from lesionwise.models.expressions import worked_out
 from lesionwise.models.statedict import read_toml, read_weights
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec
 
-OPTIONS: tuple[str, ...] = ("channels", "lesion")
+OPTIONS = {
+    "channels": "FLAIR,T1w: names of the inputs, in order (those of metadata.json)",
+    "lesion": "the class that is the lesion, by name or number; 1,2 takes several as one",
+}
 
+_REFERENCE = re.compile(r"@[\w#:.]+")
 _CONFIGS = ("inference.json", "inference.yaml", "inference.yml", "train.json", "train.yaml")
 
 
@@ -91,7 +97,8 @@ class Bundle(AbstractModuleSegmenter):
 
 @dataclass(frozen=True)
 class Config:
-    """A bundle's configuration, in which "@a" and "@a#b" point at other values; nothing is evaluated."""
+    """A bundle's configuration, in which "@a" and "@a#b" point at other values; "$..." is worked out if it is arithmetic on
+    literals and left as it is otherwise."""
 
     content: Mapping[str, Any]
     where: str
@@ -106,11 +113,25 @@ class Config:
             raise ModelFileError(f"Expected references without a circle in {self.where}.")
         if isinstance(value, str) and value.startswith("@"):
             return self.resolve(self._at(value[1:]), depth + 1)
+        if isinstance(value, str) and value.startswith("$"):
+            return self._worked_out(value, depth)
         if isinstance(value, Mapping):
             return {key: self.resolve(item, depth + 1) for key, item in value.items()}
         if isinstance(value, list):
             return [self.resolve(item, depth + 1) for item in value]
         return value
+
+    def _worked_out(self, value: str, depth: int) -> Any:
+        """The value of an expression that is arithmetic on numbers, lists and references to them; the text of any other."""
+
+        def number(match: re.Match[str]) -> str:
+            found = self.resolve(match.group(0), depth + 1)
+            return repr(found) if isinstance(found, int | float | list) else match.group(0)
+
+        try:
+            return worked_out(_REFERENCE.sub(number, value[1:]))
+        except ValueError:
+            return value
 
     def _at(self, path: str) -> Any:
         value: Any = self.content
@@ -214,28 +235,26 @@ def _channels(image: Mapping[str, Any], own: Mapping[str, Any], given: str | Non
     """Names of the inputs: given, of lesionwise.toml, else of the metadata."""
     number = int(image.get("num_channels", 1))
     if given is not None or "channels" in own:
-        names = tuple(part.strip() for part in given.split(",")) if given is not None else tuple(own["channels"])
-        if len(names) != number:
-            raise InputError(f"Expected {number} channel names for {where}, found {', '.join(names)}.")
-        return names
+        named = given if given is not None else ",".join(map(str, own["channels"]))
+        return input_names([f"input {n}" for n in range(number)], given=named, where=where)
     defined = image.get("channel_def", {})
-    names = tuple(bids_channel(str(defined[key])) for key in sorted(defined, key=int))
+    names = [str(defined[key]) for key in sorted(defined, key=int)]
     if len(names) == number and not any(name.lower() in ("image", "mri", "input") for name in names):
-        return names
+        return input_names(names, given=None, where=where)
     raise ModelFileError(
         f"The bundle {where} does not say what its {number} input channels are: name them with ?channels=FLAIR,T1w or in "
         "[spec] channels of a lesionwise.toml in it."
     )
 
 
-def _lesion(output: Mapping[str, Any], own: Mapping[str, Any], given: str | None, classes: int, where: str) -> int:
+def _lesion(output: Mapping[str, Any], own: Mapping[str, Any], given: str | None, classes: int, where: str) -> Any:
     if given is None and "lesion_class" in own:
-        return int(own["lesion_class"])
+        return own["lesion_class"]
     defined = output.get("channel_def", {})
     names = [str(defined[key]) for key in sorted(defined, key=int)]
     if len(names) != classes:
         names = ["lesion"] if classes == 1 else ["background", *(f"class {n}" for n in range(1, classes))]
-    return lesion_index(names, wanted=given, where=where)
+    return lesion_classes(names, wanted=given, where=where)
 
 
 def _activation(config: Config, classes: int) -> str:

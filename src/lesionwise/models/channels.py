@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lesionwise.errors import ModelFileError
+from lesionwise.errors import InputError, ModelFileError
 
 _SPELLINGS = {
     "FLAIR": ("flair", "t2flair", "flairw"),
@@ -43,3 +43,32 @@ def lesion_index(names: Sequence[str], *, wanted: str | None, where: str) -> int
     raise ModelFileError(
         f"Expected one label that is the lesion in {where}, found {', '.join(names)}: name it with ?lesion=."
     )
+
+
+def lesion_classes(names: Sequence[str], *, wanted: str | None, where: str) -> int | tuple[int, ...]:
+    """The label or labels that are lesion: `wanted` may list several, by name or number, which then count as one."""
+    if wanted is None or wanted in names or "," not in wanted:
+        return lesion_index(names, wanted=wanted, where=where)
+    found = tuple(lesion_index(names, wanted=part.strip(), where=where) for part in wanted.split(","))
+    if len(set(found)) != len(found):
+        raise InputError(f"Expected every label once in ?lesion={wanted} for {where}, found one twice.")
+    return found
+
+
+def input_names(found: Sequence[str], *, given: str | None, where: str) -> tuple[str, ...]:
+    """Names of a model's inputs, in order: `given` ones, separated by commas, else its own in BIDS spelling.
+
+    Raises InputError if there are not as many as inputs, or one comes twice.
+    """
+    names = tuple(bids_channel(name) for name in found)
+    if given is not None:
+        names = tuple(part.strip() for part in given.split(","))
+        if len(names) != len(found) or not all(names):
+            raise InputError(f"Expected {len(found)} channel names ({', '.join(found)}) for {where}, found {given}.")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"Expected every input of {where} under a name of its own, found {twice} twice in {', '.join(names)}: name "
+            "them in order with ?channels=, such as ?channels=FLAIR,T1w."
+        )
+    return names

@@ -1,11 +1,10 @@
 """What a loaded model is, for people: channels, window, classes, preprocessing, layers that Grad-CAM can look at."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from lesionwise.models.architecture import Layer, probe
+from lesionwise.network import Layer, probe
 from lesionwise.segmenter import AbstractSegmenter, Spec
 
 
@@ -35,11 +34,11 @@ class Description:
             ("fingerprint", self.fingerprint),
             ("channels", ", ".join(spec.channels)),
             ("window", f"{_times(spec.window)} voxels, overlap {spec.overlap:g}, {spec.blending} weights"),
-            ("classes", f"{spec.classes}, lesion class {spec.lesion_class}, {spec.activation}"),
+            ("classes", f"{_classes(spec)}; {spec.activation}"),
             ("threshold", f"{spec.threshold:g}, lesions of at least {spec.min_size_vox} voxels"),
             *(("preprocessing" if n == 0 else "", step) for n, step in enumerate(self.preprocessing)),
             ("Grad-CAM", f"default layer: {default}" if self.cam else "not possible: this format allows no hooks"),
-            *((str(key), str(value)) for key, value in sorted(spec.card.items())),
+            *((str(key), str(value)) for key, value in sorted(spec.card.items()) if key != "class_names"),
         ]
 
 
@@ -53,25 +52,18 @@ def describe(model: AbstractSegmenter) -> Description:
         network=_class_name(network),
         parameters=sum(p.numel() for p in network.parameters()),
         fingerprint=model.fingerprint,
-        preprocessing=_steps(model),
+        preprocessing=model.preprocessing,
         layers=tuple(seen[1]) if seen is not None and hooks else (),
         cam=hooks,
     )
 
 
-def _steps(model: AbstractSegmenter) -> tuple[str, ...]:
-    steps: Any = getattr(model, "preprocessing", None)
-    if steps is not None:
-        return tuple(steps)
-    spec = model.spec
-    lines = []
-    if spec.normalisation == "zscore":
-        lines.append("each channel z-scored over the head, 0 outside")
-    lines.append(f"turned to {spec.orientation}" if spec.orientation else "orientation as scanned")
-    lines.append(
-        f"resampled to {spec.spacing_mm:g} mm (linear)" if spec.spacing_mm is not None else "voxel size as scanned"
-    )
-    return tuple(lines)
+def _classes(spec: Spec) -> str:
+    """Number of classes, by name where they are known, and which of them are the lesion."""
+    names = [str(name) for name in spec.card.get("class_names", [])]
+    lesion = " or ".join(names[k] if k < len(names) else str(k) for k in spec.lesion_classes)
+    listed = f" ({', '.join(names)})" if names else ""
+    return f"{spec.classes}{listed}, lesion: {lesion}"
 
 
 def _class_name(network: torch.nn.Module) -> str:

@@ -23,7 +23,7 @@ from lesionwise.models.operators import refuse_operators
 from lesionwise.models.statedict import read_toml, spec_of
 from lesionwise.segmenter import AbstractSegmenter, Segmenter, Spec
 
-OPTIONS: tuple[str, ...] = ()
+OPTIONS: Mapping[str, str] = {}
 EXTRA = "spec.toml"
 """Name of the extra file inside an archive that may hold the spec."""
 

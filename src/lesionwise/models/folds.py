@@ -31,7 +31,7 @@ from lesionwise.models.members import Members
 from lesionwise.models.statedict import load_pair, spec_of, spec_table
 from lesionwise.segmenter import AbstractSegmenter, Placement, Segmenter, Spec
 
-OPTIONS = ("fold",)
+OPTIONS = {"fold": "the number of one network (the one that has not seen the patient, else all)"}
 INDEX = "folds.json"
 SUFFIX = ".folds.npz"
 

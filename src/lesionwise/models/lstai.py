@@ -28,7 +28,7 @@ from lesionwise.models.resampling import axis_map, cropping, placed_back
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec, select_channels
 from lesionwise.types import Shape
 
-OPTIONS: tuple[str, ...] = ("member", "weights")
+OPTIONS = {"member": "A, B, C or ensemble (ensemble)", "weights": "the folder of the .pt files"}
 SUMMARY = "LST-AI 2 (lst-ai?member=A for one member); weights are yours, inputs in MNI space, skull-stripped"
 MEMBERS = ("A", "B", "C")
 WINDOW: Shape = (192, 192, 192)

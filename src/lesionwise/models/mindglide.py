@@ -33,7 +33,7 @@ from lesionwise.models.statedict import read_weights
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec, select_channels
 from lesionwise.types import Shape
 
-OPTIONS: tuple[str, ...] = ("weights", "channel")
+OPTIONS = {"weights": "the checkpoint file", "channel": "the scan's one channel (FLAIR)"}
 SUMMARY = "MindGlide (mindglide?channel=T1w for another modality than FLAIR); weights are yours"
 WINDOW: Shape = (128, 128, 64)
 CLASSES, LESION = 20, 18

@@ -21,13 +21,19 @@ from torch import Tensor, nn
 from lesionwise.errors import InputError, MissingExtraError, ModelFileError
 from lesionwise.geometry.volume import Case
 from lesionwise.models.architecture import load_weights, without_in_place
-from lesionwise.models.channels import bids_channel, lesion_index
+from lesionwise.models.channels import input_names, lesion_classes
 from lesionwise.models.checkpoint import read_saved
 from lesionwise.models.nnunet_grid import Recipe
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, MeanOfViews, Placement, Spec
 from lesionwise.types import Shape
 
-OPTIONS = ("folds", "checkpoint", "mirroring", "channels", "lesion")
+OPTIONS = {
+    "folds": "0,1 or all: the folds to average (every fold that is there)",
+    "checkpoint": "final, best or latest, or a file's name (final)",
+    "mirroring": "on or off: average mirrored views as nnU-Net does, eight runs a window (on)",
+    "channels": "FLAIR,T1w: names of the inputs, in order (those of dataset.json)",
+    "lesion": "the label that is the lesion, by name or number; 1,2 takes several as one",
+}
 """What may follow the folder as ?name=value&name=value."""
 
 _CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
@@ -43,29 +49,35 @@ def claims(path: Path) -> bool:
 def load(path: Path, *, trust: bool = False, options: Mapping[str, str] | None = None) -> AbstractSegmenter:
     """Reads an nnU-Net v2 results folder (plans.json, dataset.json, fold_*/checkpoint_*.pth).
 
-    Options: `folds` ("0,1", "all"; default: every numbered fold, else fold_all), `checkpoint` ("final", "best"),
-    `mirroring` ("on", "off"), `channels` ("FLAIR,T1w": names of the inputs in order), `lesion` (name of the label).
-    `trust` is not needed. Raises ModelFileError with one sentence on what is missing.
+    Options: see `OPTIONS`. `trust` is not needed. What was read in the place of something missing is said in the card's
+    `note`. Raises ModelFileError with one sentence on what is missing, InputError for options it cannot follow.
     """
     chosen = dict(options or {})
     root = _root(path)
     if root is None:
         raise ModelFileError(f"Expected plans.json of an nnU-Net v2 results folder in {path}, found none.")
+    mirroring = chosen.get("mirroring", "on")
+    if mirroring not in ("on", "off"):
+        raise InputError(f"Expected mirroring=on or mirroring=off for {path}, found mirroring={mirroring}.")
     plans, dataset = _read_json(root / "plans.json"), _read_json(root / "dataset.json")
+    own_fold = None if path == root else (path if path.is_dir() else path.parent).name.removeprefix("fold_")
+    if own_fold is not None and chosen.setdefault("folds", own_fold) != own_fold:
+        raise InputError(f"Expected ?folds= with the results folder {root}, found it with its fold {own_fold}: {path}.")
     if path.is_file():
         chosen.setdefault("checkpoint", path.name)
-    if path != root:
-        chosen.setdefault("folds", (path if path.is_dir() else path.parent).name.removeprefix("fold_"))
-    files = _checkpoints(root, folds=chosen.get("folds"), checkpoint=chosen.get("checkpoint"))
+    files, note = _checkpoints(root, folds=chosen.get("folds"), checkpoint=chosen.get("checkpoint"))
     checkpoints = [read_checkpoint(file) for file in files]
     first, where = checkpoints[0], str(root / "plans.json")
+    names_of = {str(each["init_args"].get("configuration")) for each in checkpoints}
+    if len(names_of) > 1:
+        raise ModelFileError(f"Expected folds of one configuration in {root}, found {', '.join(sorted(names_of))}.")
 
     configuration = _configuration(plans, str(first["init_args"]["configuration"]), where=where)
     if configuration.get("previous_stage"):
         raise ModelFileError(f"Expected a network of one stage, found the cascade's second stage in {where}.")
     names, regions = _labels(dataset)
-    channels = _channels(dataset, chosen.get("channels"))
-    lesion = lesion_index(names, wanted=chosen.get("lesion"), where=str(root / "dataset.json"))
+    channels = _channels(dataset, chosen.get("channels"), where=str(root))
+    lesion = lesion_classes(names, wanted=chosen.get("lesion"), where=str(root / "dataset.json"))
     networks = [
         load_weights(
             build_network(configuration, channels=len(channels), classes=len(names), where=where),
@@ -75,7 +87,7 @@ def load(path: Path, *, trust: bool = False, options: Mapping[str, str] | None =
         for checkpoint, file in zip(checkpoints, files, strict=True)
     ]
     axes = first.get("inference_allowed_mirroring_axes")
-    mirrored = tuple(int(a) for a in axes) if axes and chosen.get("mirroring", "on") != "off" else ()
+    mirrored = tuple(int(a) for a in axes) if axes and mirroring == "on" else ()
     patch = [int(n) for n in configuration["patch_size"]]
     module = FusedViews(networks, mirrored, flat=len(patch) == 2)
     spec = Spec(
@@ -96,8 +108,10 @@ def load(path: Path, *, trust: bool = False, options: Mapping[str, str] | None =
             "trainer": str(first.get("trainer_name", "unknown")),
             "configuration": str(first["init_args"]["configuration"]),
             "folds": ", ".join(file.parent.name.removeprefix("fold_") for file in files),
-            "checkpoint": files[0].name,
+            "checkpoint": ", ".join(sorted({file.name for file in files})),
             "mirroring_axes": list(mirrored),
+            "class_names": list(names),
+            **({} if note is None else {"note": note}),
         },
     )
     return NnUNet(module.eval(), spec, Recipe.of(plans, configuration, where=where))
@@ -166,10 +180,15 @@ def build_network(configuration: Mapping[str, Any], *, channels: int, classes: i
     try:
         module = import_module(class_name.rpartition(".")[0])
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith(_ARCHITECTURES[:-1]):
+        missing = (error.name or "").partition(".")[0]
+        if missing != _ARCHITECTURES.partition(".")[0]:
+            raise ModelFileError(
+                f"The network {class_name} of {where} needs the package {missing}, which is not installed: pip install "
+                f"{missing}."
+            ) from error
+        if error.name != missing:
             raise ModelFileError(f"Expected a known network class, found {class_name} in {where}.") from error
-        package = "dynamic_network_architectures"
-        raise MissingExtraError.of(package, extra="nnunet", purpose="Loading an nnU-Net") from error
+        raise MissingExtraError.of(missing, extra="nnunet", purpose="Loading an nnU-Net") from error
     network_class = getattr(module, class_name.rpartition(".")[2], None)
     if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
         raise ModelFileError(f"Expected a known network class, found {class_name} in {where}.")
@@ -261,35 +280,60 @@ def _labels(dataset: Mapping[str, Any]) -> tuple[list[str], bool]:
     return sorted(flat, key=lambda name: int(flat[name])), False
 
 
-def _channels(dataset: Mapping[str, Any], given: str | None) -> tuple[str, ...]:
+def _channels(dataset: Mapping[str, Any], given: str | None, *, where: str) -> tuple[str, ...]:
     """Names of the inputs: the user's, else those of dataset.json in BIDS spelling."""
     found = dataset.get("channel_names", dataset.get("modality", {}))
-    names = [str(found[key]) for key in sorted(found, key=int)]
-    if given is None:
-        return tuple(bids_channel(name) for name in names)
-    chosen = tuple(part.strip() for part in given.split(","))
-    if len(chosen) != len(names):
-        raise InputError(f"Expected {len(names)} channel names ({', '.join(names)}), found {given}.")
-    return chosen
+    return input_names([str(found[key]) for key in sorted(found, key=int)], given=given, where=where)
 
 
-def _checkpoints(root: Path, *, folds: str | None, checkpoint: str | None) -> list[Path]:
-    """One checkpoint file per fold."""
+def _checkpoints(root: Path, *, folds: str | None, checkpoint: str | None) -> tuple[list[Path], str | None]:
+    """One checkpoint file per fold, and a sentence if they are not the final ones of all folds there are.
+
+    What is asked for by name must be there; of folds or checkpoints left open, each fold gives the best it has.
+    """
     wanted: tuple[str, ...] = _CHECKPOINTS
     if checkpoint is not None:
-        name = checkpoint if checkpoint.endswith(".pth") else f"checkpoint_{checkpoint}.pth"
-        wanted = (name,)
-    if folds is not None:
-        places = [root / f"fold_{fold.strip()}" for fold in folds.split(",")]
-    else:
-        numbered = [p for p in sorted(root.glob("fold_*")) if p.name != "fold_all"]
-        places = [p for p in numbered if any((p / name).is_file() for name in wanted)] or [root / "fold_all"]
-    for name in wanted:
-        files = [place / name for place in places]
-        if all(file.is_file() for file in files):
-            return files
-    inside = ", ".join(sorted(str(p.relative_to(root)) for p in root.glob("fold_*/*.pth"))) or "no checkpoint"
-    raise ModelFileError(f"Expected {wanted[0]} in {', '.join(p.name for p in places)} of {root}, found {inside}.")
+        wanted = (checkpoint if checkpoint.endswith(".pth") else f"checkpoint_{checkpoint}.pth",)
+    places = _folds_asked_for(root, folds) if folds is not None else _folds_there(root)
+    found = {place: next((place / name for name in wanted if (place / name).is_file()), None) for place in places}
+    files = [file for file in found.values() if file is not None]
+    lacking = [place.name for place, file in found.items() if file is None]
+    if not files or (lacking and (folds is not None or checkpoint is not None)):
+        inside = ", ".join(sorted(str(p.relative_to(root)) for p in root.glob("fold_*/*.pth"))) or "no checkpoint"
+        raise ModelFileError(
+            f"Expected {wanted[0]} in {', '.join(lacking) or 'fold_0, fold_1, ... or fold_all'} of {root}, found {inside}."
+        )
+    sentences = []
+    if checkpoint is None:
+        by_name = {name: [f.parent.name for f in files if f.name == name] for name in _CHECKPOINTS[1:]}
+        sentences = [
+            f"{', '.join(those)} of {root.name} {'has' if len(those) == 1 else 'have'} no {_CHECKPOINTS[0]} (training may not "
+            f"have ended), so that {name} was read"
+            for name, those in by_name.items()
+            if those
+        ]
+    if lacking:
+        sentences.append(f"{', '.join(lacking)} of {root.name} without a checkpoint left out")
+    return files, f"{'; '.join(sentences)}." if sentences else None
+
+
+def _folds_asked_for(root: Path, folds: str) -> list[Path]:
+    """Folders of the folds in `folds`. Raises InputError for what is no fold's number, and for one that comes twice."""
+    numbers = [part.strip() for part in folds.split(",")]
+    odd = next((part for part in numbers if not part.isdecimal() and (part != "all" or len(numbers) > 1)), None)
+    if odd is not None:
+        raise InputError(f"Expected folds=0,1 or folds=all for {root}, found {odd!r} in folds={folds}.")
+    plain = [part if part == "all" else str(int(part)) for part in numbers]
+    if len(set(plain)) != len(plain):
+        raise InputError(f"Expected every fold once for {root}, found folds={folds}, which would count one twice.")
+    return [root / f"fold_{part}" for part in plain]
+
+
+def _folds_there(root: Path) -> list[Path]:
+    """The numbered folds, in order; fold_all if there are none with a checkpoint."""
+    numbered = [p for p in root.glob("fold_*") if p.is_dir() and p.name.removeprefix("fold_").isdecimal()]
+    numbered.sort(key=lambda p: int(p.name.removeprefix("fold_")))
+    return numbered if any((p / name).is_file() for p in numbered for name in _CHECKPOINTS) else [root / "fold_all"]
 
 
 def _root(path: Path) -> Path | None:

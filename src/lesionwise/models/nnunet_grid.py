@@ -19,6 +19,7 @@ from lesionwise.models.resampling import (
     axis_map,
     cropping,
     edge_coordinates,
+    exact_nearest,
     linear_at,
     nearest_at,
     placed_back,
@@ -39,7 +40,9 @@ READERS = {
 }
 """Readers of nnU-Net and the orientation that they turn images to."""
 
-RESAMPLERS = ("resample_data_or_seg_to_shape", "no_resampling_data_or_seg_to_shape", "no_resampling_hack")
+SPLINE, LINEAR = "resample_data_or_seg_to_shape", "resample_torch_fornnunet"
+RESAMPLERS = (SPLINE, LINEAR, "no_resampling_data_or_seg_to_shape", "no_resampling_hack")
+"""nnU-Net's resampling functions: splines by scikit-image, linear by PyTorch (plans named ..._torchres), none."""
 SCHEMES = (
     "ZScoreNormalization",
     "CTNormalization",
@@ -67,6 +70,11 @@ class Resampler:
                 f"Expected one of the resampling functions {', '.join(RESAMPLERS)}, found {name} in {where}."
             )
         given = configuration.get(f"resampling_fn_{what}_kwargs", {})
+        if name == LINEAR:
+            modes = (given.get("mode", "linear"), given.get("aniso_axis_mode", "nearest-exact"))
+            if modes != ("linear", "nearest-exact"):
+                raise ModelFileError(f"Expected {LINEAR} with linear and nearest-exact, found {modes} in {where}.")
+            return cls(name, 1, 0, given.get("force_separate_z"))
         order = 3 if what == "data" else 1
         return cls(name, given.get("order", order), given.get("order_z", 0), given.get("force_separate_z"))
 
@@ -86,9 +94,12 @@ class Resampler:
         self, source: Shape, target: Shape, *, current_mm: Sequence[float], new_mm: Sequence[float]
     ) -> tuple[list[AxisOperator], int | None]:
         """One matrix per axis, and the axis that is resampled on its own (last), if any."""
-        if self.function != RESAMPLERS[0] or source == target:
+        if self.function not in (SPLINE, LINEAR) or source == target:
             return [np.eye(n) for n in source], None
         axis = self.separate_axis(current_mm, new_mm)
+        if self.function == LINEAR:
+            pairs = enumerate(zip(source, target, strict=True))
+            return [(exact_nearest if a == axis else linear_at)(n, edge_coordinates(n, m)) for a, (n, m) in pairs], axis
         matrices = [spline_resize(n, m, self.order) for n, m in zip(source, target, strict=True)]
         if axis is not None and source[axis] != target[axis]:
             at = edge_coordinates(source[axis], target[axis])

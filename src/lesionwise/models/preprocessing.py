@@ -1,5 +1,6 @@
 """Preprocessing as other software describes it: where voxels go (linear maps) and what becomes of intensities."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,19 +9,23 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lesionwise.errors import ModelFileError
+from lesionwise.errors import InputError, ModelFileError
 from lesionwise.geometry.affine import voxel_sizes_mm
-from lesionwise.geometry.grids import reorientation
+from lesionwise.geometry.box import Box
+from lesionwise.geometry.grids import AxisOperator, reorientation
 from lesionwise.geometry.volume import Case
-from lesionwise.models.resampling import axis_map, linear_at, placed_back
+from lesionwise.models.resampling import axis_map, cropping, linear_at, placed_back
 from lesionwise.segmenter import Placement, select_channels
+from lesionwise.types import Shape
 
 Image = Float[np.ndarray, "channels i j k"]
 
 _GEOMETRY_FREE = (
     "LoadImage", "EnsureChannelFirst", "EnsureType", "ToTensor", "AddChannel", "AsChannelFirst", "CastToType", "ConcatItems",
-    "ToDevice", "SelectItems", "DeleteItems", "EnsureTyped",
+    "ToDevice", "SelectItems", "DeleteItems",
 )  # fmt: skip
+_DICTIONARY = re.compile("(Dict|D|d)$")
+"""What MONAI adds to the name of a transform that acts on dictionaries."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +98,38 @@ class Intensity:
 
 
 @dataclass(frozen=True)
+class Crop:
+    """A cut to the box around all voxels above 0 of any channel, grown by `margin` voxels; beyond the image there are zeros
+    unless `allow_smaller`. What lies outside is not looked at.
+    """
+
+    margin: int = 0
+    allow_smaller: bool = True
+
+    def box(self, image: Image) -> Box:
+        """The box in voxels of the image. Raises InputError if nothing is above 0."""
+        voxels = np.argwhere((image > 0).any(axis=0))
+        if not len(voxels):
+            raise InputError("Expected a scan with intensities above 0 to crop to, found none.")
+        grown = [n + 2 * self.margin for n in image.shape[1:]]
+        box = Box.around(voxels + self.margin, margin=self.margin, shape=(grown[0], grown[1], grown[2]))
+        box = box.shifted((-self.margin, -self.margin, -self.margin))
+        a, b, c = image.shape[1:]
+        return box.intersection(Box.whole((a, b, c))) if self.allow_smaller else box
+
+    def sentence(self) -> str:
+        """The step in words."""
+        return "cropped to voxels above 0" + (f" and {self.margin} around them" if self.margin else "")
+
+
+@dataclass(frozen=True)
 class Steps:
-    """Preprocessing of a MONAI model: orientation, voxel size, intensity steps before and after resampling."""
+    """Preprocessing of a MONAI model: orientation, voxel size, and what is done before and after resampling, in order."""
 
     orientation: str | None = None
     spacing_mm: tuple[float, float, float] | None = None
-    before: tuple[Intensity, ...] = ()
-    after: tuple[Intensity, ...] = ()
+    before: tuple[Intensity | Crop, ...] = ()
+    after: tuple[Intensity | Crop, ...] = ()
 
     def sentences(self) -> tuple[str, ...]:
         """The steps in words."""
@@ -113,32 +143,48 @@ class Steps:
     def place(self, case: Case, channels: tuple[str, ...]) -> Placement:
         """Lays a case on the network's grid. Equal to MONAI's Orientationd and Spacingd (bilinear)."""
         raw = select_channels(case, channels).astype(np.float32)
-        on_scan, follows = raw, np.ones(raw.shape, dtype=bool)
-        for step in self.before:
-            on_scan, kept = step.fit(on_scan)(on_scan)
-            follows &= kept
         turned = reorientation(case.image.affine, case.image.shape, axes=self.orientation)
+        kept_box, on_scan, follows = _prepared(raw, self.before)
         sizes = [voxel_sizes_mm(case.image.affine)[axis] for axis in turned.permutation]
         there, back = [], []
-        for axis, n in enumerate(turned.target_shape):
+        for axis, flip in enumerate(turned.matrices):
+            source = turned.permutation[axis]
+            start, stop = kept_box.start[source], kept_box.stop[source]
+            n = len(flip)
+            if flip[0, 0] != 1 and n > 1:  # the axis is turned round: so is the cut
+                start, stop = n - stop, n - start
+            cut = _cut(n, start, stop) @ flip
             if self.spacing_mm is None:
-                there.append(np.eye(n))
-                back.append(np.eye(n))
+                there.append(cut)
+                back.append(cut.T)
                 continue
             # MONAI aligns the centres of the first voxels, not the outer edges
-            step_vox = self.spacing_mm[axis] / sizes[axis]
+            n, step_vox = stop - start, self.spacing_mm[axis] / sizes[axis]
             m = int(np.round((n - 1) / step_vox + 1))
-            there.append(linear_at(n, np.arange(m) * step_vox))
-            back.append(linear_at(m, np.arange(n) / step_vox))
-        flips = turned.matrices
-        to_network = axis_map([r @ f for r, f in zip(there, flips, strict=True)], turned.permutation)
-        to_scan = placed_back([f.T @ r for r, f in zip(back, flips, strict=True)], turned.permutation)
-        image = to_network.forward(torch.from_numpy(on_scan).double()).float().numpy()
+            there.append(linear_at(n, np.arange(m) * step_vox) @ cut)
+            back.append(cut.T @ linear_at(m, np.arange(n) / step_vox))
+        image = axis_map(there, turned.permutation).forward(torch.from_numpy(on_scan).double()).float().numpy()
+        box, whole_scan = Box.whole(_shape(image)), on_scan
         passes = np.ones(image.shape, dtype=bool)
         for step in self.after:
+            view = image[(slice(None), *box.slices)]
+            if isinstance(step, Crop):
+                image, passes = image[(slice(None), *box.slices)], passes[(slice(None), *box.slices)]
+                box = step.box(view)
+                cuts = cropping(_shape(view), box.start, box.stop)
+                there = [c @ r for c, r in zip(cuts, there, strict=True)]
+                back = [r @ c.T for c, r in zip(cuts, back, strict=True)]
+                padded = axis_map(cuts)
+                image = padded.forward(torch.from_numpy(np.ascontiguousarray(image))).numpy()
+                passes = padded.forward(torch.from_numpy(passes.astype(np.float32))).numpy() > 0.5
+                box = Box.whole(_shape(image))
+                continue
             fitted = step.fit(image)
-            (image, kept), (on_scan, _) = fitted(image), fitted(on_scan)
+            (image, kept), (whole_scan, _) = fitted(image), fitted(whole_scan)
             passes &= kept
+        on_scan = whole_scan
+        to_network = axis_map(there, turned.permutation)
+        to_scan = placed_back(back, turned.permutation)
         return Placement(
             torch.from_numpy(np.ascontiguousarray(image))[None],
             to_network.forward(torch.from_numpy(case.head.astype(np.float32))) > 0.5,
@@ -162,25 +208,68 @@ def monai_steps(description: Any, *, where: str) -> Steps:
     transforms = description.get("transforms", []) if isinstance(description, Mapping) else description or []
     orientation: str | None = None
     spacing: tuple[float, float, float] | None = None
-    before: list[Intensity] = []
-    after: list[Intensity] = []
+    before: list[Intensity | Crop] = []
+    after: list[Intensity | Crop] = []
     for item in transforms:
         if not isinstance(item, Mapping):
             raise ModelFileError(f"Expected transforms with a _target_ in the preprocessing of {where}, found {item}.")
         if item.get("_disabled_") is True:
             continue
-        name = str(item.get("_target_", "")).rpartition(".")[2].rstrip("dD")
-        if name in _GEOMETRY_FREE or name == "EnsureType":
+        name = _DICTIONARY.sub("", str(item.get("_target_", "")).rpartition(".")[2])
+        if name in _GEOMETRY_FREE:
             continue
         if name == "Orientation":
             orientation = str(item.get("axcodes", "RAS"))
         elif name == "Spacing":
             spacing = _spacing(item, where)
-        elif name in ("CropForeground", "ForegroundMask", "SpatialPad", "DivisiblePad"):
+        elif name == "CropForeground":
+            (after if spacing is not None else before).append(_crop(item, where))
+        elif name in ("ForegroundMask", "SpatialPad", "DivisiblePad"):
             raise ModelFileError(f"The preprocessing of {where} uses {name}, which is not supported.")
         else:
             (after if spacing is not None else before).append(_intensity(name, item, where))
     return Steps(orientation, spacing, tuple(before), tuple(after))
+
+
+def _prepared(raw: Image, steps: tuple[Intensity | Crop, ...]) -> tuple[Box, Image, np.ndarray]:
+    """The scan after the steps before resampling: the box that is kept of it, its values, and where they follow it.
+
+    Constants are taken from what is kept when a step's turn comes.
+    """
+    box, image, follows = Box.whole(_shape(raw)), raw, np.ones(raw.shape, dtype=bool)
+    for step in steps:
+        view = image[(slice(None), *_inside(box, raw).slices)]
+        if isinstance(step, Crop):
+            box = step.box(view).shifted(_inside(box, raw).start)
+        else:
+            image, kept = step.fit(view)(image)
+            follows &= kept
+    return box, image, follows
+
+
+def _inside(box: Box, image: Image) -> Box:
+    """The part of a box that lies in the image."""
+    return box.intersection(Box.whole(_shape(image)))
+
+
+def _cut(n: int, start: int, stop: int) -> AxisOperator:
+    """Keeps start..stop of n voxels; zeros beyond them."""
+    return cropping((n, 1, 1), (start, 0, 0), (stop, 1, 1))[0]
+
+
+def _shape(image: np.ndarray) -> Shape:
+    a, b, c = image.shape[1:]
+    return int(a), int(b), int(c)
+
+
+def _crop(item: Mapping[str, Any], where: str) -> Crop:
+    margin = item.get("margin", 0)
+    plain = item.get("select_fn") is None and item.get("channel_indices") is None and item.get("k_divisible", 1) == 1
+    if not plain or not (isinstance(margin, int) and margin >= 0) or str(item.get("mode", "constant")) != "constant":
+        raise ModelFileError(
+            f"Expected CropForegroundd of {where} with voxels above 0, one whole number as margin and k_divisible 1, found more."
+        )
+    return Crop(margin, allow_smaller=bool(item.get("allow_smaller", False)))
 
 
 def _intensity(name: str, item: Mapping[str, Any], where: str) -> Intensity:

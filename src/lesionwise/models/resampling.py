@@ -33,6 +33,11 @@ def nearest_at(source: int, coordinates: Float[np.ndarray, " target"]) -> AxisOp
     return np.eye(source)[picked.astype(int)]
 
 
+def exact_nearest(source: int, coordinates: Float[np.ndarray, " target"]) -> AxisOperator:
+    """The nearest of `source` samples, halves upward: `torch.nn.functional.interpolate(mode="nearest-exact")`."""
+    return np.eye(source)[np.clip(np.floor(coordinates + 0.5), 0, source - 1).astype(int)]
+
+
 @lru_cache(maxsize=64)
 def spline_resize(source: int, target: int, order: int) -> AxisOperator:
     """`skimage.transform.resize(mode="edge", anti_aliasing=False)` along one axis: grids share their outer edges."""

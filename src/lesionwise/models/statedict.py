@@ -30,12 +30,12 @@ from lesionwise.io.files import write_text, write_whole
 from lesionwise.models.architecture import build, checked, load_weights
 from lesionwise.models.archive import Archive
 from lesionwise.models.checkpoint import read_saved
-from lesionwise.segmenter import AbstractSegmenter, Segmenter, Spec
+from lesionwise.segmenter import AbstractSegmenter, FixedNormalisation, Segmenter, Spec
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 """Endings of files that may hold a state_dict."""
 
-OPTIONS: tuple[str, ...] = ()
+OPTIONS: Mapping[str, str] = {}
 _LEFT_AS_SCAN = "scan"
 _CONTAINERS = ("state_dict", "model_state_dict", "network_weights", "model", "net", "network")
 
@@ -99,6 +99,10 @@ def spec_table(spec: Spec) -> dict[str, Any]:
         value = getattr(spec, field.name)
         if field.name == "card":
             continue
+        if isinstance(value, FixedNormalisation):
+            value = {"mean": list(value.mean), "sd": list(value.sd)}
+        elif callable(value):
+            raise InputError(f"Expected a model that a file can describe, found that its {field.name} is a function.")
         if value is None and field.name in ("orientation", "spacing_mm"):
             value = _LEFT_AS_SCAN
         if value is not None:
@@ -117,14 +121,9 @@ def spec_of(table: Mapping[str, Any], *, where: Path) -> Spec:
     missing = [name for name in required if name not in given]
     if missing:
         raise ModelFileError(f"Expected [spec] with {', '.join(required)} in {where}, {missing[0]} is missing.")
-    for name in ("channels", "window", "receptive_field_vox", "optional_channels"):
-        if name in given:
-            given[name] = tuple(given[name])
     for name in ("orientation", "spacing_mm"):
         if given.get(name) == _LEFT_AS_SCAN:
             given[name] = None
-    if len(given["window"]) != 3 or not all(isinstance(n, int) and n > 0 for n in given["window"]):
-        raise ModelFileError(f"Expected a window of three positive whole numbers in {where}, found {given['window']}.")
     try:
         return Spec(**given, card=dict(table.get("card", {})))
     except (TypeError, InputError) as error:

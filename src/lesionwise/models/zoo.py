@@ -1,5 +1,6 @@
 """One door to every kind of model: a shipped name, a package's name, or a file or folder recognised by its content."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,8 +16,8 @@ class Loader(Protocol):
     """A module that reads one kind of model. `claims` looks at names and content, and never runs anything."""
 
     @property
-    def OPTIONS(self) -> tuple[str, ...]:
-        """Names of the options that may follow a path."""
+    def OPTIONS(self) -> Mapping[str, str]:
+        """Options that may follow a path, each with what it takes."""
         ...
 
     def claims(self, path: Path) -> bool:
@@ -32,8 +33,8 @@ class NamedLoader(Protocol):
     """A module that reads the one model of another package, whose weights are the user's."""
 
     @property
-    def OPTIONS(self) -> tuple[str, ...]:
-        """Names of the options that may follow the name."""
+    def OPTIONS(self) -> Mapping[str, str]:
+        """Options that may follow the name, each with what it takes."""
         ...
 
     @property
@@ -57,6 +58,7 @@ LOADERS: Mapping[str, Loader] = {
 
 PACKAGES: Mapping[str, NamedLoader] = {"lst-ai": lstai, "mindglide": mindglide}
 """Models of other packages, by name."""
+_LOOKED_AT = 200
 
 
 def load_model(ref: str | Path, *, trust: bool = False, device: str | torch.device = "cpu") -> AbstractSegmenter:
@@ -105,37 +107,74 @@ def known() -> list[tuple[str, str]]:
     return [*shipped, *((name, loader.SUMMARY) for name, loader in PACKAGES.items())]
 
 
+def options_of(ref: str | Path) -> Mapping[str, str]:
+    """Options that may follow this model, each with what it takes."""
+    name = str(ref) if Path(ref).exists() else str(ref).partition("?")[0]
+    path = Path(name)
+    if path.exists():
+        return next((loader.OPTIONS for loader in LOADERS.values() if loader.claims(path)), {})
+    return PACKAGES[name].OPTIONS if name in PACKAGES else builtin.options(name)
+
+
+def formats() -> list[tuple[str, Mapping[str, str]]]:
+    """Every kind of model with the options that may follow it."""
+    of_packages = [(name, loader.OPTIONS) for name, loader in PACKAGES.items()]
+    return [*((kind, loader.OPTIONS) for kind, loader in LOADERS.items()), *of_packages]
+
+
 def _load(ref: str | Path, *, trust: bool) -> AbstractSegmenter:
     name, _, query = (str(ref), "", "") if Path(ref).exists() else str(ref).partition("?")
     path = Path(name)
-    options = dict(pair.partition("=")[::2] for pair in query.split("&") if pair)
     if name in PACKAGES and not path.exists():
-        _check_options(options, PACKAGES[name].OPTIONS, name)
-        return PACKAGES[name].load_named(options)
+        return PACKAGES[name].load_named(_options(query, PACKAGES[name].OPTIONS, name))
     if name == "builtin" or (name in builtin.names() and not path.exists()):
-        return builtin.load(name, options)
+        return builtin.load(name, _options(query, builtin.options(name), name))
     if not path.exists():
         choices = ", ".join(["builtin", *(n for n in builtin.names() if n != "builtin"), *PACKAGES])
         raise ModelFileError(f"Expected a model's name ({choices}) or a path, but there is no file or folder {name}.")
     for kind, loader in LOADERS.items():
         if loader.claims(path):
-            _check_options(options, loader.OPTIONS, kind)
-            return loader.load(path, trust=trust, options=options)
+            return loader.load(path, trust=trust, options=_options(query, loader.OPTIONS, kind))
     raise ModelFileError(f"Expected {'; or '.join(LOADERS)}; found {_content(path)}.")
 
 
-def _check_options(options: Mapping[str, str], known: Sequence[str], kind: str) -> None:
-    unknown = sorted(options.keys() - set(known))
-    if unknown:
-        raise InputError(f"Expected options among {', '.join(known) or 'none'} for {kind}, found {unknown[0]}.")
+def _options(query: str, known: Mapping[str, str], kind: str) -> dict[str, str]:
+    """What follows the `?`. Raises InputError for an option that is not known, has no value, or comes twice."""
+    found: dict[str, str] = {}
+    for pair in query.split("&") if query else []:
+        name, _, value = pair.partition("=")
+        if name not in known:
+            offered = f"options among {', '.join(known)}" if known else "no options"
+            raise InputError(f"Expected {offered} for {kind}, found {name or pair!r}.")
+        if not value:
+            raise InputError(f"Expected a value for the option {name} of {kind} ({known[name]}), found none.")
+        if name in found:
+            raise InputError(f"Expected the option {name} of {kind} once, found it twice.")
+        found[name] = value
+    return found
 
 
 def _content(path: Path) -> str:
+    near = _near(path)
+    hint = "" if not near else f": did you mean {' or '.join(str(p) for p in near)}?"
     if path.is_file():
-        return f"a file {path} that is none of these"
+        return f"a file {path} that is none of these{hint}"
     inside = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
     shown = ", ".join(inside[:6]) + (", ..." if len(inside) > 6 else "")
-    return f"a folder {path} with {shown or 'nothing in it'}"
+    return f"a folder {path} with {shown or 'nothing in it'}{hint}"
+
+
+def _near(path: Path) -> list[Path]:
+    """Up to three models close by: the folders that a file lies in, what lies in a folder or in its folders."""
+    if path.is_file():
+        around = [path.absolute().parent, path.absolute().parent.parent]
+        return [p for p in around if any(loader.claims(p) for loader in LOADERS.values())][:1]
+    for pattern in ("*", "*/*"):
+        folders = (p for p in itertools.islice(sorted(path.glob(pattern)), _LOOKED_AT) if p.is_dir())
+        found = [p for p in folders if any(loader.claims(p) for loader in LOADERS.values())]
+        if found:
+            return found[:3]
+    return []
 
 
 def _device(device: str | torch.device) -> torch.device:

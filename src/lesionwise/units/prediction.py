@@ -16,6 +16,7 @@ from lesionwise.io.derivative import (
     ScanFiles,
 )
 from lesionwise.io.nifti import read_image
+from lesionwise.network import check_dtype, check_logits, check_repeats
 from lesionwise.segmenter import AbstractSegmenter, Placement
 from lesionwise.units.keys import case_key, digest, stored
 from lesionwise.units.settings import ProgressFn, Settings
@@ -41,8 +42,15 @@ def model_facts(model: AbstractSegmenter, *, used: AbstractSegmenter | None = No
         **chosen,
         "Channels": list(spec.channels),
         "Window": list(spec.window),
+        "Overlap": spec.overlap,
+        "Blending": spec.blending,
+        "Activation": spec.activation,
+        "Classes": spec.classes,
+        "LesionClasses": list(spec.lesion_classes),
+        "Members": spec.members,
         "Threshold": spec.threshold,
-        "Card": {key: value for key, value in spec.card.items() if isinstance(value, str | int | float)},
+        "Preprocessing": list((used or model).preprocessing),
+        "Card": {key: value for key, value in spec.card.items() if isinstance(value, str | int | float | list)},
     }
 
 
@@ -56,7 +64,8 @@ def predict_case(
 ) -> Prediction:
     """Lesion probability on the scan's grid; 0 where the network's grid does not reach.
 
-    `known` names an output folder from which an earlier, identical prediction is read back.
+    `known` names an output folder from which an earlier, identical prediction is read back. Raises UnsupportedModelError for
+    a network of another precision, one that answers differently when asked twice, and one that returns probabilities.
     """
     placement = model.place(case)
     key = digest(case_key(case), model.fingerprint)
@@ -70,7 +79,12 @@ def predict_case(
         known.facts.unlink(missing_ok=True)  # gone or damaged: it is predicted and written again
     grid = WindowGrid.of(model.spec, _shape(placement.input))
     step = None if progress_fn is None else lambda done, total: progress_fn("predict", done, total)
-    logits = predict(model.network, placement.input.to(device), grid, progress_fn=step).cpu()
+    x = placement.input.to(device)
+    check_dtype(model.network, x)
+    middle = grid.boxes[len(grid.boxes) // 2]
+    check_repeats(model.network, grid.pad(x)[(..., *middle.slices)])
+    logits = predict(model.network, x, grid, progress_fn=step).cpu()
+    check_logits(logits, softmax=model.spec.activation == "softmax", members=model.spec.members)
     on_scan = probability_on_scan(logits, placement, model.spec)
     return Prediction(np.ascontiguousarray(on_scan.numpy(), dtype=np.float32), placement, key)
 

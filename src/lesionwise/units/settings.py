@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lesionwise.attribution.engine.method import AbstractMethod
-from lesionwise.attribution.engine.options import RunOptions
+from lesionwise.attribution.engine.options import RunOptions, StatisticsName
 from lesionwise.attribution.methods.gradient import SmoothGrad
-from lesionwise.attribution.target import target_named
+from lesionwise.attribution.target import AbstractTarget, target_named
 from lesionwise.errors import InputError
+from lesionwise.fingerprint import fingerprint
 from lesionwise.instances.matching import read_selection
 
 ProgressFn = Callable[[str, int, int], None]
@@ -29,7 +30,7 @@ class Settings:
     """
 
     method: AbstractMethod = field(default_factory=SmoothGrad)
-    target: str = "log_odds"
+    target: str | AbstractTarget = "log_odds"
     lesions: str = "all"
     controls: int = 0
     threshold: float | None = None
@@ -42,7 +43,7 @@ class Settings:
     device: str = "cpu"
     snr: bool = False
     lesion_window: bool = False
-    statistics: str = "auto"
+    statistics: StatisticsName = "auto"
     views: str | int = "all"
     save_parts: bool = False
     keep_mm: float | None = None
@@ -75,8 +76,9 @@ class Settings:
 
     @property
     def key(self) -> tuple[tuple[str, Any], ...]:
-        """What results depend on: all but the device."""
-        return tuple((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "device")
+        """What results depend on: all but the device; a method or target of one's own counts with its code."""
+        own = {"method": fingerprint(self.method), "target": fingerprint(target_named(self.target))}
+        return tuple((f.name, own.get(f.name, getattr(self, f.name))) for f in fields(self) if f.name != "device")
 
 
 def map_units(settings: Settings) -> str:

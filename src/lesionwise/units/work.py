@@ -14,7 +14,9 @@ import torch
 from lesionwise import lesion_table
 from lesionwise.attribution.engine.session import Session
 from lesionwise.attribution.result import Attribution, trimmed
+from lesionwise.attribution.target import target_named
 from lesionwise.errors import InputError
+from lesionwise.fingerprint import fingerprint
 from lesionwise.geometry.affine import voxel_sizes_mm
 from lesionwise.geometry.volume import Case
 from lesionwise.instances.instance import Instance
@@ -78,12 +80,6 @@ def explain_case(
     return explained
 
 
-def choice_notes(model: AbstractSegmenter) -> tuple[str, ...]:
-    """Sentences about why this network was asked, where the model has several or the scan lacks a channel."""
-    card = model.spec.card
-    return tuple(str(card[key]) for key in ("chosen", "lacking") if key in card)
-
-
 def find_case(
     model: AbstractSegmenter,
     case: Case,
@@ -111,7 +107,7 @@ def find_case(
         lesions=pd.DataFrame(columns=lesion_table.columns(channels)),
         columns=lesion_table.described(channels, units=map_units(settings)),
         map_channels=channels,
-        notes=(*case.notes, *choice_notes(model), *notes),
+        notes=(*case.notes, *model.notes, *notes),
         keys={"PredictionKey": predicted.key, "InstancesKey": instances_key(case, predicted.key, instances)},
     )
     return model, predicted, explained
@@ -136,7 +132,8 @@ def _explain(
         key = digest(
             explained.keys["PredictionKey"],
             np.ascontiguousarray(instance.voxels).tobytes(),
-            repr((method, settings.target, settings.seed, settings.snr, settings.lesion_window)),
+            fingerprint(method, target_named(settings.target)),
+            repr((settings.seed, settings.snr, settings.lesion_window)),
             repr((settings.statistics, settings.views, settings.save_parts, settings.keep_mm)),
         )
         there = None if files is None else files.saliency(instance.label, method.name)
@@ -217,11 +214,13 @@ def _as_map(attribution: Attribution, explained: Explained, instance: Instance, 
         "Reduce": getattr(settings.method, "reduce", "n/a"),
         "Approximation": ", ".join(attribution.details.get("approximation", [])) or "none",
         "NormalisationStatistics": attribution.details.get("statistics", "exact"),
-        "Target": settings.target,
+        "Target": target_named(settings.target).name,
         "Samples": attribution.n_samples,
         "Seed": settings.seed,
         "ModelName": explained.model["Name"],
         "ModelFingerprint": explained.model["Fingerprint"],
+        "ModelPreprocessing": explained.model.get("Preprocessing", []),
+        "ModelCard": explained.model.get("Card", {}),
         "Statistics": _statistics(attribution, channels),
         "Details": attribution.details,
         "Instance": instance_key(instance),

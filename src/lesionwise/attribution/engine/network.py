@@ -11,29 +11,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from lesionwise.errors import UnsupportedModelError
+from lesionwise.network import frozen
 
-_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
-
-
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode and parameters without gradient inside the block; every flag as before after it.
-
-    Raises UnsupportedModelError for a batch normalisation that would use the statistics of the batch.
-    """
-    _refuse_batch_statistics(network)
-    training = [(module, module.training) for module in network.modules()]
-    gradients = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    try:
-        network.eval()
-        for parameter, _ in gradients:
-            parameter.requires_grad_(False)
-        yield network
-    finally:
-        for parameter, wanted in gradients:
-            parameter.requires_grad_(wanted)
-        for module, was_training in training:
-            module.training = was_training
+__all__ = ["convolutions", "frozen", "layer_named"]
 
 
 @contextmanager
@@ -54,69 +34,37 @@ def convolutions(*, tf32: bool) -> Iterator[None]:
 
 
 @contextmanager
-def recomputing(network: nn.Module) -> Iterator[nn.Module]:
-    """Blocks of the network keep their input alone for the backward pass, and run forward again in it. As before after it."""
-    blocks = blocks_of(network)
+def recomputing(network: nn.Module) -> "Iterator[list[int]]":
+    """Blocks of the network (the smallest modules with a convolution and a normalisation) keep their input alone for the
+    backward pass, and run forward again in it. Modules as before after it.
+
+    The list that is given gets, per call of a block, the bytes of its input and of its output.
+    """
+    sizes: list[int] = []
+    blocks = [] if isinstance(network, torch.jit.ScriptModule) else _blocks(network)
 
     def run(inner_fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return inner_fn(*args, **kwargs)
-        return checkpoint(inner_fn, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        found = checkpoint(inner_fn, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        sizes.extend(sum(x.nbytes for x in tree_leaves(part) if isinstance(x, Tensor)) for part in (args, found))
+        return found
 
     try:
         for block in blocks:
             block.forward = partial(run, block.forward)  # type: ignore[method-assign]
-        yield network
+        yield sizes
     finally:
         for block in blocks:
             block.__dict__.pop("forward", None)
 
 
-@contextmanager
-def watching_blocks(network: nn.Module, held_fn: Callable[[], int]) -> "Iterator[list[tuple[int, int]]]":
-    """The list that is given gets, per call of a block, the bytes of its inputs and what `held_fn` grew by inside it."""
-    found: list[tuple[int, int]] = []
-    entered: list[int] = []
-
-    def before(_module: Any, _args: Any) -> None:
-        entered.append(held_fn())
-
-    def after(_module: Any, args: Any, _output: Any) -> None:
-        nbytes = sum(x.untyped_storage().nbytes() for x in tree_leaves(args) if isinstance(x, Tensor))
-        found.append((nbytes, held_fn() - entered.pop()))
-
-    handles = []
-    for block in blocks_of(network):
-        handles += [block.register_forward_pre_hook(before), block.register_forward_hook(after)]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """Modules that are worth running twice: the outermost that directly hold a unit (the smallest modules with a
-    convolution and a normalisation), or a unit itself where only the whole network holds it. None of TorchScript."""
-    units = set(_units(network))
-    found: list[nn.Module] = []
-
-    def look(module: nn.Module) -> None:
-        for child in module.children():
-            if isinstance(child, torch.jit.ScriptModule) or "forward" in child.__dict__:
-                continue
-            if child in units or any(part in units for part in child.children()):
-                found.append(child)
-            else:
-                look(child)
-
-    look(network)
-    return list(dict.fromkeys(found))
-
-
-def _units(module: nn.Module) -> list[nn.Module]:
-    inside = [unit for child in module.children() for unit in _units(child)]
-    if inside or isinstance(module, torch.jit.ScriptModule):
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """The smallest modules inside that hold a convolution and a normalisation, found without looking into TorchScript."""
+    if isinstance(module, torch.jit.ScriptModule) or "forward" in module.__dict__:
+        return []
+    inside = [block for child in module.children() for block in _blocks(child)]
+    if inside:
         return inside
     names = [type(part).__name__ for part in module.modules()]
     has_convolution = any(name.startswith("Conv") and name.endswith("d") for name in names)
@@ -141,20 +89,3 @@ def layer_named(network: nn.Module, name: str) -> nn.Module:
             f"The network has no layer named {name!r}; it has, among others, {', '.join(some[-6:])}."
         )
     return modules[name]
-
-
-def _refuse_batch_statistics(network: nn.Module) -> None:
-    for name, module in network.named_modules():
-        script = getattr(module, "original_name", type(module).__name__)
-        if not (isinstance(module, _BATCH_NORMS) or script.startswith(("BatchNorm", "SyncBatchNorm"))):
-            continue
-        if module.training:
-            raise UnsupportedModelError(
-                f"Layer {name!r} is a batch normalisation in training mode, which makes every prediction depend on the "
-                "other windows in its batch: call network.eval() first."
-            )
-        if getattr(module, "running_mean", 0) is None:
-            raise UnsupportedModelError(
-                f"Layer {name!r} is a batch normalisation without running statistics, which makes every prediction "
-                "depend on the other windows in its batch; expected one with track_running_stats."
-            )

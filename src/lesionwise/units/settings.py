@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lesionwise.attribution.engine.method import AbstractMethod
-from lesionwise.attribution.engine.options import RunOptions, StatisticsName
+from lesionwise.attribution.engine.options import RunOptions
 from lesionwise.attribution.methods.gradient import SmoothGrad
 from lesionwise.attribution.target import AbstractTarget, target_named
 from lesionwise.errors import InputError
@@ -43,7 +43,7 @@ class Settings:
     device: str = "cpu"
     snr: bool = False
     lesion_window: bool = False
-    statistics: StatisticsName = "auto"
+    statistics: str = "auto"
     views: str | int = "all"
     save_parts: bool = False
     keep_mm: float | None = None

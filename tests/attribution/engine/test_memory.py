@@ -9,7 +9,7 @@ from lesionwise.attribution import Gradient, Occlusion, SmoothGrad, attribute, p
 from lesionwise.attribution.sparse.local import LocalCotangent
 from lesionwise.errors import OutOfMemoryError
 
-from ..conftest import OMEGA, rescheduled
+from ..conftest import OMEGA, place, random_scan, rescheduled, small_spec
 
 ELSEWHERE = np.array([[2, 3, 2], [2, 3, 3], [2, 4, 3]])
 RAISES = {
@@ -139,3 +139,24 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(setup):
     with pytest.raises(RuntimeError, match="shapes do not match"):
         attribute(greedy, setup.spec, setup.placement, [OMEGA], method=Gradient(), plan=plan)
     assert greedy.failed == 1
+
+
+def test_blocks_are_run_again_where_a_whole_graph_does_not_fit():
+    """Half the memory, the same map."""
+    torch.manual_seed(0)
+    block = [
+        nn.Sequential(nn.Sequential(nn.Conv3d(a, 8, 3, padding=1), nn.InstanceNorm3d(8), nn.Tanh()), nn.Tanh())
+        for a in (2, 8, 8, 8)
+    ]
+    network = nn.Sequential(*block, nn.Conv3d(8, 2, 1)).double().eval()
+    scan, spec, method = place(random_scan()), small_spec(), SmoothGrad(n_samples=3)
+    free = plan_attribution(network, spec, scan, [OMEGA], method=method)
+    assert not free.schedule.recompute
+    tight = plan_attribution(network, spec, scan, [OMEGA], method=method, memory_bytes=int(0.9 * free.memory_bytes))
+    assert tight.schedule.recompute
+    assert tight.memory_bytes < 0.9 * free.memory_bytes
+    found, expected = (
+        attribute(network, spec, scan, [OMEGA], method=method, plan=plan) for plan in (tight, free)
+    )  # fmt: skip
+    same(found, expected)
+    assert not any("forward" in module.__dict__ for module in network.modules())

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from lesionwise.attribution.engine.cost import Cost
 from lesionwise.attribution.engine.draws import AbstractDraws
+from lesionwise.attribution.engine.learning import learn
 from lesionwise.attribution.engine.moments import Moments
-from lesionwise.attribution.engine.sampling import Sampled, accumulate, accumulate_difference, learn
+from lesionwise.attribution.engine.sampled import Sampled
+from lesionwise.attribution.engine.sampling import accumulate, accumulate_difference
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.workload import Workload

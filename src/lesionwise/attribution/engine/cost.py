@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lesionwise.attribution.engine.network import recomputing
+from lesionwise.attribution.engine.learning import learn_pass
+from lesionwise.attribution.engine.network import watching_blocks
 from lesionwise.attribution.engine.passes import Cotangent, Runner, WindowPass
-from lesionwise.attribution.engine.sampling import learn_pass
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.workload import Pass, Schedule, is_out_of_memory
@@ -71,10 +71,10 @@ def dense_cost(
     """
     at = (site.windows[0], scene.runner.views - 1)
     plain = replace(scene.runner, strategy="loop", together=1, recompute=False, held=None)
-    nbytes, recompute = _graph_bytes(scene, plain, at), False
-    if nbytes > budget:
-        plain, recompute = replace(plain, recompute=True), True
-        nbytes = min(nbytes, _graph_bytes(scene, plain, at))
+    nbytes, again = graph_bytes(scene, plain, at)
+    recompute = again < nbytes > budget
+    if recompute:
+        plain, nbytes = replace(plain, recompute=True), again
     cost = Cost(graph_bytes=nbytes, recompute=recompute)
     if nbytes > budget:
         return cost, None
@@ -164,17 +164,14 @@ def local_cost(
     return Cost(forward_s, backward_s, dense.graph_bytes, "local", together, batch, nbytes, held=held)
 
 
-def _graph_bytes(scene: Scene, runner: Runner, at: Pass) -> int:
-    """Bytes that the graph of one window holds, counted without holding them."""
+def graph_bytes(scene: Scene, runner: Runner, at: Pass) -> tuple[int, int]:
+    """Bytes that the graph of one window holds, and those where its blocks run again; counted without holding them."""
     outline = Outline()
-    if not runner.recompute:
+    with watching_blocks(runner.network, lambda: outline.nbytes) as blocks:
         runner.forward(scene.window(at[0])[None], at=at, outline=outline)
-        return outline.nbytes
-    with recomputing(runner.network) as sizes:
-        replace(runner, recompute=False).forward(scene.window(at[0])[None], at=at, outline=outline)
-    inputs, outputs = sizes[0::2], sizes[1::2]
-    inside = max((a + 6 * b for a, b in zip(inputs, outputs, strict=True)), default=0)
-    return outline.nbytes + sum(inputs) + inside
+    inside = [held for _, held in blocks]
+    again = outline.nbytes - sum(inside) + sum(inputs for inputs, _ in blocks) + max(inside, default=0)
+    return outline.nbytes, again
 
 
 def _derivative(graph: WindowPass, cotangents: list[list[Cotangent]], size: Sequence[int]) -> Tensor:

@@ -34,37 +34,69 @@ def convolutions(*, tf32: bool) -> Iterator[None]:
 
 
 @contextmanager
-def recomputing(network: nn.Module) -> "Iterator[list[int]]":
-    """Blocks of the network (the smallest modules with a convolution and a normalisation) keep their input alone for the
-    backward pass, and run forward again in it. Modules as before after it.
-
-    The list that is given gets, per call of a block, the bytes of its input and of its output.
-    """
-    sizes: list[int] = []
-    blocks = [] if isinstance(network, torch.jit.ScriptModule) else _blocks(network)
+def recomputing(network: nn.Module) -> Iterator[nn.Module]:
+    """Blocks of the network keep their input alone for the backward pass, and run forward again in it. As before after it."""
+    blocks = blocks_of(network)
 
     def run(inner_fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return inner_fn(*args, **kwargs)
-        found = checkpoint(inner_fn, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-        sizes.extend(sum(x.nbytes for x in tree_leaves(part) if isinstance(x, Tensor)) for part in (args, found))
-        return found
+        return checkpoint(inner_fn, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
     try:
         for block in blocks:
             block.forward = partial(run, block.forward)  # type: ignore[method-assign]
-        yield sizes
+        yield network
     finally:
         for block in blocks:
             block.__dict__.pop("forward", None)
 
 
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The smallest modules inside that hold a convolution and a normalisation, found without looking into TorchScript."""
-    if isinstance(module, torch.jit.ScriptModule) or "forward" in module.__dict__:
-        return []
-    inside = [block for child in module.children() for block in _blocks(child)]
-    if inside:
+@contextmanager
+def watching_blocks(network: nn.Module, held_fn: Callable[[], int]) -> "Iterator[list[tuple[int, int]]]":
+    """The list that is given gets, per call of a block, the bytes of its inputs and what `held_fn` grew by inside it."""
+    found: list[tuple[int, int]] = []
+    entered: list[int] = []
+
+    def before(_module: Any, _args: Any) -> None:
+        entered.append(held_fn())
+
+    def after(_module: Any, args: Any, _output: Any) -> None:
+        nbytes = sum(x.untyped_storage().nbytes() for x in tree_leaves(args) if isinstance(x, Tensor))
+        found.append((nbytes, held_fn() - entered.pop()))
+
+    handles = []
+    for block in blocks_of(network):
+        handles += [block.register_forward_pre_hook(before), block.register_forward_hook(after)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """Modules that are worth running twice: the outermost that directly hold a unit (the smallest modules with a
+    convolution and a normalisation), or a unit itself where only the whole network holds it. None of TorchScript."""
+    units = set(_units(network))
+    found: list[nn.Module] = []
+
+    def look(module: nn.Module) -> None:
+        for child in module.children():
+            if isinstance(child, torch.jit.ScriptModule) or "forward" in child.__dict__:
+                continue
+            if child in units or any(part in units for part in child.children()):
+                found.append(child)
+            else:
+                look(child)
+
+    look(network)
+    return list(dict.fromkeys(found))
+
+
+def _units(module: nn.Module) -> list[nn.Module]:
+    inside = [unit for child in module.children() for unit in _units(child)]
+    if inside or isinstance(module, torch.jit.ScriptModule):
         return inside
     names = [type(part).__name__ for part in module.modules()]
     has_convolution = any(name.startswith("Conv") and name.endswith("d") for name in names)

@@ -30,7 +30,7 @@ class RunOptions:
     autocast: torch.dtype | None = None
     tf32: bool = False
     lesion_window: bool = False
-    statistics: StatisticsName = "auto"
+    statistics: str = "auto"
     views: str | int = "all"
 
     def __post_init__(self) -> None:

@@ -10,9 +10,11 @@ import torch
 
 from lesionwise.attribution.engine.draws import AbstractDraws
 from lesionwise.attribution.engine.extremes import Extremes
+from lesionwise.attribution.engine.learning import learn
 from lesionwise.attribution.engine.moments import Moments, placed
 from lesionwise.attribution.engine.noise import random_subset
-from lesionwise.attribution.engine.sampling import Sampled, accumulate, accumulate_difference, learn
+from lesionwise.attribution.engine.sampled import Sampled
+from lesionwise.attribution.engine.sampling import accumulate, accumulate_difference
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.work import Work

@@ -28,8 +28,8 @@ class Outline(saved_tensors_hooks):
         self._kept.append(stand_in)  # alive, so that no address is used twice
         self._addresses[x.data_ptr()] = stand_in.data_ptr()
         storage = x.untyped_storage()
-        before = self._counted.get(storage.data_ptr())
+        before = self._counted.get(storage._cdata)
         if before is None or before.expired():  # memory that was freed may be another tensor's now
-            self._counted[storage.data_ptr()] = StorageWeakRef(storage)
+            self._counted[storage._cdata] = StorageWeakRef(storage)
             self.nbytes += storage.nbytes()
         return stand_in

@@ -114,7 +114,10 @@ def _ways(scene: Scene, site: Site, method: AbstractMethod, options: RunOptions,
     wanted, network = options.statistics, scene.runner.network
     dense, expected = dense_cost(scene, site, budget=budget, voxelwise=voxelwise, thorough=thorough)
     mixing = normalises_by_itself(network) and can_be_held(network)
-    held = "fixed" in method.statistics and (wanted in ("fixed", "split") or (wanted == "auto" and mixing))
+    by_itself = voxelwise or "split" in method.statistics  # paths add up only for the network as it is
+    held = "fixed" in method.statistics and (
+        wanted in ("fixed", "split") or (wanted == "auto" and mixing and by_itself)
+    )
     local = None
     if thorough or wanted in ("fixed", "split"):
         own = partial(local_cost, scene, site, dense, expected, budget=budget, voxelwise=voxelwise)
@@ -125,7 +128,7 @@ def _ways(scene: Scene, site: Site, method: AbstractMethod, options: RunOptions,
     if not (held and mixing):
         _must_fit(dense, local, budget)
         return _Ways("exact", local or dense)
-    if local is not None and "split" not in method.statistics and wanted == "auto":
+    if local is not None and voxelwise and wanted == "auto":
         return _Ways("fixed", local)
     if local is not None and "split" in method.statistics:
         _must_fit(dense, None, budget)

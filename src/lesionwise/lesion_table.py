@@ -62,8 +62,10 @@ TRIAGE: Mapping[str, Mapping[str, str]] = {
         "lesions that were not explained or are of a size unknown to the model, missed lesions and control regions"
     },
     "triage_reasons": {
-        "Description": "What spoke most for the verdict: shape and place in words, then up to three concepts, each by its "
-        "loudest feature beside what is typical of true lesions (of false ones where the lesion is kept)"
+        "Description": "What spoke most for the verdict, as JSON: `reasons`, up to three concepts by their loudest feature "
+        "(feature, value, typical of true lesions or, where the lesion is kept, of false ones, weight: its share of the "
+        "log-odds); `signs` of shape and place and `reliance` on a channel where it is called false; or the lesion's "
+        "`volume_mm3` where that is outside `known_mm3`, so that it was not judged"
     },
 }
 """What triage says of a lesion: beside the table of its scan, and in the cohort's table."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lesionwise.triage.features import catalogue
+from lesionwise.triage.families import catalogue
 from lesionwise.triage.model import TriageModel
 from lesionwise.triage.scorer import Calibration, LinearScorer, Preparation
 

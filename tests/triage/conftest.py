@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lesionwise.triage.features import catalogue
+from lesionwise.triage.families import catalogue
 
 CHANNELS = ("FLAIR", "T1w")
 

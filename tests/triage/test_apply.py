@@ -17,7 +17,7 @@ from lesionwise.io.nifti import read_image
 from lesionwise.triage.apply import COLUMNS, FALSE, KEEP, apply_triage, triage_scan, write_triage
 from lesionwise.triage.candidates import find_candidates, fit_candidates
 from lesionwise.triage.cohort import Extras, measure_cohort, measure_scan
-from lesionwise.triage.features import catalogue
+from lesionwise.triage.families import catalogue
 from lesionwise.triage.likeness import Likeness
 from lesionwise.triage.model import TriageModel, fit_model, save_model
 from lesionwise.triage.radiomics import radiomic_features
@@ -46,7 +46,10 @@ def test_verdicts_reasons_and_mask(explained):
     for label in judged:
         expected = FALSE if np.log(volumes[label]) < middle else KEEP
         assert table.loc[label, "triage_verdict"] == expected
-        assert "the volume (ln mm3) is" in table.loc[label, "triage_reasons"]
+        (told,) = json.loads(table.loc[label, "triage_reasons"])["reasons"]
+        assert told["feature"] == "volume_log"
+        assert told["value"] == pytest.approx(np.log(volumes[label]), rel=1e-3)
+        assert (told["value"] < told["typical"]) == (expected == FALSE)
     others = table[~table.index.isin(judged)]
     assert others["triage_verdict"].isna().all()
     false = list(table.index[table["triage_verdict"] == FALSE])
@@ -80,7 +83,7 @@ def test_sizes_unknown_to_the_model_are_kept_without_a_verdict(explained):
     table, large = triaged.lesions.set_index("lesion"), int(volumes.idxmax())
     assert pd.isna(table.loc[large, "triage_verdict"])
     assert np.isnan(table.loc[large, "triage_p_false"])
-    assert table.loc[large, "triage_reasons"].startswith("not judged")
+    assert json.loads(table.loc[large, "triage_reasons"])["volume_mm3"] == pytest.approx(volumes[large], abs=0.06)
     assert triaged.mask[result.labels == large].all()
     assert (
         table["triage_verdict"].notna().sum() == triage_scan(result, model).lesions["triage_verdict"].notna().sum() - 1

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from triage_scans import CHANNELS, SHAPE, ball_scan
 
+from lesionwise.triage import context, disagreement
 from lesionwise.triage.baselines import baseline_features, entropy_bit
 from lesionwise.triage.cohort import draw_lesions, measure_scan
-from lesionwise.triage.features import CONTEXT, CONTEXT_PER_CHANNEL, DISAGREEMENT, FAITHFULNESS, catalogue, of_families
+from lesionwise.triage.families import catalogue, of_families
 from lesionwise.triage.signed import saliency_features
 
 
@@ -95,8 +96,7 @@ def test_a_lesion_without_map_has_no_saliency_but_all_baselines():
 def test_what_is_measured_is_what_the_catalogue_lists():
     scan, _ = ball_scan(weights=np.ones((2, *SHAPE)))
     row = measure_scan(scan)
-    asks = {f.name for f in (*CONTEXT, *FAITHFULNESS, *DISAGREEMENT)}
-    asks |= {f"{f.name}_{c}" for f in CONTEXT_PER_CHANNEL for c in CHANNELS}
+    asks = {f.name for module in (context, disagreement) for f in module.features(CHANNELS)}
     identity = {"subject", "scan", "lesion", "outcome", "volume_mm3", "weight"}
     assert set(row.columns) - identity == set(catalogue(CHANNELS)) - asks
     assert np.isfinite(row[["push_in_FLAIR", "mean_in_T1w", "fluid_share"]].to_numpy(dtype=float)).all()

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lesionwise.triage.features import catalogue, of_families
+from lesionwise.triage.families import catalogue, of_families
 from lesionwise.triage.model import fit_model
-from lesionwise.triage.reasons import looks_like, reasons
+from lesionwise.triage.reasons import reasons, signs
 
 CHANNELS = ("FLAIR", "T1w")
 
@@ -29,8 +29,9 @@ def test_reasons_name_real_features_and_true_values(model, held_out):
         for reason in found:
             assert known[reason.feature.name] == reason.feature
             assert reason.value == held_out[reason.feature.name].iloc[row]
-            assert reason.feature.words in str(reason)
-            assert ("higher" in str(reason)) == (reason.value > reason.typical)
+            told = reason.as_dict()
+            assert set(told) == {"feature", "value", "typical", "weight"}
+            assert (told["value"] > told["typical"]) == (reason.value > reason.typical)
         weights = [reason.weight for reason in found]
         assert weights == sorted(weights, reverse=True)
         assert min(weights) > 0
@@ -69,8 +70,8 @@ def test_unknown_features_have_no_say(model, held_out):
     assert reasons(model, np.full(len(model.features), np.nan), false=True) == []
 
 
-def test_looks():
-    assert "vessel" in looks_like({"elongation": 0.3, "depth_max_mm": 1.0})
-    assert "ventricle" in looks_like({"fluid_share": 0.4, "head_depth_mm": 40.0})
-    assert "surface" in looks_like({"head_depth_mm": 2.0})
-    assert looks_like({"elongation": float("nan")}) == ""
+def test_signs_of_shape_and_place():
+    assert signs({"elongation": 0.3, "depth_max_mm": 1.0}) == ["thin"]
+    assert signs({"fluid_share": 0.4, "head_depth_mm": 40.0}) == ["fluid_rim"]
+    assert signs({"head_depth_mm": 2.0}) == ["surface"]
+    assert signs({"elongation": float("nan")}) == []

@@ -212,13 +212,15 @@ class TriageOutput:
     """What triage said of one scan, read back from its files.
 
     `verdicts` has a row per instance; `look_here` the likely misses, likeliest first, None if that table is not there.
-    `notes` say where the verdicts should not be relied on, `model` holds the facts of the model that judged.
+    `notes` say where the verdicts should not be relied on, `model` holds the facts of the model that judged, `features`
+    how each of its features is told.
     """
 
     verdicts: pd.DataFrame
     look_here: pd.DataFrame | None
     notes: tuple[str, ...] = ()
     model: Mapping[str, Any] = field(default_factory=dict)
+    features: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def read_triage(files: ScanFiles) -> TriageOutput | None:
@@ -227,15 +229,15 @@ def read_triage(files: ScanFiles) -> TriageOutput | None:
         return None
     sidecar_path = files.triage_table.with_suffix(".json")
     sidecar = read_json(sidecar_path) if sidecar_path.is_file() else {}
-    notes, model = sidecar.get("Notes", []), sidecar.get("Model", {})
-    if not isinstance(notes, list) or not isinstance(model, dict):
+    notes, model, features = sidecar.get("Notes", []), sidecar.get("Model", {}), sidecar.get("Features", {})
+    if not isinstance(notes, list) or not isinstance(model, dict) or not isinstance(features, dict):
         raise InputError(f"Expected notes and a model's facts in {sidecar_path}, found something else.")
     look, verdicts = files.triage_look, read_table(files.triage_table, text=TEXT)
     check_columns(verdicts, ("lesion", "triage_p_false", "triage_verdict", "triage_reasons"), files.triage_table)
     found = read_table(look, text=TEXT) if look.is_file() else None
     if found is not None:
         check_columns(found, ("rank", "probability_max", "x_mm", "y_mm", "z_mm", "volume_mm3"), look)
-    return TriageOutput(verdicts, found, tuple(str(note) for note in notes), model)
+    return TriageOutput(verdicts, found, tuple(str(note) for note in notes), model, features)
 
 
 WHY_TEXT = ("outcome", "shapley_leading", "without_neighbours_found")

@@ -21,7 +21,7 @@ FAINT = 0.02
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number for a sentence: `digits` significant digits (thousands whole), a real minus sign, n/a for what is missing.
+    """A number for a sentence: `digits` significant digits (larger numbers whole), a real minus sign, n/a for what is missing.
 
     >>> number(-0.01234), number(1351.2), number(float("nan"))
     ('−0.0123', '1\u202f351', 'n/a')
@@ -30,7 +30,7 @@ def number(value: Any, digits: int = 3) -> str:
         return "n/a"
     if not isinstance(value, (int, float)):
         value = float(value)
-    if abs(value) >= 1000:
+    if abs(value) >= min(1000, 10**digits):
         return f"{value:,.0f}".replace(",", "\u202f").replace("-", "−")
     text = f"{value:.{digits}g}"
     if "e" in text:

@@ -165,11 +165,14 @@ def _lesion(
     voxels = scene.voxels(label)
     main = scene.descs[0] if scene.descs else ""
     quantitative = True
+    verdict = Verdict.of(row, None if scene.triage is None else scene.triage.features)
     found: dict[str, Any] = {
         "label": label,
         "row": {str(key): _plain(value) for key, value in row.items()},
         "headline": headline(row),
-        "triage": None if (verdict := Verdict.of(row)) is None else vars(verdict),
+        "triage": None
+        if (verdict := Verdict.of(row, scene.triage.features if scene.triage else None)) is None
+        else vars(verdict),
         "maps": {},
     }
     if not len(voxels):
@@ -221,7 +224,7 @@ def _likely_misses(scene: Scene, frame: Frame) -> list[dict[str, Any]]:
         each: dict[str, Any] = {
             "rank": miss.rank,
             "mm": list(miss.mm),
-            "words": candidate(miss.words),
+            "words": candidate(miss.row, scene.channels),
             "outcome": miss.outcome,
             "voxel": None,
             "side": "",

@@ -67,6 +67,7 @@ class Turn:
 class LikelyMiss:
     """A place where a lesion may have been missed; `voxel` is None where it lies outside the scan.
 
+    `row` is its row of triage's table;
     `outcome` is "miss" on a missed lesion of the reference, "other" elsewhere, None without a reference.
     """
 
@@ -74,7 +75,7 @@ class LikelyMiss:
     mm: tuple[float, float, float]
     voxel: Shape | None
     volume_mm3: float
-    words: str
+    row: Mapping[Any, Any]
     outcome: str | None
 
 
@@ -167,13 +168,13 @@ class Scene:
 
     def _likely_miss(self, row: Mapping[Any, Any]) -> LikelyMiss:
         x, y, z = (float(row[name]) for name in ("x_mm", "y_mm", "z_mm"))
-        text, outcome = row.get("words"), row.get("outcome")
+        outcome = row.get("outcome")
         return LikelyMiss(
             rank=int(row["rank"]),
             mm=(x, y, z),
             voxel=self.voxel_at((x, y, z)),
             volume_mm3=float(row["volume_mm3"]),
-            words=text if isinstance(text, str) else "",
+            row=row,
             outcome=outcome if isinstance(outcome, str) else None,
         )
 

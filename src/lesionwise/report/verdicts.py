@@ -1,12 +1,12 @@
 """What triage says, for a reader who has ten seconds: first what, then why, then what it is worth.
 
-Triage writes its reasons as sentences into `_triage.tsv`; here they are told without the names of features. What is not
-known is shown as it stands.
+Triage hands over structure: features with their values and what is usual, and how each is told. Here it becomes sentences.
+What an older version wrote as text is shown as it stands.
 """
 
+import json
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,74 +17,13 @@ FALSE, KEEP = "probably false", "keep"
 SURE = 0.995
 """Probabilities above are told as "over 0.99": two digits would say 1."""
 
-_REASON = re.compile(
-    r"(?P<words>.+) is (?P<way>higher|lower) than in (?P<kind>true|false) lesions "
-    r"\((?P<value>\S+) against (?P<typical>\S+)(?: (?P<units>.+))?\)"
-)
-_RELIED = re.compile(
-    r"relied on (?P<channel>.+) \((?P<share>\S+ %) of its map(?:, (?P<inside>\S+ %) of that inside it)?\)"
-)
-_SIZE = re.compile(r"not judged: (?P<volume>\S+) mm3, and the false lesions it was fitted on had (?P<known>.+) mm3")
-_FINGERPRINTS = re.compile(r" \([0-9a-f]{8,}, here [0-9a-f]{8,}\)")
-
-_LOOKS = (
-    "thin and long, as vessels are",
-    "lines deep fluid, as the ventricles' bright rim does",
-    "at the surface of the brain",
-    "smaller than 20 mm3",
-)
-"""Beginnings of what triage says of shape and place."""
-
-_TOLD: Mapping[str, tuple[str, str, str]] = {
-    "the mean probability": ("its probability is higher", "its probability is lower", "mean {value}"),
-    "the highest probability": ("its highest probability is higher", "its highest probability is lower", "{value}"),
-    "the highest log-odds": ("its highest probability is higher", "its highest probability is lower", "odds"),
-    "the network's doubt (mean entropy)": (
-        "the network is less sure of it",
-        "the network is surer of it",
-        "doubt {value} of at most 1",
-    ),
-    "the network's doubt around it": (
-        "the network is less sure around it",
-        "the network is surer around it",
-        "doubt {value} of at most 1",
-    ),
-    "the probability 2 mm around it": (
-        "the probability around it is higher",
-        "the probability around it is lower",
-        "{value}",
-    ),
-    "the volume (ln mm3)": ("it is larger", "it is smaller", "volume"),
-    "the distance from its border to its core": ("it is thicker", "it is thinner", "{value} mm from border to core"),
-    "the filling of its bounding box": ("it fills more of its box", "it fills less of its box", "{value}"),
-    "the ratio of its second to its longest axis": ("it is rounder", "it is longer", "second to longest axis {value}"),
-    "the ratio of its shortest to its longest axis": (
-        "it is less flat",
-        "it is flatter",
-        "shortest to longest axis {value}",
-    ),
-    "the compactness (core depth against a ball)": (
-        "it is more compact",
-        "it is less compact",
-        "{value}, a ball has 1",
-    ),
-    "the distance from the midline (head widths)": (
-        "it is farther from the midline",
-        "it is nearer to the midline",
-        "",
-    ),
-    "the position from back to front (head lengths)": ("it lies farther forward", "it lies farther back", ""),
-    "the position from low to high (head heights)": ("it lies higher up in the head", "it lies lower in the head", ""),
-    "the depth below the brain's surface": ("it lies deeper", "it lies nearer to the brain's surface", "{value} mm"),
-    "the distance to fluid": ("it is farther from fluid", "it is nearer to fluid", "{value} mm"),
-    "the share of fluid around it": ("there is more fluid around it", "there is less fluid around it", "share"),
-    "the distance to the next lesion": (
-        "it is farther from the next lesion",
-        "it is nearer to the next lesion",
-        "{value} mm",
-    ),
+SIGNS: Mapping[str, str] = {
+    "thin": "thin and long, as vessels are",
+    "fluid_rim": "lines deep fluid, as the ventricles' bright rim does",
+    "surface": "at the surface of the brain",
+    "small": "smaller than 20 mm³",
 }
-"""Triage's words for a feature: what is said where it is higher, where it is lower, and how its value is shown."""
+"""What shape and place suggest, by triage's name for it."""
 
 
 @dataclass(frozen=True)
@@ -103,60 +42,77 @@ class Verdict:
     false: bool = False
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> "Verdict | None":
-        """The verdict in a row of the table; None if the lesion was not triaged.
+    def of(cls, row: Mapping[str, Any], features: Mapping[str, Mapping[str, str]] | None = None) -> "Verdict | None":
+        """The verdict in a row of the table; None if the lesion was not triaged. `features` say how each one is told.
 
         >>> Verdict.of({"triage_verdict": "keep", "triage_p_false": 0.02, "triage_reasons": "it is large"}).said
         'kept as a lesion'
         """
-        verdict, p, told = row.get("triage_verdict"), finite(row, "triage_p_false"), row.get("triage_reasons")
-        parts = [part for part in told.split("; ") if part] if isinstance(told, str) else []
+        verdict, p = row.get("triage_verdict"), finite(row, "triage_p_false")
+        told = _read(row.get("triage_reasons"))
         if not isinstance(verdict, str) or p is None:
-            return cls("not judged", reasons=tuple(_unjudged(part) for part in parts)) if parts else None
-        kinds = {found["kind"] for part in parts if (found := _REASON.fullmatch(part))}
+            return cls("not judged", reasons=(_unjudged(told),)) if told else None
         return cls(
             said={FALSE: FALSE, KEEP: "kept as a lesion"}.get(verdict, verdict),
             certainty=f"{_percent(p)} likely" + ("" if verdict == FALSE else " to be false"),
-            against=f"typical {kinds.pop()} lesions" if len(kinds) == 1 else "",
-            reasons=tuple(reason(part) for part in parts if not _is_seen(part)),
-            seen=tuple(_seen(part) for part in parts if _is_seen(part)),
+            against=f"typical {'true' if verdict == FALSE else 'false'} lesions" if told.get("reasons") else "",
+            reasons=(*(reason(each, features or {}) for each in told.get("reasons", ())), *told.get("text", ())),
+            seen=_seen(told),
             false=verdict == FALSE,
         )
 
 
-def reason(text: str) -> str:
+def _read(told: object) -> Mapping[str, Any]:
+    """What triage handed over; text that is no JSON comes from an older version and is kept as `text`."""
+    if not isinstance(told, str) or not told:
+        return {}
+    try:
+        found = json.loads(told)
+    except ValueError:
+        found = None
+    return found if isinstance(found, Mapping) else {"text": tuple(part for part in told.split("; ") if part)}
+
+
+def reason(found: Mapping[str, Any], features: Mapping[str, Mapping[str, str]]) -> str:
     """A reason without jargon: what is different, then the value here and the one that is usual.
 
-    >>> reason("the highest log-odds is lower than in true lesions (2.9 against 9.3 log-odds)")
-    'its highest probability is lower (0.95; usual: over 0.99)'
-    >>> reason("the distance to fluid is higher than in true lesions (11 against 5.1 mm)")
+    >>> far = {"feature": "fluid_mm", "value": 11.0, "typical": 5.1}
+    >>> reason(far, {"fluid_mm": {"higher": "it is farther from fluid", "lower": "it is nearer", "shown": "{value} mm"}})
     'it is farther from fluid (11 mm; usual: 5.1)'
     """
-    found = _REASON.fullmatch(text)
-    if found is None:
-        return text.replace("mm3", "mm³")
-    units = f" {found['units']}" if found["units"] else ""
-    values = [found[what].replace("-", "−") for what in ("value", "typical")]
-    if found["words"] not in _TOLD:
-        return f"{found['words']} is {found['way']} ({values[0]}{units}; usual: {values[1]})"
-    higher, lower, shown = _TOLD[found["words"]]
-    claim = higher if found["way"] == "higher" else lower
+    name, value, typical = str(found["feature"]), float(found["value"]), float(found["typical"])
+    told = features.get(name, {"higher": f"{name} is higher", "lower": f"{name} is lower", "shown": "{value}"})
+    claim, shown = told["higher" if value > typical else "lower"], told["shown"]
     if not shown:
         return claim
-    if shown in _CHANGED:
-        values = [_CHANGED[shown](float(found[what])) for what in ("value", "typical")]
-        shown = "{value}"
-    return f"{claim} ({shown.format(value=values[0])}; usual: {values[1]})"
+    if shown in _SCALES:
+        here, usual = (_SCALES[shown](each) for each in (value, typical))
+        return f"{claim} ({here}; usual: {usual})"
+    return f"{claim} ({shown.format(value=number(value, 2))}; usual: {number(typical, 2)})"
+
+
+def candidate(row: Mapping[Any, Any], channels: Sequence[str]) -> str:
+    """What there is to see at a likely miss; smallness is not said again beside its volume."""
+    if isinstance(row.get("words"), str):  # of an older version
+        return str(row["words"]).replace("mm3", "mm³")
+    parts = []
+    if (top := finite(row, "probability_max")) is not None:
+        volume = finite(row, "volume_mm3")
+        parts.append(f"probability up to {top:.2f}" + ("" if volume is None else f" in {number(volume, 2)} mm³"))
+    for channel in channels:
+        contrast = finite(row, f"contrast_{channel}")
+        if contrast is not None and abs(contrast) >= 0.2:
+            parts.append(f"{channel} {'brighter' if contrast > 0 else 'darker'} than around by {abs(contrast):.1f} SD")
+    text = row.get("signs")
+    named = text.split(",") if isinstance(text, str) else []
+    if seen := [SIGNS.get(name, name) for name in named if name and name != "small"]:
+        parts.append(", ".join(seen))
+    return "; ".join(parts)
 
 
 def note(text: str) -> str:
-    """A note of triage without the networks' fingerprints, which stand in its JSON."""
-    return _FINGERPRINTS.sub("", text).replace("mm3", "mm³")
-
-
-def candidate(text: str) -> str:
-    """What there is to see at a likely miss; its volume stands at the beginning, so smallness is not said again."""
-    return re.sub(r"[;,] smaller than 20 mm3", "", text).replace("mm3", "mm³")
+    """A note of triage with the unit as it is printed."""
+    return text.replace("mm3", "mm³")
 
 
 def judge(model: Mapping[str, Any]) -> str:
@@ -193,24 +149,21 @@ def _validated(validation: Mapping[str, Any]) -> str:
     return f"{scheme[:1].upper()}{scheme[1:]}: {', '.join(told)}" if told else ""
 
 
-def _is_seen(part: str) -> bool:
-    return part.startswith(_LOOKS) or _RELIED.fullmatch(part) is not None
+def _seen(told: Mapping[str, Any]) -> tuple[str, ...]:
+    found = [", ".join(SIGNS.get(name, name) for name in told["signs"])] if told.get("signs") else []
+    if relied := told.get("reliance"):
+        inside = finite(relied, "inside")
+        where = "" if inside is None else f", {100 * inside:.0f} % of that inside the lesion"
+        found.append(f"the network relied on {relied['channel']} ({100 * relied['share']:.0f} % of the map{where})")
+    return tuple(found)
 
 
-def _seen(part: str) -> str:
-    found = _RELIED.fullmatch(part)
-    if found is None:
-        return part.replace("mm3", "mm³")
-    where = f", {found['inside']} of that inside the lesion" if found["inside"] else ""
-    return f"the network relied on {found['channel']} ({found['share']} of the map{where})"
-
-
-def _unjudged(part: str) -> str:
-    found = _SIZE.fullmatch(part)
-    if found is None:
-        return part.removeprefix("not judged: ").replace("mm3", "mm³")
-    volume = number(float(found["volume"]))
-    return f"at {volume} mm³ it is outside the sizes that the triage model knows ({found['known']} mm³), so it is kept"
+def _unjudged(told: Mapping[str, Any]) -> str:
+    if "known_mm3" not in told:
+        return "; ".join(told.get("text", ())).replace("mm3", "mm³")
+    low, high = (number(float(each), 2) for each in told["known_mm3"])
+    volume = number(float(told["volume_mm3"]))
+    return f"at {volume} mm³ it is outside the sizes that the triage model knows ({low} to {high} mm³), so it is kept"
 
 
 def _percent(p: float) -> str:
@@ -224,7 +177,7 @@ def _odds(value: float) -> str:
     return "over 0.99" if p > SURE else f"{p:.2f}"
 
 
-_CHANGED = {
+_SCALES = {
     "odds": _odds,
     "volume": lambda value: f"{number(math.exp(value), 2)} mm³",
     "share": lambda value: f"{100 * value:.0f} %",

@@ -1,6 +1,7 @@
 """Applying a triage model to a scan: verdicts with reasons, a cleaned mask, and where to look for misses."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,13 @@ from lesionwise.store import TRIAGE_MODEL, write_columns
 from lesionwise.triage.candidates import find_candidates
 from lesionwise.triage.cohort import Extras, measure_scan
 from lesionwise.triage.model import TriageModel, load_triage
-from lesionwise.triage.reasons import looks_like, reasons, relied_on
+from lesionwise.triage.reasons import reasons, reliance, signs
 from lesionwise.triage.scan import TriageScan
 from lesionwise.units import Explained
 
 COLUMNS = tuple(TRIAGE)
 FALSE, KEEP = "probably false", "keep"
-LOOK_COLUMNS = ("rank", "p_lesion", "probability_max", "volume_mm3", "x_mm", "y_mm", "z_mm", "words", "outcome")
+LOOK_COLUMNS = ("rank", "p_lesion", "probability_max", "volume_mm3", "x_mm", "y_mm", "z_mm", "signs", "outcome")
 
 DESCRIBED: Mapping[str, Mapping[str, str]] = {
     "lesion": {"Description": "Instance number, as in the dseg image and lesions.tsv"},
@@ -45,7 +46,10 @@ LOOK_DESCRIBED: Mapping[str, Mapping[str, str]] = {
     "x_mm": {"Description": "Centroid, towards the right", "Units": "mm (RAS)"},
     "y_mm": {"Description": "Centroid, towards anterior", "Units": "mm (RAS)"},
     "z_mm": {"Description": "Centroid, towards superior", "Units": "mm (RAS)"},
-    "words": {"Description": "What there is to see, in words"},
+    "signs": {
+        "Description": "What shape and place suggest, names with commas between: thin (as vessels are), fluid_rim (lines deep "
+        "fluid), surface (within 6 mm of the brain's surface), small (below 20 mm3); empty if nothing stands out"
+    },
     "outcome": {"Description": "miss: on a missed reference lesion; other: not; n/a without a reference"},
 }
 
@@ -108,10 +112,12 @@ def triage_scan(
 
 
 def look_here(scan: TriageScan, model: TriageModel, *, count: int = 10) -> pd.DataFrame:
-    """Likely misses among sub-threshold candidates, likeliest first (columns `LOOK_COLUMNS`)."""
+    """Likely misses among sub-threshold candidates, likeliest first: columns `LOOK_COLUMNS` and, per channel, contrast_c."""
     found = find_candidates(scan)
+    contrasts = {f"image_contrast_{channel}": f"contrast_{channel}" for channel in scan.channels}
+    columns = [*LOOK_COLUMNS, *contrasts.values()]
     if found.empty:
-        return pd.DataFrame(columns=list(LOOK_COLUMNS))
+        return pd.DataFrame(columns=columns)
     ranked = found.assign(p_lesion=np.nan if model.candidates is None else model.candidates.probability(found))
     if model.candidates is None:
         ranked = ranked.sort_values(["near_surface", "probability_max"], ascending=[True, False], kind="stable")
@@ -119,8 +125,8 @@ def look_here(scan: TriageScan, model: TriageModel, *, count: int = 10) -> pd.Da
         ranked = ranked.sort_values(["p_lesion", "probability_max"], ascending=False, kind="stable")
     ranked = ranked.head(count)
     ranked["rank"] = np.arange(1, len(ranked) + 1)
-    ranked["words"] = [_seen(row) for row in ranked.to_dict(orient="records")]
-    return ranked[list(LOOK_COLUMNS)].reset_index(drop=True)
+    ranked["signs"] = [",".join(signs(row)) for row in ranked.to_dict(orient="records")]
+    return ranked.rename(columns=contrasts).reindex(columns=columns).reset_index(drop=True)
 
 
 def write_triage(triaged: Triaged, out: Path, *, model: TriageModel) -> list[Path]:
@@ -131,10 +137,14 @@ def write_triage(triaged: Triaged, out: Path, *, model: TriageModel) -> list[Pat
     forget_written(Path(out), files.name, "triage")
     write_image(mask, triaged.mask, triaged.scan.affine, dtype=bool, description="lesion mask after triage")
     write_table(look, triaged.look_here)
-    write_json(look.with_suffix(".json"), dict(LOOK_DESCRIBED))
+    write_json(look.with_suffix(".json"), dict(LOOK_DESCRIBED) | _contrasts(triaged.scan.channels))
     write_table(table, triaged.lesions)
     sidecar: dict[str, Any] = {name: dict(entry) for name, entry in DESCRIBED.items()}
     sidecar["Model"] = {"Threshold": model.threshold, "Fingerprint": model.fingerprint, **model.facts}
+    sidecar["Features"] = {
+        feature.name: {"Description": feature.words, "Family": feature.family, **vars(feature.phrased())}
+        for feature in model.features
+    }
     sidecar["Notes"] = list(triaged.notes)
     write_json(table.with_suffix(".json"), sidecar)
     judged = triaged.lesions[["lesion", *COLUMNS]].copy()
@@ -159,14 +169,16 @@ def _judge(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> pd.D
             volume = float(record["volume_mm3"])
             if not model.knows(volume):
                 low, high = model.facts["volume_mm3"]
-                why = f"not judged: {volume:.0f} mm3, and the false lesions it was fitted on had {low:.0f} to {high:.0f} mm3"
-                verdicts[int(record["lesion"])] = (float("nan"), None, why)
+                unknown = json.dumps({"volume_mm3": round(volume, 1), "known_mm3": [round(low, 1), round(high, 1)]})
+                verdicts[int(record["lesion"])] = (float("nan"), None, unknown)
                 continue
             false = bool(p >= model.threshold)
-            words = [str(reason) for reason in reasons(model, features, false=false)]
-            said = [looks_like(record), relied_on(scan.row(int(record["lesion"])), scan.channels)] if false else []
-            text = "; ".join([*filter(None, said), *words])
-            verdicts[int(record["lesion"])] = (float(p), FALSE if false else KEEP, text)
+            told: dict[str, Any] = {"reasons": [each.as_dict() for each in reasons(model, features, false=false)]}
+            if false:
+                told |= {"signs": signs(record)}
+                relied = reliance(scan.row(int(record["lesion"])), scan.channels)
+                told |= {} if relied is None else {"reliance": relied}
+            verdicts[int(record["lesion"])] = (float(p), FALSE if false else KEEP, json.dumps(told))
     rows = []
     for lesion, outcome in zip(scan.lesions["lesion"], scan.lesions["outcome"], strict=True):
         found: tuple[float, str | None, str | None] = verdicts.get(int(lesion), (float("nan"), None, None))
@@ -180,10 +192,10 @@ def _notes(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> list
     must = [("fingerprint", "network"), ("method", "method"), ("target", "target"), ("samples", "samples")]
     for fact, what in must if model.needs_maps else must[:1]:
         fitted, here = model.facts.get(fact), scan.facts.get(fact)
+        # Fingerprints say nothing to a reader; they stand in the sidecars.
+        here_too = "" if fact == "fingerprint" else f" ({fitted}, here {here})"
         if fitted is not None and here is not None and fitted != here and scan.maps:
-            notes.append(
-                f"The triage model was fitted on another {what} ({fitted}, here {here}): its probabilities may be off."
-            )
+            notes.append(f"The triage model was fitted on another {what}{here_too}: its probabilities may be off.")
     unknown = [
         name for name in model.names if len(measured) and not measured.reindex(columns=[name]).notna().any().all()
     ]
@@ -208,19 +220,6 @@ def _all_labels(scan: TriageScan) -> list[int]:
     return [int(label) for label in scan.judged()["lesion"]]
 
 
-def _seen(row: Mapping[Any, Any]) -> str:
-    """A candidate in words."""
-    words = [f"probability up to {row['probability_max']:.2f} in {row['volume_mm3']:.0f} mm3"]
-    contrast = [(name.removeprefix("image_contrast_"), row[name]) for name in row if name.startswith("image_contrast_")]
-    words += [
-        f"{channel} {'brighter' if value > 0 else 'darker'} than around by {abs(value):.1f} SD"
-        for channel, value in contrast
-        if np.isfinite(value) and abs(value) >= 0.2
-    ]
-    hint = looks_like(row)
-    return "; ".join([*words, *([hint] if hint else [])])
-
-
 def judge_scan(
     out: Path, name: ScanName, triage: str, segmenter: AbstractSegmenter | ModelRef | None, *, look: int
 ) -> UnitResult:
@@ -233,3 +232,10 @@ def judge_scan(
     judged = int(triaged.lesions["triage_verdict"].notna().sum())
     note = f"{triaged.n_false} of {judged} lesions are probably false; {len(triaged.look_here)} places to look at for misses."
     return UnitResult(paths, note, {"Notes": list(triaged.notes)})
+
+
+def _contrasts(channels: Sequence[str]) -> dict[str, dict[str, str]]:
+    return {
+        f"contrast_{channel}": {"Description": f"{channel} inside less the median at 1 to 4 mm around", "Units": "SD"}
+        for channel in channels
+    }

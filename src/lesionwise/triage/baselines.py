@@ -3,13 +3,178 @@
 Whatever saliency is worth must show beside these (METHOD 5.7).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lesionwise.geometry.affine import to_mm
+from lesionwise.triage.features import Feature, Told, of_channels
 from lesionwise.triage.scan import LesionView, TriageScan
 
 RIM_MM = 2.0
 _TINY = 1e-6
+
+
+COMMON: tuple[Feature, ...] = (
+    Feature(
+        "probability_mean",
+        "probability",
+        "probability",
+        "the mean probability",
+        told=Told("its probability is higher", "its probability is lower", "mean {value}"),
+    ),
+    Feature(
+        "probability_max",
+        "probability",
+        "probability",
+        "the highest probability",
+        told=Told("its highest probability is higher", "its highest probability is lower", "{value}"),
+    ),
+    Feature("probability_p10", "probability", "probability", "the 10th percentile of the probability"),
+    Feature("probability_p50", "probability", "probability", "the median probability"),
+    Feature("probability_p90", "probability", "probability", "the 90th percentile of the probability"),
+    Feature("probability_sd", "probability", "probability", "the spread of the probability"),
+    Feature(
+        "log_odds_max",
+        "probability",
+        "probability",
+        "the highest log-odds",
+        "log-odds",
+        told=Told("its highest probability is higher", "its highest probability is lower", "odds"),
+    ),
+    Feature(
+        "entropy_mean",
+        "probability",
+        "doubt",
+        "the network's doubt (mean entropy)",
+        "bit",
+        told=Told("the network is less sure of it", "the network is surer of it", "doubt {value} of at most 1"),
+    ),
+    Feature(
+        "entropy_rim",
+        "probability",
+        "doubt",
+        "the network's doubt around it",
+        "bit",
+        told=Told("the network is less sure around it", "the network is surer around it", "doubt {value} of at most 1"),
+    ),
+    Feature(
+        "probability_rim",
+        "probability",
+        "doubt",
+        "the probability 2 mm around it",
+        told=Told("the probability around it is higher", "the probability around it is lower", "{value}"),
+    ),
+    Feature(
+        "volume_log",
+        "size",
+        "size",
+        "the volume (ln mm3)",
+        "ln mm3",
+        told=Told("it is larger", "it is smaller", "volume"),
+    ),
+    Feature(
+        "depth_max_mm",
+        "size",
+        "size",
+        "the distance from its border to its core",
+        "mm",
+        told=Told("it is thicker", "it is thinner", "{value} mm from border to core"),
+    ),
+    Feature(
+        "extent",
+        "shape",
+        "shape",
+        "the filling of its bounding box",
+        told=Told("it fills more of its box", "it fills less of its box", "{value}"),
+    ),
+    Feature(
+        "elongation",
+        "shape",
+        "shape",
+        "the ratio of its second to its longest axis",
+        told=Told("it is rounder", "it is longer", "second to longest axis {value}"),
+    ),
+    Feature(
+        "flatness",
+        "shape",
+        "shape",
+        "the ratio of its shortest to its longest axis",
+        told=Told("it is less flat", "it is flatter", "shortest to longest axis {value}"),
+    ),
+    Feature(
+        "compactness",
+        "shape",
+        "shape",
+        "the compactness (core depth against a ball)",
+        told=Told("it is more compact", "it is less compact", "{value}, a ball has 1"),
+    ),
+    Feature(
+        "left_right",
+        "place",
+        "place",
+        "the distance from the midline (head widths)",
+        told=Told("it is farther from the midline", "it is nearer to the midline", ""),
+    ),
+    Feature(
+        "back_front",
+        "place",
+        "place",
+        "the position from back to front (head lengths)",
+        told=Told("it lies farther forward", "it lies farther back", ""),
+    ),
+    Feature(
+        "low_high",
+        "place",
+        "place",
+        "the position from low to high (head heights)",
+        told=Told("it lies higher up in the head", "it lies lower in the head", ""),
+    ),
+    Feature(
+        "head_depth_mm",
+        "place",
+        "place",
+        "the depth below the brain's surface",
+        "mm",
+        told=Told("it lies deeper", "it lies nearer to the brain's surface", "{value} mm"),
+    ),
+    Feature(
+        "fluid_mm",
+        "surroundings",
+        "surroundings",
+        "the distance to fluid",
+        "mm",
+        told=Told("it is farther from fluid", "it is nearer to fluid", "{value} mm"),
+    ),
+    Feature(
+        "fluid_share",
+        "surroundings",
+        "surroundings",
+        "the share of fluid around it",
+        told=Told("there is more fluid around it", "there is less fluid around it", "share"),
+    ),
+    Feature(
+        "neighbour_mm",
+        "surroundings",
+        "surroundings",
+        "the distance to the next lesion",
+        "mm",
+        told=Told("it is farther from the next lesion", "it is nearer to the next lesion", "{value} mm"),
+    ),
+)
+
+PER_CHANNEL: tuple[Feature, ...] = (
+    Feature("image_mean", "image", "contrast on {c}", "the {c} intensity", "SD"),
+    Feature("image_contrast", "image", "contrast on {c}", "the {c} contrast to its surroundings", "SD"),
+    Feature("image_sd", "image", "contrast on {c}", "the {c} variation inside", "SD"),
+    Feature("image_edge", "image", "contrast on {c}", "the sharpness of its border on {c}", "SD/mm"),
+    Feature("image_rim_sd", "image", "contrast on {c}", "the {c} variation around it", "SD"),
+)
+
+
+def features(channels: Sequence[str]) -> list[Feature]:
+    """The features of the families probability, size, shape, place, surroundings and image; they cost nothing extra."""
+    return [*COMMON, *of_channels(PER_CHANNEL, channels)]
 
 
 def baseline_features(scan: TriageScan, view: LesionView) -> dict[str, float]:

@@ -11,7 +11,7 @@ from scipy import ndimage
 from lesionwise.geometry.affine import to_mm
 from lesionwise.instances.components import component_voxels, label_components
 from lesionwise.triage.baselines import baseline_features
-from lesionwise.triage.features import BASELINES, catalogue, of_families
+from lesionwise.triage.families import BASELINES, catalogue, of_families
 from lesionwise.triage.fitting import Cohort, fit
 from lesionwise.triage.scan import TriageScan
 from lesionwise.triage.scorer import Calibration, LinearScorer

@@ -23,6 +23,7 @@ from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.triage.baselines import baseline_features
 from lesionwise.triage.context import context_features
 from lesionwise.triage.disagreement import disagreement_features
+from lesionwise.triage.families import costs
 from lesionwise.triage.probing import Questions
 from lesionwise.triage.radiomics import radiomic_features
 from lesionwise.triage.scan import TriageScan
@@ -49,8 +50,8 @@ class Extras:
     @classmethod
     def needed(cls, families: Iterable[str]) -> "Extras":
         """What must be measured for these families of features."""
-        of = set(families)
-        return cls(bool(of & {"context", "faithfulness"}), "radiomics" in of, bool(of & {"disagreement", "structural"}))
+        of = costs(families)
+        return cls("context" in of, "radiomics" in of, "disagreement" in of)
 
     @property
     def asks(self) -> bool:

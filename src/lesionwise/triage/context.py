@@ -8,11 +8,55 @@ from torch import Tensor
 
 from lesionwise.asking.probe import Probe
 from lesionwise.geometry.distance import distance_to_mm
+from lesionwise.triage.features import Feature, of_channels
 from lesionwise.triage.probing import Questions
 from lesionwise.types import MapArray, MaskArray
 
 CONTEXT_MM = 5.0
 """Surroundings kept when the rest is set to 0 (the mean of the head); the published curve is steepest below it."""
+
+
+CONTEXT: tuple[Feature, ...] = (
+    Feature(
+        "drop_removed",
+        "context",
+        "what holds it up",
+        "the loss of log-odds when healthy tissue replaces it",
+        "log-odds",
+    ),
+    Feature(
+        "drop_isolated", "context", "dependence on context", "the loss of log-odds without its surroundings", "log-odds"
+    ),
+)
+
+PER_CHANNEL: tuple[Feature, ...] = (
+    Feature(
+        "drop_channel", "context", "what {c} holds up", "the loss of log-odds when only {c} is healthy", "log-odds"
+    ),
+)
+
+FAITHFULNESS: tuple[Feature, ...] = (
+    Feature(
+        "drop_salient",
+        "faithfulness",
+        "faithfulness of the map",
+        "the loss of log-odds without the map's strongest voxels",
+        "log-odds",
+    ),
+    Feature(
+        "beyond_first_order",
+        "faithfulness",
+        "faithfulness of the map",
+        "what its removal does that the map does not foresee",
+        "log-odds",
+    ),
+)
+"""Whether the network answers as the map says: these need both."""
+
+
+def features(channels: Sequence[str]) -> list[Feature]:
+    """The features of the families context and faithfulness; they ask the network again."""
+    return [*CONTEXT, *of_channels(PER_CHANNEL, channels), *FAITHFULNESS]
 
 
 def context_features(

@@ -17,15 +17,35 @@ from lesionwise.asking.probe import Probe
 from lesionwise.attribution.engine.noise import normal
 from lesionwise.segmenter import full_resolution
 from lesionwise.triage.baselines import entropy_bit
-from lesionwise.triage.features import DISAGREEMENT, STRUCTURAL
+from lesionwise.triage.features import Feature
 from lesionwise.triage.probing import Questions
-from lesionwise.triage.structural import structural_uncertainty
+from lesionwise.triage.structural import STRUCTURAL, structural_uncertainty
 from lesionwise.types import Shape
 
 NOISE_DRAWS = 4
 DROPOUT_DRAWS = 4
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+DISAGREEMENT: tuple[Feature, ...] = (
+    Feature("mirrored_drop", "disagreement", "mirroring", "the loss of log-odds when mirrored", "log-odds"),
+    Feature("mirrored_spread", "disagreement", "mirroring", "the spread of log-odds over mirrorings", "log-odds"),
+    Feature("noise_drop", "disagreement", "noise", "the loss of log-odds under noise", "log-odds"),
+    Feature("noise_spread", "disagreement", "noise", "the spread of log-odds under noise", "log-odds"),
+    Feature("kept_share", "disagreement", "steadiness", "the share of it kept when mirrored or under noise"),
+    Feature("detected_share", "disagreement", "steadiness", "how often it is found when mirrored or under noise"),
+    Feature("mutual_information", "disagreement", "steadiness", "the disagreement when mirrored or under noise", "bit"),
+    Feature("dropout_drop", "disagreement", "dropout", "the loss of log-odds under dropout", "log-odds"),
+    Feature("dropout_spread", "disagreement", "dropout", "the spread of log-odds under dropout", "log-odds"),
+    Feature("member_spread", "disagreement", "the ensemble", "the spread of log-odds over the ensemble", "log-odds"),
+)
+"""Dropout and ensemble are nan where the network has none."""
+
+
+def features(channels: Sequence[str]) -> list[Feature]:
+    """The features of the family disagreement, the same for all channels; they ask the network again."""
+    return list(DISAGREEMENT)
 
 
 class Mirrored(nn.Module):

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from lesionwise.stats.bootstrap import Interval, Scale, interval_from_draws
 from lesionwise.stats.risk import Promise
-from lesionwise.triage.features import BASELINES
+from lesionwise.triage.families import BASELINES
 from lesionwise.triage.fitting import operating_point, patient_shares
 from lesionwise.triage.model import TriageModel, fit_model
 from lesionwise.triage.retention import RETAINED, errors_left

@@ -16,7 +16,8 @@ from lesionwise.errors import InputError, ModelFileError
 from lesionwise.io.files import write_text
 from lesionwise.stats.risk import Promise
 from lesionwise.triage.candidates import CandidateModel
-from lesionwise.triage.features import BASELINES, Feature, catalogue, of_families
+from lesionwise.triage.families import BASELINES, catalogue, of_families
+from lesionwise.triage.features import Feature
 from lesionwise.triage.fitting import Cohort, Fitted, fit
 from lesionwise.triage.likeness import Likeness
 from lesionwise.triage.scorer import AbstractScorer, BoostedScorer, Calibration, LinearScorer
@@ -161,7 +162,7 @@ def save_model(model: TriageModel, path: Path) -> list[Path]:
         "threshold": model.threshold,
         "calibration": asdict(model.calibration),
         "features": [
-            {**asdict(feature), "true_typical": _plain(true), "false_typical": _plain(false)}
+            {**_named(feature), "true_typical": _plain(true), "false_typical": _plain(false)}
             for feature, true, false in zip(model.features, model.true_typical, model.false_typical, strict=True)
         ],
         "facts": dict(model.facts),
@@ -212,7 +213,8 @@ def _read(content: Mapping[str, Any], path: Path) -> TriageModel:
     if not 0 <= threshold < 1 + 1e-9:  # just above 1 means that no lesion is called false
         raise ModelFileError(f"Expected a threshold between 0 and 1 in {path}, found {threshold:g}.")
     names = [row["name"] for row in rows]
-    features = tuple(Feature(**{k: row[k] for k in ("name", "family", "concept", "words", "units")}) for row in rows)
+    known = catalogue(content["facts"].get("channels", ()))
+    features = tuple(_feature(row, known) for row in rows)
     scorer: AbstractScorer
     if content["scorer"]["kind"] == "boosting":
         if "trees" not in content["scorer"]:
@@ -235,6 +237,16 @@ def _read(content: Mapping[str, Any], path: Path) -> TriageModel:
         candidates=None if candidates is None else CandidateModel.from_dict(candidates),
         likeness=None if likeness is None else Likeness.from_dict(likeness),
     )
+
+
+def _named(feature: Feature) -> dict[str, Any]:
+    """A feature as the file keeps it: how it is told is the code's, and may be told better later."""
+    return {name: value for name, value in asdict(feature).items() if name != "told"}
+
+
+def _feature(row: Mapping[str, Any], known: Mapping[str, Feature]) -> Feature:
+    kept = {name: row[name] for name in ("name", "family", "concept", "words", "units")}
+    return Feature(**kept, told=known[row["name"]].told if row["name"] in known else None)
 
 
 def _medians(table: Float[np.ndarray, "lesions features"]) -> Float[np.ndarray, " features"]:

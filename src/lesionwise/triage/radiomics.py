@@ -8,19 +8,25 @@ around it, and pyradiomics' usual factor of 100, without which bins of 10 would 
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from scipy import ndimage
 
 from lesionwise.errors import MissingExtraError
+from lesionwise.triage.features import Feature
 from lesionwise.triage.scan import LesionView
 
 CUBE_VOX = 5
 BIN_WIDTH = 10.0
 SCALE = 100.0
 FAMILIES = ("statistics", "glcm", "glrlm", "glszm", "ngtdm", "ngldm")
+
+
+def features(names: Iterable[str]) -> list[Feature]:
+    """The features of the family radiomics: whatever columns mirp made; they need its package and the maps."""
+    return [Feature(name, "radiomics", "texture of the map", f"the radiomic feature {name}") for name in names]
 
 
 def radiomic_features(

@@ -1,4 +1,4 @@
-"""Why a lesion was judged as it was, in words.
+"""Why a lesion was judged as it was, as data: the report finds the words.
 
 A concept's say is the change of the log-odds when its features are set to what is typical of the other kind: exact for
 linear models, and the same question asked of boosted trees.
@@ -28,11 +28,10 @@ class Reason:
     weight: float
     against: str
 
-    def __str__(self) -> str:
-        return (
-            f"{self.feature.words} is {'higher' if self.value > self.typical else 'lower'} than in {self.against} lesions "
-            f"({_short(self.value)} against {_short(self.typical)}{_unit(self.feature.units)})"
-        )
+    def as_dict(self) -> dict[str, Any]:
+        """What the table keeps: the feature by name, its value, what is typical, and its share of the log-odds."""
+        rounded = {"value": self.value, "typical": self.typical, "weight": self.weight}
+        return {"feature": self.feature.name, **{name: float(f"{value:.4g}") for name, value in rounded.items()}}
 
 
 def reasons(
@@ -67,48 +66,43 @@ def reasons(
     return sorted(found, key=lambda reason: -reason.weight)[:count]
 
 
-def looks_like(row: Mapping[Any, Any]) -> str:
-    """What shape and place suggest, in a few words; empty if nothing stands out.
+def signs(row: Mapping[Any, Any]) -> list[str]:
+    """What shape and place suggest, as names; empty if nothing stands out.
 
-    Rules of thumb on named features, not a part of the verdict.
+    "thin": thin and long, as vessels are; "fluid_rim": lines deep fluid, as the bright rim of the ventricles does;
+    "surface": within 6 mm of the brain's surface; "small": below 20 mm3. Rules of thumb, not a part of the verdict.
+
+    >>> signs({"elongation": 0.3, "depth_max_mm": 1.0, "volume_log": 2.0})
+    ['thin', 'small']
     """
     found = []
     if row.get("elongation", 1.0) < 0.5 and row.get("depth_max_mm", 99.0) <= 2.0:
-        found.append("thin and long, as vessels are")
+        found.append("thin")
     if row.get("fluid_share", 0.0) > 0.15 and row.get("head_depth_mm", 0.0) > 15.0:
-        found.append("lines deep fluid, as the ventricles' bright rim does")
+        found.append("fluid_rim")
     elif row.get("head_depth_mm", 99.0) < 6.0:
-        found.append("at the surface of the brain")
+        found.append("surface")
     if row.get("volume_log", 99.0) < np.log(20.0):
-        found.append("smaller than 20 mm3")
-    return ", ".join(found)
+        found.append("small")
+    return found
 
 
-def relied_on(row: Mapping[Any, Any], channels: Sequence[str]) -> str:
-    """Which channel the network relied on and how much of that lies in the lesion, by its row of the lesion table.
+def reliance(row: Mapping[Any, Any], channels: Sequence[str]) -> dict[str, Any] | None:
+    """Which channel the network relied on, its share of the map, and how much of that lies in the lesion (None where the
+    map is 0), by its row of the lesion table; None if the lesion was not explained.
 
-    Empty if the lesion was not explained.
-
-    >>> relied_on({"share_FLAIR": 0.8, "share_T1w": 0.2, "mass_in_FLAIR": 1.0, "mass_out_FLAIR": 3.0}, ["FLAIR", "T1w"])
-    'relied on FLAIR (80 % of its map, 25 % of that inside it)'
+    >>> reliance({"share_FLAIR": 0.8, "share_T1w": 0.2, "mass_in_FLAIR": 1.0, "mass_out_FLAIR": 3.0}, ["FLAIR", "T1w"])
+    {'channel': 'FLAIR', 'share': 0.8, 'inside': 0.25}
     """
     shares = {name: share for name in channels if np.isfinite(share := _number(row.get(f"share_{name}")))}
     if not shares:
-        return ""
+        return None
     first = max(shares, key=lambda name: shares[name])
     inside, outside = _number(row.get(f"mass_in_{first}")), _number(row.get(f"mass_out_{first}"))
-    where = f", {100 * inside / (inside + outside):.0f} % of that inside it" if inside + outside > 0 else ""
-    return f"relied on {first} ({100 * shares[first]:.0f} % of its map{where})"
+    within = round(inside / (inside + outside), 4) if inside + outside > 0 else None
+    return {"channel": first, "share": round(shares[first], 4), "inside": within}
 
 
 def _number(value: object) -> float:
     """nan for what is no number, as in tables of lesions without a map."""
     return float(value) if isinstance(value, int | float | np.number) else float("nan")
-
-
-def _short(value: float) -> str:
-    return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
-
-
-def _unit(units: str) -> str:
-    return "" if units in ("1", "map", "target", "ln") else f" {units}"

@@ -5,12 +5,12 @@ summed target, so that they do not say the size once more. Features linear in th
 noise samples except through noise; peaks, spreads and shares of |map| do: compare scans explained with one N.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from lesionwise.triage.features import CROSS, PER_CHANNEL, PROFILE_MM, profile_name
+from lesionwise.triage.features import Feature, of_channels
 from lesionwise.triage.scan import LesionView
 
 FROM_TABLE = ("peak", "trough")
@@ -19,9 +19,97 @@ FROM_TABLE = ("peak", "trough")
 _TINY = 1e-12
 
 
+PROFILE_MM: tuple[tuple[float, float], ...] = (
+    (-99.0, -1.5),
+    (-1.5, 0.0),
+    (0.0, 1.0),
+    (1.0, 2.0),
+    (2.0, 3.0),
+    (3.0, 5.0),
+    (5.0, 7.0),
+    (7.0, 10.0),
+)
+"""Signed distances (a, b] to the border, in mm, over which the map is averaged; negative is inside."""
+
+PER_CHANNEL: tuple[Feature, ...] = (
+    Feature("peak", "saliency", "sensitivity to {c} inside", "the peak of the {c} map", "map"),
+    Feature("trough", "saliency", "sensitivity to {c} inside", "the trough of the {c} map", "map"),
+    Feature("mean_in", "saliency", "sensitivity to {c} inside", "the mean {c} map inside", "map"),
+    Feature("map_sd", "saliency", "sensitivity to {c} inside", "the spread of the {c} map", "map"),
+    Feature("map_skewness", "saliency", "sensitivity to {c} inside", "the skewness of the {c} map"),
+    Feature("map_kurtosis", "saliency", "sensitivity to {c} inside", "the kurtosis of the {c} map"),
+    Feature("map_p10", "saliency", "sensitivity to {c} inside", "the 10th percentile of the {c} map", "map"),
+    Feature("map_p50", "saliency", "sensitivity to {c} inside", "the median of the {c} map", "map"),
+    Feature("map_p90", "saliency", "sensitivity to {c} inside", "the 90th percentile of the {c} map", "map"),
+    Feature("positive_in", "saliency", "sensitivity to {c} inside", "the positive share of the {c} map inside"),
+    Feature("shell_contrast", "saliency", "sensitivity to {c} around", "the step of the {c} map at the border", "map"),
+    Feature("inside_share", "saliency", "where the {c} map lies", "the share of the {c} map inside the lesion"),
+    Feature("far_share", "saliency", "where the {c} map lies", "the share of the {c} map beyond 7 mm"),
+    Feature("reach_mm", "saliency", "where the {c} map lies", "the mean reach of the {c} map", "mm"),
+    Feature("mass_log", "saliency", "sensitivity to {c} around", "the total of the {c} map", "ln"),
+    Feature("share", "saliency", "reliance on {c}", "the share of {c} in the map"),
+    Feature(
+        "push_in", "saliency", "push of {c} inside", "what the lesion's own {c} signal adds (to first order)", "target"
+    ),
+    Feature(
+        "push_out", "saliency", "push of {c} around", "what the surrounding {c} signal adds (to first order)", "target"
+    ),
+    Feature("instability", "saliency", "stability of the {c} map", "the spread of the {c} peak between noise draws"),
+)
+
+CROSS: tuple[Feature, ...] = (
+    Feature(
+        "channel_agreement", "saliency", "agreement of the channels", "the agreement of the channels' maps (cosine)"
+    ),
+    Feature(
+        "sign_conflict", "saliency", "agreement of the channels", "the share of voxels where the channels' signs differ"
+    ),
+)
+"""Features between the first two channels."""
+
+RELIANCE: tuple[str, ...] = (
+    "share",
+    "push_in",
+    "push_out",
+    "inside_share",
+    "reach_mm",
+    "instability",
+    "channel_agreement",
+    "sign_conflict",
+)
+"""What a map says in few numbers."""
+
+
+def features(channels: Sequence[str]) -> list[Feature]:
+    """The features of the family saliency; they need the maps."""
+    return [*of_channels((*PER_CHANNEL, *_bins()), channels), *(CROSS if len(channels) > 1 else ())]
+
+
+def profile_name(a: float, b: float) -> str:
+    """Name of one bin of the profile by distance.
+
+    >>> profile_name(-1.5, 0.0)
+    'profile_-1.5_0mm'
+    """
+    return f"profile_{'core' if a < -50 else f'{a:g}'}_{b:g}mm"
+
+
+def _bins() -> list[Feature]:
+    found = []
+    for a, b in PROFILE_MM:
+        where = "inside" if b <= 0 else "around"
+        text = "deeper than 1.5 mm" if a < -50 else ("along the border inside" if b <= 0 else f"{a:g}-{b:g} mm outside")
+        found.append(
+            Feature(
+                profile_name(a, b), "saliency", f"sensitivity to {{c}} {where}", f"the mean {{c}} map {text}", "map"
+            )
+        )
+    return found
+
+
 def saliency_features(view: LesionView, row: Mapping[str, object], *, channels: tuple[str, ...]) -> dict[str, float]:
     """Family saliency of one lesion; `row` is its row of the lesion table. All nan if it was not explained."""
-    names = [feature.name for feature in PER_CHANNEL if feature.family == "saliency"]
+    names = [feature.name for feature in PER_CHANNEL]
     names += [profile_name(a, b) for a, b in PROFILE_MM]
     found = {f"{name}_{channel}": float("nan") for channel in channels for name in names}
     if len(channels) > 1:

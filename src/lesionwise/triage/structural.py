@@ -4,6 +4,7 @@ The baseline that readers of the MS literature expect beside any other score of 
 lesion with the component of the member's own mask that fits it best. 0: every member draws the same; 1: no other member finds it.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,12 +16,23 @@ from lesionwise.asking.probe import Probe
 from lesionwise.geometry.box import Box
 from lesionwise.instances.components import label_components
 from lesionwise.segmenter import MeanOfViews
+from lesionwise.triage.features import Feature
 from lesionwise.triage.probing import Questions
 from lesionwise.types import MaskArray
 from lesionwise.windows import probability
 
+STRUCTURAL: tuple[Feature, ...] = (
+    Feature("structural_uncertainty", "structural", "the ensemble", "how differently the ensemble's members draw it"),
+)
+"""1 - mean IoU over the members of an ensemble or the folds of a model; nan for a single network."""
+
 MARGIN_MM = 5.0
 """How far around the lesion a member's own component is followed; what is larger still counts as that large."""
+
+
+def features(channels: Sequence[str]) -> list[Feature]:
+    """The feature of the family structural, the same for all channels; it asks every member of the network."""
+    return list(STRUCTURAL)
 
 
 class OneView(nn.Module):

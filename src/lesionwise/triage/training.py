@@ -20,7 +20,7 @@ from lesionwise.stats.risk import Promise
 from lesionwise.triage.candidates import LOWER, MIN_VOXELS, find_candidates, fit_candidates
 from lesionwise.triage.cohort import FOLDER, PLAIN, VERSION, Extras, feature_inputs, measure_cohort
 from lesionwise.triage.evidence import MUCH, permutation_importance, weighted_auc
-from lesionwise.triage.features import GROUPS, catalogue, of_families
+from lesionwise.triage.families import GROUPS, catalogue, of_families
 from lesionwise.triage.fitting import Cohort, nested_probabilities, patient_shares
 from lesionwise.triage.model import FULL, MAPPED, TriageModel, fit_model
 from lesionwise.triage.scan import TriageScan

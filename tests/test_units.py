@@ -54,6 +54,10 @@ def test_table_has_the_columns_of_the_contract_and_a_row_per_instance(explained)
     result, out, _ = explained
     table = pd.read_csv(out / "sub-small/anat/sub-small_lesions.tsv", sep="\t", na_values="n/a", keep_default_na=False)
     per_channel = [
+        "effect_in",
+        "effect_in_se",
+        "effect_rim",
+        "effect_rim_se",
         "peak",
         "peak_se",
         "trough",

@@ -34,9 +34,18 @@ BASE: Mapping[str, Mapping[str, str]] = {
 }
 
 PER_CHANNEL: Mapping[str, Mapping[str, str]] = {
+    "effect_in": {
+        "Description": "What the lesion's target gains when the channel is one standard deviation brighter throughout the "
+        "lesion: the sum of the map over it. It does not shrink with size by construction, as peaks and means do: compare "
+        "lesions by it. n/a for maps that are no derivative of the mean target"
+    },
+    "effect_in_se": {"Description": "Monte-Carlo standard error of effect_in, from the draws"},
+    "effect_rim": {"Description": "The same for the rim, (0, 3] mm outside the instance, other lesions excluded"},
+    "effect_rim_se": {"Description": "Monte-Carlo standard error of effect_rim, from the draws"},
     "peak": {
         "Description": "Largest signed value of the map, found on some draws and read on others; not biased upwards by "
-        "maximisation over noise, but biased low where draws leave its place open (docs/method.md, section 3)"
+        "maximisation over noise, but biased low where draws leave its place open (docs/method.md, section 3). By "
+        "reduction mean it shrinks as lesions grow, by max it grows: compare at equal volume only"
     },
     "peak_se": {
         "Description": "Standard error of the peak over draws, its uncertain place included; 95 % interval: peak +- 2.78 "
@@ -52,7 +61,11 @@ PER_CHANNEL: Mapping[str, Mapping[str, str]] = {
     },
     "mass_in": {"Description": "Sum of |map| over the instance's voxels"},
     "mass_out": {"Description": "Sum of |map| over all voxels outside the instance"},
-    "share": {"Description": "Total |map| of this channel over that of all channels", "Units": "1"},
+    "share": {
+        "Description": "Total |map| of this channel over that of all channels; most of it lies outside the lesion, so it "
+        "says little of this one",
+        "Units": "1",
+    },
 }
 
 TRIAGE: Mapping[str, Mapping[str, str]] = {

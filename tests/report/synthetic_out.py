@@ -107,10 +107,17 @@ def _map(files, labels, label, affine, rng, *, weak):
     bump = np.exp(-((distance / 2.0) ** 2)) - 0.45 * np.exp(-(((distance - 4) / 2.0) ** 2))
     strength = (0.004 if weak else 0.02) * (1 + 0.5 * (label % 3))
     noise = gaussian_filter(rng.standard_normal((2, *omega.shape)), (0, 0.7, 0.7, 0.7)) * 0.0008
+    strength *= 40 / omega.sum()  # by mean a map shrinks as its lesion grows
     data = (np.stack([strength * bump, -0.3 * strength * bump]) + noise).astype(np.float32)
     se = np.full_like(data, 0.0006)
     saliency = SaliencyMap(
-        data, box, affine, CHANNELS, UNITS, se, {"Method": "smoothgrad", "Quantitative": True, "Samples": 8}
+        data,
+        box,
+        affine,
+        CHANNELS,
+        UNITS,
+        se,
+        {"Method": "smoothgradmean", "Quantitative": True, "Samples": 8, "Target": "log_odds"},
     )
     path = files.saliency(label, "smoothgradmean")
     write_saliency(path, saliency, snr_path=files.saliency(label, "smoothgradmean", stat="snr"))
@@ -118,7 +125,12 @@ def _map(files, labels, label, affine, rng, *, weak):
     mass = np.abs(data).sum(axis=(1, 2, 3))
     for c, channel in enumerate(CHANNELS):
         near, mid = (distance > 0) & (distance <= 3), (distance > 3) & (distance <= 7)
+        free = (distance > 0) & (distance <= 3) & (labels[box.slices] == 0)
         row |= {
+            f"effect_in_{channel}": data[c][omega].sum(dtype=float),
+            f"effect_in_se_{channel}": 0.02,
+            f"effect_rim_{channel}": data[c][free].sum(dtype=float),
+            f"effect_rim_se_{channel}": 0.03,
             f"peak_{channel}": data[c].max(),
             f"peak_se_{channel}": 0.0006,
             f"trough_{channel}": data[c].min(),

@@ -44,7 +44,9 @@ class Attribution:
     over Omega of the target at the scan as it is. `converged` is None unless a tolerance was set. `sign_flip_fraction`
     (reduction max) is, per channel, the share of draws whose sign differs from the map's, weighted by |M|. A map that was
     estimated in two `parts` ("fixed" with normalisation statistics held, "stat" what they add) is their sum. Contributions
-    carry the `removal` that they answer for; derivatives have none.
+    carry the `removal` that they answer for; derivatives have none. `region_sums` (regions,
+    channels) are sums of the map over the regions asked for, with the standard error that the draws give; None where none
+    were asked for, or the map is no derivative of one number (reduction max).
     """
 
     data: MapArray
@@ -63,6 +65,8 @@ class Attribution:
     parts: dict[str, "Part"] = field(default_factory=dict)
     removal: Removal | None = None
     peak_freedom: int = 0
+    region_sums: np.ndarray | None = None
+    region_sums_se: np.ndarray | None = None
 
     def with_details(self, facts: dict[str, Any]) -> "Attribution":
         """The same map, with more said about it."""

@@ -1,7 +1,7 @@
-"""Words about one lesion: a plain sentence on what drove it, and the warnings a reader needs.
+"""Words about one lesion: what it is, what its own brightness does to the output, and the warnings a reader needs.
 
 The map is a derivative: it says what would raise or lower the network's output for the lesion, not why tissue looks
-as it does. The sentences keep to that.
+as it does. The sentences keep to that, and hold no number that is not in `told`.
 """
 
 import math
@@ -9,15 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lesionwise.charts.palette import outcome_style
+from lesionwise.report.told import Drawn, Push, finite
 
 CONFLUENT_MM3 = 1000.0
 """Above this volume a component is likely several lesions grown together (2 % of lesions, 72 % of their volume)."""
 
 NOISE_SIGMAS = 3.0
 """A peak below this many standard errors does not stand out of the Monte-Carlo noise."""
-
-FAINT = 0.02
-"""A mean below this share of the channel's largest magnitude is said to have no clear direction."""
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -39,14 +37,6 @@ def number(value: Any, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def finite(row: Mapping[str, Any], column: str) -> float | None:
-    """A value of the table, None if the column is missing or holds n/a."""
-    value = row.get(column)
-    if value is None or isinstance(value, str):
-        return None
-    return float(value) if math.isfinite(float(value)) else None
-
-
 def short_units(units: str) -> str:
     """The unit for a sentence; the figures' axes name it in full.
 
@@ -60,69 +50,140 @@ def short_units(units: str) -> str:
     )
 
 
-def headline(row: Mapping[str, Any]) -> str:
-    """Outcome, size and certainty in one line."""
+def certainty(p: float) -> str:
+    """A probability that is never told as nothing or all: two digits would round it there.
+
+    >>> certainty(0.997), certainty(0.871), certainty(0.0001)
+    ('over 0.99', '0.87', 'under 0.01')
+    """
+    if p > 0.99:
+        return "over 0.99"
+    return "under 0.01" if p < 0.01 else f"{p:.2f}"
+
+
+def headline(row: Mapping[str, Any], drawn: Drawn | None = None) -> str:
+    """Outcome, size, certainty, and how much of the reference was drawn."""
     style = outcome_style(row.get("outcome"))
     volume, probability = finite(row, "volume_mm3"), finite(row, "probability_mean")
     parts = [style.meaning]
     if volume is not None:
         parts.append(f"{number(volume)} mm³")
     if probability is not None:
-        parts.append(f"mean probability {probability:.2f}")
-    return ", ".join(parts) + "."
+        parts.append(f"mean probability {certainty(probability)}")
+    said = ", ".join(parts) + "."
+    return f"{said} {covered(drawn)}" if drawn is not None else said
 
 
-def sentence(row: Mapping[str, Any], channels: Sequence[str], *, units: str, quantitative: bool = True) -> str:
-    """What drove this lesion, from its row of the table: which channel, how strongly, and in which direction where."""
-    peaks = {channel: finite(row, f"peak_{channel}") for channel in channels}
-    if all(value is None for value in peaks.values()):
-        return "This lesion has no map: it was not among those chosen to be explained."
-    shares = {channel: finite(row, f"share_{channel}") for channel in channels}
-    ranked = sorted(channels, key=lambda channel: -1.0 if (share := shares[channel]) is None else share, reverse=True)
-    first = ranked[0]
-    if not quantitative:
-        return (
-            f"The network's deep features for this lesion are strongest at the marked place (largest value "
-            f"{number(peaks[first])}). This method locates but does not measure: its values do not compare."
-        )
-    parts = [_weight(first, shares[first], len(channels), peaks[first], finite(row, f"peak_se_{first}"), units)]
-    for channel in ranked:
-        share = shares[channel]
-        if channel == first or share is None or share >= 0.1:
-            parts.append(_direction(row, channel))
-        else:
-            parts.append(f"{channel} hardly matters ({share:.0%}).")
-    return " ".join(part for part in parts if part)
+def covered(drawn: Drawn) -> str:
+    """How much of the reference lesions that it meets was drawn."""
+    which = (
+        "the reference lesion it covers" if drawn.lesions == 1 else f"the {drawn.lesions} reference lesions it covers"
+    )
+    named = f" (number {', '.join(map(str, drawn.numbers))})" if drawn.numbers else ""
+    return f"It draws {number(drawn.shared_mm3)} of the {number(drawn.reference_mm3)} mm³ of {which}{named}."
 
 
-def _weight(channel: str, share: float | None, count: int, peak: float | None, se: float | None, units: str) -> str:
-    noise = f" ± {number(se, 2)}" if se is not None else ""
-    strongest = f"strongest push {number(peak)}{noise} {short_units(units)}" if peak is not None else ""
-    if share is None or count < 2:
-        return f"The output for this lesion answers to {channel}; {strongest}." if strongest else ""
-    if share >= 0.6:
-        verb = f"{channel} drives this lesion: {share:.0%} of the map's total weight"
-    elif share >= 0.4:
-        verb = f"The channels weigh about the same; {channel} holds {share:.0%} of the map's total weight"
+def place(side: str, where: str, contrast_sd: Mapping[str, float]) -> str:
+    """What a reader checks by eye: where it lies, and how it stands out from the tissue around it.
+
+    >>> place("left", "periventricular", {"FLAIR": 1.84, "T1w": -0.61})
+    'Left, periventricular. FLAIR 1.8 SD brighter, T1w 0.6 SD darker than 1-4 mm around.'
+    """
+    located = ", ".join(part for part in (side, where) if part)
+    told = [
+        f"{channel} {abs(value):.1f} SD {'brighter' if value > 0 else 'darker'}"
+        for channel, value in contrast_sd.items()
+        if abs(value) >= 0.05
+    ]
+    parts = [f"{located[:1].upper()}{located[1:]}."] if located else []
+    if told:
+        parts.append(f"{', '.join(told)} than 1-4 mm around.")
+    elif contrast_sd:
+        parts.append(f"As bright as its surroundings on {', '.join(contrast_sd)}.")
+    return " ".join(parts)
+
+
+def sentences(row: Mapping[str, Any], pushes: Sequence[Push], *, units: str) -> list[str]:
+    """What the map says of this lesion: the effect of its own brightness per channel beside that of controls, of the rim,
+    and where the push is. Every number is one of `pushes`."""
+    if not pushes:
+        return []
+    target = units.split(" per ")[0] or "output"
+    held = finite(row, "target_mean")
+    # A missed lesion and a control were not drawn: what would have to change is told, not what held it up.
+    would = row.get("outcome") in ("FN", "TN")
+    lead = f"The network holds it at a {target} of {number(held)}. " if would and held is not None else ""
+    verb = "would move" if would else "moves"
+    told = "; ".join(f"{push.channel} by {signed(push.effect, push.se)}{_doubt(push)}" for push in pushes)
+    first = f"{lead}One SD brighter throughout it {verb} its {target}: {told}."
+    if compared := [push for push in pushes if push.beside is not None]:
+        first += f" {_beside(compared)}"
+    rim = "; ".join(f"{push.channel} {signed(push.rim, push.rim_se)}" for push in pushes)
+    return [first, f"In the 3 mm around it: {rim}. {' '.join(_where(push) for push in pushes)}"]
+
+
+def unmeasured(method: str, top: float | None) -> str:
+    """What is said of a map that locates but does not measure (Grad-CAM++ and its kin)."""
+    strongest = f" (largest value {number(top)})" if top is not None else ""
+    return (
+        f"This is a {method} map: it shows where the network's deep features for this lesion are strongest{strongest}, never "
+        "against. It locates but does not measure: its values have no unit and do not compare between lesions."
+    )
+
+
+def per_voxel(units: str) -> str:
+    """What is said of a quantitative map whose sum over the lesion is no effect (reduction max, contributions)."""
+    return (
+        f"This map has values in {short_units(units)}, but its sum over the lesion is not the effect of brightening it: "
+        "compare its peaks between lesions of one size only."
+    )
+
+
+NO_MAP = "This lesion has no map: it was not among those chosen to be explained."
+
+
+def signed(value: float, se: float | None) -> str:
+    """A change with its sign and, if known, its standard error in as many digits as that is worth.
+
+    >>> signed(1.2345, 0.2), signed(-0.5, None), signed(0.01234, 0.0004)
+    ('+1.2 ± 0.2', '−0.5', '+0.0123 ± 0.0004')
+    """
+    if se is None or se <= 0:
+        text = number(value)
     else:
-        verb = f"No channel dominates; {channel} leads with {share:.0%} of the map's total weight"
-    return f"{verb}; {strongest}." if strongest else f"{verb}."
+        # One digit of the error, two where it begins with 1.
+        digits = min(max(0, -math.floor(math.log10(se)) + (1 if f"{se:.0e}".startswith("1") else 0)), 8)
+        text = f"{value:.{digits}f} ± {se:.{digits}f}".replace("-", "−")
+    return text if text.startswith("−") else f"+{text}"
 
 
-def _direction(row: Mapping[str, Any], channel: str) -> str:
-    inside, around = finite(row, f"mean_in_{channel}"), finite(row, f"mean_shell_0_3mm_{channel}")
-    top = max((abs(v) for v in (finite(row, f"peak_{channel}"), finite(row, f"trough_{channel}")) if v), default=0.0)
-    if inside is None or top == 0:
-        return ""
-    if abs(inside) < FAINT * top:
-        return f"{channel} inside the lesion has no clear direction on average."
-    word = "Brighter" if inside > 0 else "Darker"
-    said = f"{word} {channel} inside the lesion speaks for it"
-    if around is None or abs(around) < FAINT * top:
-        return said + "; the 3 mm around it hardly count on average."
-    if (around > 0) == (inside > 0):
-        return said + ", and so does " + ("brighter" if around > 0 else "darker") + " signal within 3 mm around it."
-    return said + f"; {word.lower()} signal within 3 mm around it speaks against it."
+def _doubt(push: Push) -> str:
+    unclear = push.se is not None and abs(push.effect) < 2 * push.se
+    return " (within Monte-Carlo noise)" if unclear else ""
+
+
+def _beside(pushes: Sequence[Push]) -> str:
+    told = []
+    for push in pushes:
+        if (other := push.beside) is None:
+            continue
+        span = number(other.low) if other.count == 1 else f"{number(other.low)} to {number(other.high)}"
+        told.append(f"{push.channel} {span}")
+    first = next(push.beside for push in pushes if push.beside is not None)
+    which = "of this size" if first.alike else "of other sizes"
+    count = "Control region" if first.count == 1 else f"{first.count} control regions"
+    return f"{count} {which}: {'; '.join(told)}."
+
+
+def _where(push: Push) -> str:
+    mixed = (
+        "one way inside" if push.against < 0.005 else f"{100 * push.against:.0f} % of the voxels inside the other way"
+    )
+    if push.strongest_mm is None:
+        far = "far outside"
+    else:
+        far = "inside" if push.strongest_mm == 0 else f"{number(push.strongest_mm, 2)} mm outside"
+    return f"{push.channel} pushes {mixed}, strongest {'for' if push.strongest > 0 else 'against'} it {far}."
 
 
 def warnings(row: Mapping[str, Any], channels: Sequence[str], *, touches_edge: bool) -> list[str]:
@@ -133,11 +194,13 @@ def warnings(row: Mapping[str, Any], channels: Sequence[str], *, touches_edge: b
     quiet = []
     for channel in channels:
         peak, se = finite(row, f"peak_{channel}"), finite(row, f"peak_se_{channel}")
-        if peak is not None and se is not None and se > 0 and peak < NOISE_SIGMAS * se:
+        measured = finite(row, f"effect_in_se_{channel}") is not None  # then the sentence says it, of the effect
+        if not measured and peak is not None and se is not None and se > 0 and peak < NOISE_SIGMAS * se:
             quiet.append(channel)
     if quiet:
         found.append(
-            f"Not above noise: the {' and '.join(quiet)} peak lies within {NOISE_SIGMAS:g} standard errors of zero."
+            f"Monte-Carlo noise: the {' and '.join(quiet)} peak lies within {NOISE_SIGMAS:g} standard errors of zero; more "
+            "samples would tell."
         )
     if touches_edge:
         found.append("The lesion touches the border of the image: its surroundings are incomplete.")

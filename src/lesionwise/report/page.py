@@ -9,30 +9,33 @@ import pandas as pd
 
 from lesionwise import __version__
 from lesionwise.charts import palette
-from lesionwise.geometry.affine import shifted_affine
+from lesionwise.geometry.affine import shifted_affine, voxel_volume_mm3
 from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import ScanFiles
 from lesionwise.io.files import write_text
-from lesionwise.report.limits import colour_limit, table_tops
-from lesionwise.report.narrative import finite, headline, sentence, short_units, warnings
+from lesionwise.report.anatomy import MIDLINE_MM, Anatomy
+from lesionwise.report.limits import ColourScale, colour_limit
+from lesionwise.report.narrative import NO_MAP, headline, per_voxel, place, sentences, short_units, unmeasured, warnings
 from lesionwise.report.payload import Blob, Frame, Plan, Store, map_blobs, volumes
 from lesionwise.report.privacy import without_paths
 from lesionwise.report.profile import Neighbourhood, distance_profile, extremes
+from lesionwise.report.pushes import is_derivative, pushes_of
+from lesionwise.report.references import References
 from lesionwise.report.scene import Scene, read_scene
+from lesionwise.report.settings import method_words, settings_in_words
+from lesionwise.report.told import finite
 from lesionwise.report.verdicts import Verdict, candidate, judge, note
 from lesionwise.report.viewer import asset, json_markup, niivue, packed, policy, script, templates
 from lesionwise.report.viewers import Layers, fsleyes_command
 from lesionwise.report.why import why_words
+from lesionwise.saliency import SaliencyMap
 
-SCRIPTS = ("data.js", "planes.js", "charts.js", "lesions.js", "look.js", "render.js", "app.js")
+SCRIPTS = ("data.js", "planes.js", "charts.js", "review.js", "lesions.js", "look.js", "render.js", "app.js")
 
 HALVED = (
     "To keep this file small its images are shown at half resolution; lesions and maps are not. `lesionwise serve` shows "
     "everything in full."
 )
-
-MIDLINE_MM = 6.0
-"""Closer than this to the middle of the head a side is not named."""
 
 CITATION = (
     "Spagnolo et al., Scientific Reports 2026",
@@ -93,6 +96,8 @@ def render_scan(
             model=model_facts(scene.facts),
             facts=settings(scene),
             notes=[without_paths(each) for each in notes],
+            scan_notes=_scan_notes(scene),
+            cautions=[] if scene.triage is None else [without_paths(note(each)) for each in scene.triage.notes],
             judge="" if scene.triage is None else judge(scene.triage.model),
             look=None if scene.triage is None or scene.triage.look_here is None else len(scene.likely_misses),
             served=address_fn is not None,
@@ -111,9 +116,13 @@ def scene_content(scene: Scene, store: Store, *, cohort: pd.DataFrame | None = N
     offset = np.eye(4)
     offset[:3, 3] = frame.box.start
     limits = _Limits()
-    lesions = [_lesion(scene, frame, plan, store, limits, row) for row in scene.lesions.to_dict("records")]
+    anatomy, reference = Anatomy.of(scene), References.of(scene)
+    lesions = [
+        _lesion(scene, frame, plan, store, limits, row, anatomy, reference) for row in scene.lesions.to_dict("records")
+    ]
     return {
         "title": scene.name.stem,
+        "run": str(scene.facts.get("InstancesKey", ""))[:12],
         "shape": list(frame.box.shape),
         "voxel_mm": list(scene.voxel_sizes_mm),
         "affine": affine.tolist(),
@@ -121,6 +130,7 @@ def scene_content(scene: Scene, store: Store, *, cohort: pd.DataFrame | None = N
         "tilt_deg": scene.tilt_deg,
         "sided": scene.sided,
         "channels": list(scene.channels),
+        "map_channels": list(scene.saliency_channels),
         "descs": list(scene.descs),
         "margin_mm": plan.margin_mm,
         "snr_step": 0.5,
@@ -129,7 +139,7 @@ def scene_content(scene: Scene, store: Store, *, cohort: pd.DataFrame | None = N
         "limits": limits.shared(scene),
         "lesions": lesions,
         "likely_misses": _likely_misses(scene, frame),
-        "triage_notes": [] if scene.triage is None else [without_paths(note(each)) for each in scene.triage.notes],
+        "names": {desc: method_words(desc) for desc in scene.descs},
         "cohort": _cohort(cohort, scene.channels),
         "palette": {
             "outcomes": {key: {**vars(style), "ink": style.ink} for key, style in palette.OUTCOMES.items()},
@@ -144,41 +154,77 @@ class _Limits:
 
     def __init__(self) -> None:
         self._tops: dict[str, list[float]] = {}
-        self._units: dict[str, str] = {}
+        self._first: dict[str, SaliencyMap] = {}
 
-    def add(self, desc: str, top: float, units: str) -> None:
-        self._tops.setdefault(desc, []).append(top)
-        self._units.setdefault(desc, units)
+    def add(self, desc: str, saliency: SaliencyMap, voxels: int) -> None:
+        top = float(np.abs(saliency.data).max(initial=0))
+        self._tops.setdefault(desc, []).append(top * voxels if is_derivative(saliency.provenance) else top)
+        self._first.setdefault(desc, saliency)
 
     def shared(self, scene: Scene) -> dict[str, dict[str, Any]]:
         found = {}
-        for desc, units in self._units.items():
-            tops = table_tops(scene.lesions, scene.channels) if desc == scene.descs[0] else []
-            found[desc] = {"limit": colour_limit(tops or self._tops[desc]), "units": units, "short": short_units(units)}
+        for desc, saliency in self._first.items():
+            summed = is_derivative(saliency.provenance)
+            scale = colour_scale(scene, saliency) if desc == scene.descs[0] else None
+            found[desc] = {
+                "limit": (scale or ColourScale(colour_limit(self._tops[desc]), summed)).limit,
+                "summed": summed,
+                "quantitative": bool(saliency.provenance.get("Quantitative", True)),
+                "name": method_words(desc),
+                "units": saliency.units,
+                "short": short_units(saliency.units),
+            }
         return found
 
 
+def _scan_notes(scene: Scene) -> list[str]:
+    """What holds of every map of the scan, said once."""
+    if not scene.descs:
+        return []
+    first = next((scene.saliency(label, desc) for label, desc in scene.map_files if desc == scene.descs[0]), None)
+    if first is None or first.provenance.get("Quantitative", True):
+        return []
+    return [f"{method_words(scene.descs[0])} maps locate but do not measure: their values have no unit."]
+
+
+def colour_scale(scene: Scene, saliency: SaliencyMap) -> ColourScale | None:
+    """The colours of the method behind the table's columns, of which `saliency` is a map."""
+    return ColourScale.of_table(
+        scene.lesions,
+        saliency.channels,
+        voxel_mm3=voxel_volume_mm3(scene.affine),
+        derivative=is_derivative(saliency.provenance),
+    )
+
+
 def _lesion(
-    scene: Scene, frame: Frame, plan: Plan, store: Store, limits: _Limits, row: Mapping[Any, Any]
+    scene: Scene,
+    frame: Frame,
+    plan: Plan,
+    store: Store,
+    limits: _Limits,
+    row: Mapping[Any, Any],
+    anatomy: Anatomy | None,
+    reference: References | None,
 ) -> dict[str, Any]:
     label = int(row["lesion"])
     voxels = scene.voxels(label)
     main = scene.descs[0] if scene.descs else ""
-    quantitative = True
     verdict = Verdict.of(row, None if scene.triage is None else scene.triage.features)
+    drawn = None if reference is None or row.get("outcome") not in ("TP", "US") else reference.met_by(voxels, row)
     found: dict[str, Any] = {
         "label": label,
+        "voxels": len(voxels),
         "row": {str(key): _plain(value) for key, value in row.items()},
-        "headline": headline(row),
-        "triage": None
-        if (verdict := Verdict.of(row, scene.triage.features if scene.triage else None)) is None
-        else vars(verdict),
+        "headline": headline(row, drawn),
+        "facts": "",
+        "triage": None if verdict is None else vars(verdict),
         "maps": {},
     }
     if not len(voxels):
         return found | {
             "place": None,
-            "sentence": "This lesion has no voxels in the label image.",
+            "sentences": ["This lesion has no voxels in the label image."],
             "why": "",
             "warnings": [],
         }
@@ -187,33 +233,60 @@ def _lesion(
     found["place"] = [int(v) for v in centre - start]
     found["extent_mm"] = [float(v) for v in (np.ptp(voxels, axis=0) + 1) * scene.voxel_sizes_mm]
     touches = bool((voxels == 0).any() or (voxels == np.asarray(scene.shape) - 1).any())
-    units = ""
+    around = Neighbourhood.of(scene, label)
+    if anatomy is not None:
+        facts = anatomy.facts(around, voxels)
+        found["facts"] = place(facts.side, facts.place, facts.contrast_sd)
+    said: list[str] = []
     for desc in scene.descs:
         saliency = scene.saliency(label, desc)
         if saliency is None:
             continue
-        limits.add(desc, float(np.abs(saliency.data).max(initial=0)), saliency.units)
-        around = Neighbourhood.of(scene, label)
-        meta: dict[str, Any] = {"channels": list(saliency.channels)}
-        if label in plan.labels:
-            meta, blobs = map_blobs(scene, frame, saliency, label, margin_mm=plan.margin_mm, dtype=plan.dtype)
-            meta |= {what: store.put(f"map-{label}-{desc}-{what}", blob) for what, blob in blobs.items()}
-        meta["profile"] = distance_profile(around, saliency, step_mm=max(1.0, min(scene.voxel_sizes_mm)))
-        meta["extremes"] = {channel: extremes(around, saliency, channel) for channel in saliency.channels}
-        for each in meta["extremes"].values():
-            for end in each.values():
-                end["voxel"] = [int(v) for v in np.asarray(end["voxel"]) - start]
-        found["maps"][desc] = meta
-        if not units:
-            units, quantitative = saliency.units, bool(saliency.provenance.get("Quantitative", True))
-    if main in found["maps"]:
-        found["viewers"] = _commands(scene, label, main, row)
-    found["sentence"] = sentence(row, scene.channels, units=units, quantitative=quantitative)
+        limits.add(desc, saliency, len(voxels))
+        found["maps"][desc] = _map(scene, frame, plan, store, around, saliency, label, desc)
+        if desc == main:
+            said = _said(saliency, around, row, scene.lesions)
+            found["viewers"] = _commands(scene, label, main, row, saliency)
+    found["sentences"] = said or [NO_MAP]
     found["why"] = why_words(scene.why, label, scene.channels)
-    found["warnings"] = warnings(row, scene.channels, touches_edge=touches)
+    channels = scene.saliency_channels
+    found["warnings"] = warnings(row, channels, touches_edge=touches)
     if main in found["maps"] and "values" not in found["maps"][main]:
         found["warnings"].append("Its map is too large for this page: open the folder with `lesionwise serve`.")
     return found
+
+
+def _said(saliency: SaliencyMap, around: Neighbourhood, row: Mapping[Any, Any], lesions: pd.DataFrame) -> list[str]:
+    """What the first method's map says of a lesion."""
+    if not saliency.provenance.get("Quantitative", True):
+        top = float(np.abs(saliency.data).max(initial=0))
+        return [unmeasured(method_words(str(saliency.provenance.get("Method", ""))), top)]
+    pushes = pushes_of(saliency, around, row, lesions)
+    return sentences(row, pushes, units=saliency.units) or [per_voxel(saliency.units)]
+
+
+def _map(
+    scene: Scene,
+    frame: Frame,
+    plan: Plan,
+    store: Store,
+    around: Neighbourhood,
+    saliency: SaliencyMap,
+    label: int,
+    desc: str,
+) -> dict[str, Any]:
+    """One lesion's map by one method, as the page's scripts know it."""
+    start = np.asarray(frame.box.start)
+    meta: dict[str, Any] = {"channels": list(saliency.channels)}
+    if label in plan.labels:
+        meta, blobs = map_blobs(scene, frame, saliency, label, margin_mm=plan.margin_mm, dtype=plan.dtype)
+        meta |= {what: store.put(f"map-{label}-{desc}-{what}", blob) for what, blob in blobs.items()}
+    meta["profile"] = distance_profile(around, saliency, step_mm=max(1.0, min(scene.voxel_sizes_mm)))
+    meta["extremes"] = {channel: extremes(around, saliency, channel) for channel in saliency.channels}
+    for each in meta["extremes"].values():
+        for end in each.values():
+            end["voxel"] = [int(v) for v in np.asarray(end["voxel"]) - start]
+    return meta
 
 
 def _likely_misses(scene: Scene, frame: Frame) -> list[dict[str, Any]]:
@@ -245,15 +318,15 @@ def _likely_misses(scene: Scene, frame: Frame) -> list[dict[str, Any]]:
     return found
 
 
-def _commands(scene: Scene, label: int, desc: str, row: Mapping[Any, Any]) -> dict[str, str]:
+def _commands(scene: Scene, label: int, desc: str, row: Mapping[Any, Any], saliency: SaliencyMap) -> dict[str, str]:
     """Command lines for other viewers that name files only: a page says nothing about where its folder lies."""
     files = scene.files
     shown = Layers(
         {channel: Path(f"{channel}.nii.gz") for channel in scene.channels},
         Path(files.labels.name),
         Path(files.saliency(label, desc).name),
-        scene.channels,
-        colour_limit(table_tops(scene.lesions, scene.channels)),
+        saliency.channels,
+        1.0 if (scale := colour_scale(scene, saliency)) is None else scale.at(len(scene.voxels(label))),
         scene.place_mm(label),
     )
     others = f"lesionwise figure OUT --scan {scene.name.stem} --lesion {label} --viewers FOLDER"
@@ -264,7 +337,7 @@ def _cohort(cohort: pd.DataFrame | None, channels: tuple[str, ...], *, most: int
     """Values of all scans' lesions for the distribution strips, by metric and outcome; thinned evenly by rank."""
     if cohort is None or cohort.empty:
         return None
-    metrics = ["volume_mm3", "probability_mean", *(f"peak_{channel}" for channel in channels)]
+    metrics = ["volume_mm3", "probability_mean", *(f"effect_in_{channel}" for channel in channels)]
     found: dict[str, Any] = {}
     for metric in metrics:
         if metric not in cohort:
@@ -294,16 +367,13 @@ def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings(scene: Scene) -> list[tuple[str, str]]:
-    """How the first method's maps were made, from their sidecar: short values only, paths cut to their last part."""
+    """How the first method's maps were made, in words."""
     for label, desc in scene.map_files:
         if desc == (scene.descs or ("",))[0]:
             saliency = scene.saliency(label, desc)
             if saliency is not None:
-                return [
-                    (str(key), without_paths(_shown(value)))
-                    for key, value in saliency.provenance.items()
-                    if not isinstance(value, Mapping) and key != "Key"
-                ]
+                told = settings_in_words({"Units": saliency.units, **saliency.provenance})
+                return [(what, without_paths(how)) for what, how in told]
     return []
 
 

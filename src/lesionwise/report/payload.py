@@ -10,6 +10,7 @@ import numpy as np
 
 from lesionwise.geometry.box import Box
 from lesionwise.geometry.distance import distance_to_mm
+from lesionwise.report.anatomy import display_window
 from lesionwise.report.scene import Scene
 from lesionwise.saliency import SaliencyMap
 
@@ -25,6 +26,9 @@ KEPT_INSIDE_SPHERE = 0.62
 SNR_STEP = 0.5
 """Signal-to-noise is embedded in these steps, rounded down, so that the page's threshold is exact."""
 SNR_TOP = 15
+
+HEADROOM = 1.5
+"""How far the 8 bits of an image reach beyond what is shown white at first."""
 
 _MARGINS_MM = (24.0, 20.0, 16.0, 12.0, 8.0)
 
@@ -115,22 +119,23 @@ class Frame:
         return cls(Box((a, c, e), (b, d, f)))
 
 
-def image_blob(image: np.ndarray, frame: Frame, *, step: int = 1) -> tuple[Blob, dict[str, float]]:
-    """An image in 8 bits between its 0.5th and 99.8th percentile in the head, and the scale back to its own values.
+def image_blob(
+    image: np.ndarray, frame: Frame, *, window: tuple[float, float], step: int = 1
+) -> tuple[Blob, dict[str, Any]]:
+    """An image in 8 bits, the scale back to its own values, and the levels of the window that is shown at first.
 
-    With `step` 2 each value is the mean of a block of eight voxels; an odd last plane is repeated to fill its block.
+    `window` is what is shown black and white; half as much above it is kept, for readers who move the window. With `step`
+    2 each value is the mean of a block of eight voxels; an odd last plane is repeated to fill its block.
     """
     shown = image[frame.box.slices]
-    head = shown[shown != 0]
-    low, high = np.percentile(head, [0.5, 99.8]) if head.size else (0.0, 1.0)
-    low = min(float(low), 0.0) if (shown == 0).any() else float(low)
-    high = float(high) if high > low else low + 1.0
+    low, high = window
+    top = low + HEADROOM * (high - low)
     if step > 1:
         padded = np.pad(shown, [(0, -n % step) for n in shown.shape], mode="edge")
         a, b, c = (n // step for n in padded.shape)
         shown = padded.reshape(a, step, b, step, c, step).mean(axis=(1, 3, 5))
-    levels = np.clip(np.round((shown - low) / (high - low) * 255), 0, 255).astype(np.uint8)
-    return Blob.of(levels), {"offset": low, "scale": (high - low) / 255, "step": step}
+    levels = np.clip(np.round((shown - low) / (top - low) * 255), 0, 255).astype(np.uint8)
+    return Blob.of(levels), {"offset": low, "scale": (top - low) / 255, "step": step, "white": 255 / HEADROOM}
 
 
 def map_blobs(
@@ -195,7 +200,8 @@ def volumes(scene: Scene, frame: Frame, store: Store) -> dict[str, Any]:
     crowded = len(scene.images) * int(np.prod(frame.box.shape)) > IMAGE_BUDGET_VOX
     step = 2 if crowded and store.address_fn is None else 1
     for number, (channel, image) in enumerate(scene.images.items()):
-        blob, scale = image_blob(image, frame, step=step)
+        window = display_window(image, scene.voxel_sizes_mm)
+        blob, scale = image_blob(image, frame, window=window, step=step)
         images[channel] = {**store.put(f"image-{number}", blob), **scale}
     labels = scene.labels[frame.box.slices]
     small = np.uint8 if labels.max(initial=0) < 256 else np.uint16

@@ -32,6 +32,12 @@ class Neighbourhood:
         omega = labels == label
         return cls(box, signed_distance_mm(omega, sizes), omega, (labels > 0) & ~omega)
 
+    def outside_mm(self, voxel: np.ndarray) -> float | None:
+        """Distance of a voxel of the scene to the lesion: 0 inside, None beyond this block."""
+        local = tuple(int(v - s) for v, s in zip(voxel, self.box.start, strict=True))
+        near = all(0 <= a < n for a, n in zip(local, self.box.shape, strict=True))
+        return float(max(self.distance_mm[local], 0.0)) if near else None
+
     def values(self, saliency: SaliencyMap, channel: str) -> np.ndarray:
         """The map of one channel on this block, 0 where the map was not kept."""
         whole = np.zeros(self.box.shape, dtype=np.float32)
@@ -87,11 +93,9 @@ def extremes(around: Neighbourhood, saliency: SaliencyMap, channel: str) -> dict
     for what, flat in (("peak", int(values.argmax())), ("trough", int(values.argmin()))):
         index = np.unravel_index(flat, values.shape)
         voxel = [int(a + b) for a, b in zip(index, saliency.box.start, strict=True)]
-        local = tuple(v - s for v, s in zip(voxel, around.box.start, strict=True))
-        near = all(0 <= a < n for a, n in zip(local, around.box.shape, strict=True))
         found[what] = {
             "voxel": voxel,
             "value": float(values[index]),
-            "distance_mm": float(max(around.distance_mm[local], 0)) if near else None,
+            "distance_mm": around.outside_mm(np.asarray(voxel)),
         }
     return found

@@ -140,6 +140,14 @@ class Scene:
         """The model's input channels."""
         return tuple(self.facts.get("Channels", ())) or tuple(self.images)
 
+    @cached_property
+    def saliency_channels(self) -> tuple[str, ...]:
+        """Channels of the maps behind the table's columns: the model's, or the one of methods that map no input."""
+        for label, desc in self.map_files:
+            if desc == self.descs[0] and (found := self.saliency(label, desc)) is not None:
+                return found.channels
+        return self.channels
+
     @property
     def descs(self) -> tuple[str, ...]:
         """Methods that have maps, the one behind the table's columns first."""

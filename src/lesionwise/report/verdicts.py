@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lesionwise.report.narrative import finite, number
+from lesionwise.report.narrative import certainty, number
+from lesionwise.report.told import finite
 
 FALSE, KEEP = "probably false", "keep"
 
 SURE = 0.995
-"""Probabilities above are told as "over 0.99": two digits would say 1."""
+"""Percentages above are told as "over 99 %": none would say 100."""
 
 SIGNS: Mapping[str, str] = {
     "thin": "thin and long, as vessels are",
@@ -98,7 +99,7 @@ def candidate(row: Mapping[Any, Any], channels: Sequence[str]) -> str:
     parts = []
     if (top := finite(row, "probability_max")) is not None:
         volume = finite(row, "volume_mm3")
-        parts.append(f"probability up to {top:.2f}" + ("" if volume is None else f" in {number(volume, 2)} mm³"))
+        parts.append(f"probability up to {certainty(top)}" + ("" if volume is None else f" in {number(volume, 2)} mm³"))
     for channel in channels:
         contrast = finite(row, f"contrast_{channel}")
         if contrast is not None and abs(contrast) >= 0.2:
@@ -173,8 +174,7 @@ def _percent(p: float) -> str:
 
 
 def _odds(value: float) -> str:
-    p = 1 / (1 + math.exp(-value))
-    return "over 0.99" if p > SURE else f"{p:.2f}"
+    return certainty(1 / (1 + math.exp(-value)))
 
 
 _SCALES = {

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from lesionwise.errors import InputError
-from lesionwise.geometry.affine import to_mm
+from lesionwise.geometry.affine import to_mm, voxel_volume_mm3
 from lesionwise.io.derivative import ScanOutput
 from lesionwise.io.files import write_text
 from lesionwise.io.nifti import read_array, write_image
-from lesionwise.report.limits import colour_limit, table_tops
+from lesionwise.report.limits import ColourScale
+from lesionwise.report.pushes import is_derivative
 from lesionwise.types import Affine
 
 FAINT = 0.05
@@ -183,13 +184,27 @@ def niivue_document(shown: Layers, *, title: str) -> dict[str, Any]:
     }
 
 
+def _limit(scan: ScanOutput, label: int) -> float:
+    """The page's limit for this lesion's map by the method behind the table."""
+    saliency = next(iter(scan.maps.get(label, {}).values()), None)
+    if saliency is None:
+        return 1.0
+    scale = ColourScale.of_table(
+        scan.lesions,
+        saliency.channels,
+        voxel_mm3=voxel_volume_mm3(scan.affine),
+        derivative=is_derivative(saliency.provenance),
+    )
+    return 1.0 if scale is None else scale.at(int((scan.labels == label).sum()))
+
+
 def write_viewers(scan: ScanOutput, label: int, folder: Path) -> dict[str, Path]:
     """Writes a NiiVue document, a Slicer script and two command lines for one lesion into `folder`, by viewer, and each
     channel's map as a file of its own.
 
     Colours are those of the page. Raises InputError if the lesion has no map or the input images are gone.
     """
-    shown = layers(scan, label, limit=colour_limit(table_tops(scan.lesions, scan.channels)))
+    shown = layers(scan, label, limit=_limit(scan, label))
     stem = f"{scan.name.stem}_lesion-{label:03d}"
     Path(folder).mkdir(parents=True, exist_ok=True)
     shown = with_maps(shown, Path(folder), stem)

@@ -79,7 +79,6 @@ def _row(explained: Explained, instance: Instance, channels: tuple[str, ...]) ->
     data = np.zeros((len(channels), *box.shape), dtype=np.float32)
     data[(slice(None), *saliency.box.relative_to(box).slices)] = saliency.data
     labels = explained.labels[box.slices]
-    row.update(saliency.provenance["Statistics"])
     row.update(
         map_measures(
             data,
@@ -88,6 +87,9 @@ def _row(explained: Explained, instance: Instance, channels: tuple[str, ...]) ->
             others=(labels != 0) & (labels != instance.label),
             sizes_mm=sizes,
             channels=channels,
+            derivative=explained.settings.method.is_derivative,
         )
     )
+    # What the draws know goes before what the kept map says: it may be rounded, and cut off near the lesion.
+    row.update(saliency.provenance["Statistics"])
     return row

@@ -22,6 +22,7 @@ from lesionwise.geometry.volume import Case
 from lesionwise.instances.instance import Instance
 from lesionwise.instances.matching import select
 from lesionwise.io.derivative import ScanFiles, read_saliency, write_saliency
+from lesionwise.measures import effect_regions
 from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import AbstractSegmenter, Placement
 from lesionwise.units.explained import Explained, tabulate
@@ -156,6 +157,7 @@ def _explain(
         found = session.stream(
             plan,
             healthy=explained.case.tissue.get("white_matter"),
+            regions=_regions(explained, voxel_sets) if method.is_derivative else None,
             progress_fn=None if progress_fn is None else partial(progress_fn, "explain"),
         )
         for number, attribution in found:
@@ -212,6 +214,7 @@ def _as_map(attribution: Attribution, explained: Explained, instance: Instance, 
         "Method": settings.method.name,
         "Quantitative": settings.method.quantitative,
         "Reduce": getattr(settings.method, "reduce", "n/a"),
+        "Derivative": settings.method.is_derivative,
         "Approximation": ", ".join(attribution.details.get("approximation", [])) or "none",
         "NormalisationStatistics": attribution.details.get("statistics", "exact"),
         "Target": target_named(settings.target).name,
@@ -255,7 +258,17 @@ def _statistics(attribution: Attribution, channels: Sequence[str]) -> dict[str, 
         values = getattr(attribution, measure)
         for number, channel in enumerate(channels):
             figures[f"{measure}_{channel}"] = None if values is None else _finite(float(values[number]))
+    for ending, sums in (("", attribution.region_sums), ("_se", attribution.region_sums_se)):
+        for region, values in zip(("in", "rim"), () if sums is None else sums, strict=sums is not None):
+            for channel, value in zip(channels, values, strict=True):
+                figures[f"effect_{region}{ending}_{channel}"] = _finite(float(value))
     return figures
+
+
+def _regions(explained: Explained, voxel_sets: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of every lesion its own voxels and those of its rim."""
+    sizes = voxel_sizes_mm(explained.case.image.affine)
+    return [effect_regions(voxels, explained.labels, sizes_mm=sizes) for voxels in voxel_sets]
 
 
 def _census(instances: Sequence[Instance], wanted: Sequence[Instance]) -> str:

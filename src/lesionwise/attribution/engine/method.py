@@ -26,6 +26,12 @@ class AbstractMethod(ABC):
         return True
 
     @property
+    def is_derivative(self) -> bool:
+        """True if the map is the derivative of the lesion's mean target, so that its sum over a region is what the
+        target gains when the region brightens by one standard deviation (METHOD section 3, "effect")."""
+        return False
+
+    @property
     def draws_per_lesion(self) -> int:
         """Inputs per lesion at which the network is evaluated."""
         return 1

@@ -11,6 +11,7 @@ from torch import Tensor
 from lesionwise.attribution.engine.draws import AbstractDraws
 from lesionwise.attribution.engine.moments import Moments
 from lesionwise.attribution.engine.passes import Cotangent, WindowPass, Windows
+from lesionwise.attribution.engine.regions import RegionSums
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Readout, Site
 from lesionwise.attribution.engine.workload import Pass, Workload, is_out_of_memory
@@ -40,6 +41,7 @@ class Sampled:
     readings: dict[tuple[int, ...], list["Reading"]] = field(default_factory=dict)
     correction: "Sampled | None" = None
     contributes: bool = False
+    sums: RegionSums | None = None
 
     @property
     def moves_later(self) -> bool:

@@ -13,6 +13,7 @@ from lesionwise.attribution.engine.extremes import Extremes
 from lesionwise.attribution.engine.learning import learn
 from lesionwise.attribution.engine.moments import Moments, placed
 from lesionwise.attribution.engine.noise import random_subset
+from lesionwise.attribution.engine.regions import RegionSums
 from lesionwise.attribution.engine.sampled import Sampled
 from lesionwise.attribution.engine.sampling import accumulate, accumulate_difference
 from lesionwise.attribution.engine.scene import Scene
@@ -50,6 +51,8 @@ def sampled_maps(
             state = Sampled(site, Moments(draws.antithetic), float(values.mean()), chosen=chosen, chunk=chunk)
             state.contributes = draws.are_contributions
             state.converged = None if tolerance is None else False
+            if reduce == "mean" and not draws.are_contributions:
+                state.sums = RegionSums.of(site, scene.padded)
             states.append(state)
         active = states
         shared = (time.perf_counter() - started) / max(len(states), 1)
@@ -91,6 +94,7 @@ def _correct(scene: Scene, states: Sequence[Sampled], draws: AbstractDraws, work
     full, began = work.correction, time.perf_counter()
     for state in states:
         state.correction = Sampled(state.site, Moments(draws.antithetic), state.target_mean)
+        state.correction.sums = RegionSums.of(state.site, scene.padded)
     others = [state.correction for state in states if state.correction is not None]
     first, step = draws.count + draws.count % 2, 2 if draws.antithetic else 1
     for n in range(first, first + full.draws, step):
@@ -124,6 +128,7 @@ def finished(
     variance = _summed(state, lambda m: m.variance_of_mean, 2 * power) if draws.is_random else None
     se = None if variance is None else np.sqrt(variance[0])
     extremes = _extremes(state, power) if draws.is_random else Extremes.plain(mean)
+    sums = _region_sums(state, draws)
     trim = trimmed(box, mean)
     cut = (slice(None), *trim.relative_to(box).slices)
     return Attribution(
@@ -142,7 +147,21 @@ def finished(
         details=facts,
         parts=_parts(state, power),
         peak_freedom=extremes.freedom,
+        region_sums=None if sums is None else sums[0],
+        region_sums_se=None if sums is None or not draws.is_random else sums[1],
     )
+
+
+def _region_sums(state: Sampled, draws: AbstractDraws) -> tuple[np.ndarray, np.ndarray] | None:
+    """Sums over the site's regions and their errors; a correction's draws are independent, so that variances add up."""
+    if state.sums is None or not state.sums.draws:
+        return None
+    total, se = state.sums.summary(antithetic=draws.antithetic)
+    other = None if state.correction is None else state.correction.sums
+    if other is not None and other.draws:
+        more, its = other.summary(antithetic=draws.antithetic)
+        total, se = total + more, np.sqrt(se**2 + its**2)
+    return total, se
 
 
 def _parts(state: Sampled, power: int) -> dict[str, Part]:

@@ -70,6 +70,8 @@ def _take(scene: Scene, state: Sampled, draws: AbstractDraws, n: int, patch: Pat
             data, box = _multiplied(scene, state.site, draws, n, data, box)
         elif not state.moves_later:
             data, box = state.site.pull_back(data, box)
+    if state.sums is not None:
+        state.sums.add(data, box)
     if state.box is None:
         state.box = box
     elif state.box != box:  # another batch, another way of taking derivatives: 0 is known beyond either box

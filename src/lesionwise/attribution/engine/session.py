@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxtyping import Float
@@ -69,17 +69,22 @@ class Session:
         *,
         baselines: Sequence[Float[Tensor, "channels i j k"]] | None = None,
         healthy: MaskArray | None = None,
+        regions: Sequence[Sequence[VoxelSet]] | None = None,
         progress_fn: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Attribution]]:
         """Number of the voxel set and its map, as lesions finish.
 
         A `plan` is kept to; without one it is made first. `baselines` are lesion-free scans (channels, i, j, k) on
         the scan's grid in the units fed to the network (`Placement.scan`), one per voxel set, for the methods that need
-        one; by default the lesion is inpainted, from `healthy` tissue (scan's grid) if given.
+        one; by default the lesion is inpainted, from `healthy` tissue (scan's grid) if given. `regions` are, per
+        voxel set, voxels of the scan whose sums every draw is asked for (`Attribution.region_sums`).
         """
         if baselines is not None and len(baselines) != len(self.sites):
             raise InputError(f"Expected one baseline per voxel set, found {len(baselines)} for {len(self.sites)}.")
         chosen, scene, placement = plan or self.plan(), self.scene, self.scene.placement
+        sites: Sequence[Site] = self.sites
+        if regions is not None:
+            sites = [replace(site, regions=tuple(regions[site.number])) for site in sites]
 
         def difference(site: Site) -> Difference:
             if baselines is not None:
@@ -102,7 +107,7 @@ class Session:
         alone = {site.number for site in self.sites if site.is_alone_in(scene.grid)}
         running = scene.running(scene.runner.scheduled(chosen.schedule, held))
         facts = self._facts(chosen)
-        for number, found in self.method.explain(running, work, self.sites):
+        for number, found in self.method.explain(running, work, sites):
             named = found.with_details(facts)
             yield number, named.approximated("lesion-window") if number in alone else named
 
@@ -149,6 +154,7 @@ def stream(
     plan: Plan | None = None,
     baselines: Sequence[Float[Tensor, "channels i j k"]] | None = None,
     healthy: MaskArray | None = None,
+    regions: Sequence[Sequence[VoxelSet]] | None = None,
     progress_fn: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Iterator[tuple[int, Attribution]]:
@@ -157,7 +163,7 @@ def stream(
     `options` are the fields of `RunOptions`; for the other arguments see `Session.stream`.
     """
     with Session.open(network, spec, placement, voxel_sets, method, RunOptions(**options)) as session:
-        yield from session.stream(plan, baselines=baselines, healthy=healthy, progress_fn=progress_fn)
+        yield from session.stream(plan, baselines=baselines, healthy=healthy, regions=regions, progress_fn=progress_fn)
 
 
 def plan_attribution(

@@ -80,6 +80,7 @@ class Site:
     pull: AbstractGridMap
     scale: Float[Tensor, "channels _ _ _"]
     scan_passes: Bool[Tensor, "*_ _ _ _"] | None = None
+    regions: tuple[VoxelSet, ...] = ()
 
     @property
     def voxels(self) -> VoxelArray:

@@ -65,6 +65,11 @@ class SmoothGrad(AbstractMethod):
         return f"smoothgrad{self.reduce}"
 
     @property
+    def is_derivative(self) -> bool:
+        """Of the mean over Omega; a maximum over its voxels is the derivative of no one number."""
+        return self.reduce == "mean"
+
+    @property
     def pairs(self) -> bool:
         """True if draws come in antithetic pairs."""
         if self.antithetic is None:
@@ -140,6 +145,11 @@ class Gradient(AbstractMethod):
     def statistics(self) -> tuple[str, ...]:
         """Exact, or held."""
         return ("exact", "fixed")
+
+    @property
+    def is_derivative(self) -> bool:
+        """The map is a derivative."""
+        return True
 
     def units(self, target: AbstractTarget) -> str:
         """Unit of the map's values."""

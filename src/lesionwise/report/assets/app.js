@@ -8,12 +8,15 @@
   LW.byLabel = new Map(scene.lesions.map((lesion) => [lesion.label, lesion]));
   LW.units = () => (scene.limits[state.desc] ? scene.limits[state.desc].units : "");
 
+  LW.target = () => { const shared = scene.limits[scene.descs[0]]; return shared ? shared.units.split(" per ")[0] : "output"; };
+  LW.quantitative = () => { const shared = scene.limits[state.desc]; return !shared || shared.quantitative; };
+
   const shortUnits = () => (scene.limits[state.desc] ? scene.limits[state.desc].short : "");
 
   const state = LW.state = {
     label: null, lesion: null, miss: null, map: null, desc: scene.descs[0] || null, voxel: scene.shape.map((n) => Math.floor(n / 2)),
     centre: scene.shape.map((n) => Math.floor(n / 2)),
-    mapChannel: "own", mapBefore: "own", fov_mm: 80, opacity: 0.9, threshold: 0.05, snr: 0, limit: 1, reach: 1, smooth: true, contours: true,
+    mapChannel: "own", mapBefore: "own", fov_mm: 80, windows: {}, blur: false, opacity: 0.9, threshold: 0.05, snr: 0, limit: 1, reach: 1, smooth: true, contours: true,
     reference: false, probability: false, crosshair: true, convention: "radiological",
   };
   const FAINT = 0.2;
@@ -43,15 +46,18 @@
 
   function setLimit() {
     const shared = scene.limits[state.desc];
-    state.limit = shared ? shared.limit * state.reach : 1;
+    state.limit = shared ? (shared.limit * state.reach) / perVoxel(state.lesion) : 1;
     colourBar();
     hint();
   }
 
+  // A map by mean shrinks as its lesion grows: its colours are those of the map times the lesion's voxels.
+  const perVoxel = (lesion) => (lesion && scene.limits[state.desc] && scene.limits[state.desc].summed ? lesion.voxels : 1);
+
   // Largest magnitude of a lesion's map as a share of the limit that all lesions share.
   const strength = (lesion) => {
     const meta = lesion && lesion.maps[state.desc], shared = scene.limits[state.desc];
-    return meta && meta.scales && shared ? Math.max(...meta.scales) / shared.limit : null;
+    return meta && meta.scales && shared ? (Math.max(...meta.scales) * perVoxel(lesion)) / shared.limit : null;
   };
 
   // Colours are shared by all lesions, so a weak map is hardly seen: says so, and offers to move the limit for all.
@@ -87,11 +93,17 @@
       context.fillStyle = `rgb(${mix(r)},${mix(g)},${mix(b)})`;
       context.fillRect(n, 0, 1, 1);
     }
-    byId("limit-low").textContent = "≤ −" + format(state.limit, 2);
-    byId("limit-high").textContent = "≥ +" + format(state.limit, 2);
-    byId("limit-unit").textContent = shortUnits();
-    byId("limit-unit").title = LW.units();
-    bar.setAttribute("aria-label", `Colour bar: blue against the lesion at minus ${format(state.limit, 2)}, transparent at zero, red for the lesion at plus ${format(state.limit, 2)} ${LW.units()}; the same for all lesions`);
+    const shared = scene.limits[state.desc], limit = shared ? shared.limit * state.reach : 1;
+    const summed = shared && shared.summed, measured = !shared || shared.quantitative;
+    byId("limit-low").textContent = measured ? "≤ −" + format(limit, 2) : "";
+    byId("limit-high").textContent = measured ? "≥ +" + format(limit, 2) : "";
+    byId("against").textContent = measured ? "against" : "none";
+    byId("for").textContent = measured ? "for the lesion" : "strongest; locates, does not measure";
+    byId("limit-unit").textContent = measured ? shortUnits() + (summed ? " × its voxels" : "") : "";
+    byId("limit-unit").title = LW.units() + (summed ? ", times the voxels of the lesion: equal colours are equal changes of its whole output, whatever its size" : "");
+    bar.setAttribute("aria-label", measured
+      ? `Colour bar: blue against the lesion at minus ${format(limit, 2)}, transparent at zero, red for the lesion at plus ${format(limit, 2)} ${LW.units()}${summed ? " times its voxels" : ""}; the same for all lesions`
+      : "Colour bar: transparent at zero, red where the network's features are strongest; this method has no unit");
   }
 
   function readout() {
@@ -106,7 +118,7 @@
       const image = data.images[channel], scale = scene.volumes.images[channel];
       if (image) parts.push(`${channel} ${format(image[n] * scale.scale + scale.offset)}`);
     }
-    if (data.probability) parts.push(`p ${(data.probability[n] / 255).toFixed(2)}`);
+    if (data.probability) parts.push(`p ${LW.certainty(data.probability[n] / 255)}`);
     if (state.map) for (const channel of state.map.names) parts.push(`map ${channel} ${format(state.map.at(channel, i, j, k, 0), 2)}`);
     const label = data.labels ? data.labels[n] : 0;
     parts.push(label ? `lesion ${label}` : "no lesion");
@@ -146,11 +158,11 @@
     if (!state.wholeHead) state.fov_mm = fitting({});
     byId("lesion-title").replaceChildren(...LW.likelyMiss.title(miss));
     byId("headline").textContent = LW.likelyMiss.headline(miss);
-    byId("sentence").textContent = LW.likelyMiss.sentence(miss);
+    tell([LW.likelyMiss.sentence(miss)]);
+    byId("facts").textContent = "";
     byId("why").textContent = "";
     byId("triage").hidden = true;
     byId("warnings").replaceChildren();
-    notes(true);
     byId("outside").textContent = "";
     byId("places").replaceChildren(...(LW.byLabel.has(before) ? [element("button", { type: "button", onclick: () => choose(before) }, `Back to lesion ${before}`)] : []));
     for (const panel of panels) panel.canvas.setAttribute("aria-label", `${panel.planeName} ${panel.channel}, at likely miss ${miss.rank}, ${state.convention} convention`);
@@ -162,15 +174,11 @@
   }
   LW.visit = (rank) => { const miss = LW.likelyMiss.at(rank); if (miss) visit(miss); };
 
-  // What to know before the verdicts are relied on: beside everything that triage says.
-  function notes(shown) {
-    byId("triage-notes").replaceChildren(...(shown ? scene.triage_notes : []).map((text) => element("li", {}, `Triage: ${text}`)));
-  }
+  const tell = (sentences) => byId("sentences").replaceChildren(...sentences.map((each) => element("p", {}, each)));
 
   function tellVerdict(verdict) {
     const node = byId("triage");
     node.hidden = !verdict;
-    notes(Boolean(verdict));
     if (!verdict) return;
     const why = verdict.reasons.length ? ` ${verdict.against ? `Unlike ${verdict.against}: ` : "because "}${verdict.reasons.join(" · ")}.` : "";
     const said = `Triage: ${verdict.said}${verdict.certainty ? ` (${verdict.certainty})` : ""}`;
@@ -185,11 +193,14 @@
   function describe(lesion) {
     byId("lesion-title").replaceChildren(LW.badge(lesion.row.outcome), ` Lesion ${lesion.label}`);
     byId("headline").textContent = lesion.headline;
-    byId("sentence").textContent = lesion.sentence;
+    byId("facts").textContent = lesion.facts;
+    tell(lesion.sentences);
+    LW.review.show(lesion);
     byId("why").textContent = lesion.why || "";
     tellVerdict(lesion.triage);
     byId("warnings").replaceChildren(...lesion.warnings.map((warning) => element("li", {}, warning)));
     LW.channelBars(byId("bars"), lesion);
+    legend();
     LW.profileChart(byId("profile"), lesion, state.desc);
     LW.distribution(byId("distribution"), lesion, choose);
     const meta = lesion.maps[state.desc];
@@ -210,6 +221,20 @@
     for (const panel of panels) {
       panel.canvas.setAttribute("aria-label", `${panel.planeName} ${panel.channel}, at lesion ${lesion.label} (${LW.style(lesion.row.outcome).meaning}), ${state.convention} convention`);
     }
+  }
+
+  // Which outline is which, beside the images; and the lines of probability where they are drawn.
+  function legend() {
+    const outcomes = [...new Set(scene.lesions.map((each) => each.row.outcome || "n/a"))];
+    const key = (colour, dash, words, width = 2) => {
+      const line = LW.svg("svg", { width: 26, height: 8, "aria-hidden": "true" });
+      line.append(LW.svg("path", { d: "M1 4H25", stroke: colour, "stroke-width": width, "stroke-dasharray": dash ? dash.join(" ") : "none" }));
+      return element("span", {}, line, words);
+    };
+    byId("outlines").replaceChildren(
+      ...(state.contours ? Object.keys(scene.palette.outcomes).filter((each) => outcomes.includes(each)).map((each) => key(LW.style(each).colour, LW.style(each).dash, LW.style(each).short)) : []),
+      ...(state.reference ? [key("var(--ink)", [1.5, 2.5], "reference")] : []),
+      ...(state.probability ? LW.isolines().map((each) => key("var(--ink)", each.dash, `p ${format(each.level, 2)}`, each.width)) : []));
   }
 
   function buildPanels() {
@@ -235,19 +260,35 @@
 
   function listen(panel) {
     const { canvas } = panel;
+    let grabbed = null;
+    const level = (event) => {
+      const [black, white] = grabbed.window, range = 255 / canvas.clientWidth;
+      const width = Math.max(white - black + (event.clientX - grabbed.x) * range, 4), middle = (black + white) / 2 + (event.clientY - grabbed.y) * range;
+      state.windows[panel.channel] = [middle - width / 2, middle + width / 2];
+      byId("window-reset").hidden = false;
+      redraw();
+    };
+    canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+    canvas.addEventListener("dblclick", () => enlarge(panel));
     const move = (event) => {
       const ratio = canvas.width / canvas.clientWidth;
       state.voxel = panel.pick(state, event.offsetX * ratio, event.offsetY * ratio);
       redraw();
     };
     canvas.addEventListener("pointerdown", (event) => {
+      if (event.button === 2 || event.shiftKey) {
+        grabbed = { x: event.clientX, y: event.clientY, window: LW.window(state, panel.channel) };
+        canvas.setPointerCapture(event.pointerId);
+        return;
+      }
       if (event.button !== 0) return;
       if (event.pointerType === "mouse") canvas.setPointerCapture(event.pointerId);
       move(event);
       const label = data.labels[state.voxel[0] + scene.shape[0] * (state.voxel[1] + scene.shape[1] * state.voxel[2])];
       if (label && label !== state.label && event.detail !== 0) choose(label, { move: false });
     });
-    canvas.addEventListener("pointermove", (event) => { if (event.buttons === 1 && event.pointerType === "mouse") move(event); });
+    canvas.addEventListener("pointerup", () => { grabbed = null; });
+    canvas.addEventListener("pointermove", (event) => { if (grabbed) level(event); else if (event.buttons === 1 && event.pointerType === "mouse") move(event); });
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
       if (event.ctrlKey || event.metaKey) zoom(event.deltaY > 0 ? 1.12 : 1 / 1.12);
@@ -260,6 +301,14 @@
       event.preventDefault();
       slide(...steps[event.key]);
     });
+  }
+
+  // One plane of one image as large as the page allows, and back.
+  function enlarge(panel) {
+    const grid = byId("planes"), large = grid.classList.toggle("single");
+    for (const figure of grid.children) figure.hidden = large && !figure.contains(panel.canvas);
+    panel.canvas.focus();
+    redraw();
   }
 
   function slide(axis, by) {
@@ -291,20 +340,28 @@
     select.append(element("option", { value: "own" }, "own channel"), ...scene.channels.map((channel) => element("option", { value: channel }, channel)), element("option", { value: "none" }, "off"));
     bind("map-channel", "change", (node) => { state.mapChannel = node.value; });
     const method = byId("method");
-    method.append(...scene.descs.map((desc) => element("option", { value: desc }, desc)));
+    method.append(...scene.descs.map((desc) => element("option", { value: desc }, scene.names[desc] || desc)));
     method.closest("label").hidden = scene.descs.length < 2;
     bind("method", "change", (node) => { state.desc = node.value; if (state.miss) setLimit(); else choose(state.label, { move: false }); });
     bind("opacity", "input", (node) => { state.opacity = Number(node.value); say("opacity-value", `${Math.round(100 * state.opacity)} %`); colourBar(); });
     bind("threshold", "input", (node) => { state.threshold = Number(node.value); say("threshold-value", `${Math.round(100 * state.threshold)} %`); colourBar(); });
     bind("snr", "input", (node) => { state.snr = Number(node.value); say("snr-value", state.snr ? `≥ ${state.snr}` : "off"); });
     bind("reach", "input", (node) => { setReach(2 ** Number(node.value)); });
-    for (const key of ["smooth", "contours", "reference", "probability", "crosshair"]) bind(key, "change", (node) => { state[key] = node.checked; });
+    for (const key of ["smooth", "contours", "reference", "probability", "crosshair", "blur"]) bind(key, "change", (node) => { state[key] = node.checked; legend(); });
     byId("reference").closest("label").hidden = !scene.volumes.reference;
     byId("snr").closest("label").hidden = !scene.lesions.some((lesion) => Object.values(lesion.maps).some((meta) => meta.snr));
     bind("convention", "change", (node) => { state.convention = node.value; say("convention-words", conventionWords()); });
     say("convention-words", conventionWords());
     byId("zoom-in").onclick = () => zoom(1 / 1.25);
     byId("zoom-out").onclick = () => zoom(1.25);
+    byId("zoom-lesion").onclick = () => {
+      state.wholeHead = false;
+      byId("zoom-whole").setAttribute("aria-pressed", "false");
+      state.fov_mm = Math.max(30, 12 + Math.max(...((state.lesion || {}).extent_mm || [0])));
+      if (state.lesion) { state.centre = state.lesion.place.slice(); state.voxel = state.lesion.place.slice(); }
+      redraw();
+    };
+    byId("window-reset").onclick = () => { state.windows = {}; byId("window-reset").hidden = true; redraw(); };
     byId("zoom-whole").onclick = () => {
       state.wholeHead = !state.wholeHead;
       state.fov_mm = state.wholeHead ? null : fitting(state.lesion || {});
@@ -338,6 +395,9 @@
       else if (event.key === "m") look.next(state.miss && state.miss.rank);
       else if (event.key === " " && !event.target.matches("button, input, summary, a")) { event.preventDefault(); toggleMap(); }
       else if (event.key === "z") byId("zoom-whole").click();
+      else if (event.key === "l") byId("zoom-lesion").click();
+      else if (event.key === "r" && state.lesion) LW.review.toggle(state.lesion);
+      else if (event.key === "Escape" && byId("planes").classList.contains("single")) enlarge(panels.find((panel) => !panel.canvas.parentElement.hidden));
     });
   }
 
@@ -370,6 +430,7 @@
     Object.assign(data, { labels: mask, probability: p, reference: marked });
   }
 
+  LW.review.start(() => list);
   list = LW.list = new LW.LesionList(choose);
   look = LW.look = new LW.LookList(visit);
   controls();
@@ -378,7 +439,10 @@
   buildPanels();
   const wanted = /^#lesion-(\d+)$/.exec(location.hash);
   const mapped = scene.lesions.filter((lesion) => Object.keys(lesion.maps).length);
-  const best = mapped.find((lesion) => strength(lesion) >= 0.5) || mapped.find((lesion) => strength(lesion) >= FAINT) || mapped[0] || scene.lesions[0];
+  // Opens on the found lesion whose brightness matters most, so that there is something to see.
+  const effect = (lesion) => Math.max(0, ...scene.map_channels.map((channel) => Math.abs(lesion.row[`effect_in_${channel}`] || 0)));
+  const ours = mapped.filter((lesion) => ["TP", null, undefined].includes(lesion.row.outcome) && effect(lesion) > 0 && strength(lesion) >= FAINT);
+  const best = ours.sort((a, b) => effect(b) - effect(a))[0] || mapped.find((lesion) => strength(lesion) >= 0.5) || mapped.find((lesion) => strength(lesion) >= FAINT) || mapped[0] || scene.lesions[0];
   const wantedMiss = () => { const found = /^#look-(\d+)$/.exec(location.hash); return found && LW.likelyMiss.at(Number(found[1])); };
   if (wantedMiss()) visit(wantedMiss());
   else if (wanted && LW.byLabel.has(Number(wanted[1]))) await choose(Number(wanted[1]));

@@ -9,6 +9,8 @@
   };
   const frame = (width, height, label) => svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, class: "chart" });
   const colour = (channel) => scene.palette.channels[channel] || "#888";
+  // Channels differ by line style too: red and blue mean for and against, so their hues are muted.
+  const dash = (channel) => ["none", "6 3", "2 2", "8 2 2 2"][Math.max(scene.channels.indexOf(channel), 0) % 4];
 
   // Round numbers that cover [low, high].
   function ticks(low, high, count = 4) {
@@ -20,23 +22,26 @@
     return found;
   }
 
-  // Peak and trough of every channel, with 95 % Monte-Carlo intervals where there are any, and the channel's share.
+  const isNumber = (value) => typeof value === "number";
+
+  // What the bars show: the effects, which compare between lesions of any size; peaks where a map has no effects.
+  function measured(lesion) {
+    const channels = scene.map_channels.filter((c) => isNumber(lesion.row[`effect_in_${c}`]));
+    if (channels.length) return channels.flatMap((channel) => ["in", "rim"].map((where) => ({
+      channel, what: where === "in" ? "lesion" : "3 mm rim", value: lesion.row[`effect_${where}_${channel}`], se: lesion.row[`effect_${where}_se_${channel}`], faint: where === "rim", column: `effect_${where}_${channel}`,
+    })));
+    return scene.map_channels.flatMap((channel) => ["peak", "trough"].map((what) => ({ channel, what, value: lesion.row[`${what}_${channel}`], se: lesion.row[`${what}_se_${channel}`], column: `${what}_${channel}` })));
+  }
+
+  // Bars with 95 % Monte-Carlo intervals where there are any, on one scale for all lesions of the scan.
   LW.channelBars = (host, lesion) => {
     host.replaceChildren();
-    const channels = scene.channels.filter((channel) => lesion.row[`peak_${channel}`] !== null && lesion.row[`peak_${channel}`] !== undefined);
-    if (!channels.length) { host.append(element("p", { class: "muted" }, "No map for this lesion.")); return; }
-    const rows = [];
-    for (const channel of channels) {
-      rows.push({ channel, what: "peak", value: lesion.row[`peak_${channel}`], se: lesion.row[`peak_se_${channel}`] });
-      const trough = lesion.row[`trough_${channel}`];
-      if (trough !== null && trough !== undefined) rows.push({ channel, what: "trough", value: trough, se: lesion.row[`trough_se_${channel}`] });
-      rows.push({ channel, what: "mean inside", value: lesion.row[`mean_in_${channel}`], se: null });
-    }
-    const kept = rows.filter((row) => row.value !== null && row.value !== undefined);
-    // One scale for all lesions of the scan, so that bars compare when stepping through them.
-    const all = scene.lesions.flatMap((each) => channels.flatMap((c) => [each.row[`peak_${c}`], each.row[`trough_${c}`]])).filter((v) => typeof v === "number");
+    const kept = measured(lesion).filter((row) => isNumber(row.value));
+    if (!kept.length) { host.append(element("p", { class: "muted" }, "No map for this lesion.")); return; }
+    const effects = kept[0].column.startsWith("effect_");
+    const all = scene.lesions.flatMap((each) => kept.map((row) => each.row[row.column])).filter(isNumber);
     const low = Math.min(0, ...all), high = Math.max(0, ...all);
-    const width = 360, left = 116, right = 58, line = 21, top = 4;
+    const width = 360, left = 104, right = 70, line = 21, top = 4;
     const height = top + kept.length * line + 34;
     const x = (v) => left + ((v - low) / (high - low || 1)) * (width - left - right);
     const chart = frame(width, height, kept.map((r) => `${r.channel} ${r.what} ${format(r.value)}${r.se ? " plus or minus " + format(1.96 * r.se, 2) : ""}`).join("; "));
@@ -45,29 +50,19 @@
       chart.append(text(x(t), height - 20, format(t, 2), { class: "tick", "text-anchor": "middle" }));
     }
     kept.forEach((row, n) => {
-      const y = top + n * line + 3, x0 = x(0), x1 = x(row.value), end = row.value >= 0 ? 1 : -1;
+      const y = top + n * line + 3, x0 = x(0), x1 = x(row.value), middle = y + (line - 7) / 2;
       chart.append(text(left - 8, y + 11, `${row.channel} ${row.what}`, { class: "label", "text-anchor": "end" }));
-      chart.append(svg("rect", { x: Math.min(x0, x1), y, width: Math.max(Math.abs(x1 - x0), 1), height: line - 7, rx: 2, fill: colour(row.channel), opacity: row.what === "mean inside" ? 0.5 : 0.95 }));
+      chart.append(svg("rect", { x: Math.min(x0, x1), y, width: Math.max(Math.abs(x1 - x0), 1), height: line - 7, rx: 2, fill: colour(row.channel), opacity: row.faint ? 0.55 : 1 }));
       if (row.se) {
-        const a = x(row.value - 1.96 * row.se), b = x(row.value + 1.96 * row.se), m = y + (line - 7) / 2;
-        chart.append(svg("path", { d: `M${a} ${m}H${b}M${a} ${m - 3}v6M${b} ${m - 3}v6`, class: "error" }));
+        const a = x(row.value - 1.96 * row.se), b = x(row.value + 1.96 * row.se);
+        chart.append(svg("path", { d: `M${a} ${middle}H${b}M${a} ${middle - 3}v6M${b} ${middle - 3}v6`, class: "error" }));
       }
-      const edge = row.se && end > 0 ? x(row.value + 1.96 * row.se) : Math.max(x0, x1);
-      chart.append(text(Math.max(edge, x0) + 6, y + 11, format(row.value), { class: "value" }));
+      const edge = Math.max(x0, x1, row.se ? x(row.value + 1.96 * row.se) : 0);
+      chart.append(text(edge + 6, y + 11, `${row.value > 0 ? "+" : ""}${format(row.value)}`, { class: "value" }));
     });
-    chart.append(text((left + width - right) / 2, height - 4, LW.units(), { class: "tick", "text-anchor": "middle" }));
+    chart.append(text((left + width - right) / 2, height - 4, effects ? `${LW.target()} per SD brighter throughout` : LW.units(), { class: "tick", "text-anchor": "middle" }));
     host.append(chart);
-    const shares = channels.map((channel) => [channel, lesion.row[`share_${channel}`]]).filter(([, v]) => typeof v === "number");
-    if (shares.length > 1) {
-      const bar = frame(360, 38, shares.map(([c, v]) => `${c} holds ${Math.round(v * 100)} percent of the map's weight`).join("; "));
-      let at = 0;
-      for (const [channel, share] of shares) {
-        bar.append(svg("rect", { x: at * 360, y: 0, width: Math.max(share * 360 - 1, 0), height: 14, fill: colour(channel), rx: 2 }));
-        if (share > 0.14) bar.append(text(at * 360 + 2, 30, `${channel} ${Math.round(share * 100)} %`, { class: "label" }));
-        at += share;
-      }
-      host.append(element("p", { class: "caption" }, "Share of the map's total weight"), bar);
-    }
+    if (!effects) host.append(element("p", { class: "muted" }, LW.quantitative() ? "Values of single voxels: compare at equal lesion size only." : "This method locates but does not measure: its values do not compare."));
   };
 
   // Mean of the map against distance to the lesion's border, with quartiles; inside is shaded.
@@ -93,11 +88,13 @@
     if (x(0) - left > 34) chart.append(text((left + x(0)) / 2, top - 8, "inside", { class: "tick", "text-anchor": "middle" }));
     chart.append(text((x(0) + width - right) / 2, top - 8, "around the lesion", { class: "tick", "text-anchor": "middle" }));
     chart.append(text((left + width - right) / 2, height - 4, "distance to the border, mm", { class: "tick", "text-anchor": "middle" }));
+    chart.append(svg("line", { x1: x(0), x2: x(0), y1: top, y2: height - bottom, class: "axis", "stroke-dasharray": "3 2" }));
+    host.append(element("p", { class: "caption" }, `Mean of the map, ${LW.units() || "no unit"}`));
     series.forEach(([channel, rows]) => {
       const mid = (p) => (p.from + p.to) / 2;
       const band = rows.map((p) => `${x(mid(p))} ${y(p.high)}`).concat(rows.slice().reverse().map((p) => `${x(mid(p))} ${y(p.low)}`));
       chart.append(svg("path", { d: `M${band.join("L")}Z`, fill: colour(channel), opacity: 0.18 }));
-      chart.append(svg("path", { d: `M${rows.map((p) => `${x(mid(p))} ${y(p.mean)}`).join("L")}`, fill: "none", stroke: colour(channel), "stroke-width": 2.2 }));
+      chart.append(svg("path", { d: `M${rows.map((p) => `${x(mid(p))} ${y(p.mean)}`).join("L")}`, fill: "none", stroke: colour(channel), "stroke-width": 2.2, "stroke-dasharray": dash(channel) }));
       for (const [from, to, column] of [[0, 3, "mean_shell_0_3mm_"], [3, 7, "mean_shell_3_7mm_"]]) {
         const value = lesion.row[column + channel];
         if (desc === scene.descs[0] && typeof value === "number") chart.append(svg("path", { d: `M${x(from)} ${y(value)}H${x(to)}`, stroke: colour(channel), "stroke-width": 2, "stroke-dasharray": "2 3", fill: "none" }));
@@ -109,8 +106,8 @@
 
   function legend(channels, note) {
     return element("p", { class: "legend" }, ...channels.map((channel) => {
-      const key = element("span", { class: "key" });
-      key.style.background = colour(channel);
+      const key = svg("svg", { width: 26, height: 8, "aria-hidden": "true" });
+      key.append(svg("path", { d: "M1 4H25", stroke: colour(channel), "stroke-width": 3, "stroke-dasharray": dash(channel) }));
       return element("span", {}, key, channel);
     }), element("span", { class: "muted" }, note));
   }
@@ -119,7 +116,7 @@
   LW.distribution = (host, lesion, choose) => {
     host.replaceChildren();
     const metrics = [["volume_mm3", "Volume, mm³", true], ["probability_mean", "Mean probability", false],
-      ...scene.channels.map((channel) => [`peak_${channel}`, `Peak ${channel}`, false])];
+      ...scene.map_channels.map((channel) => [`effect_in_${channel}`, `Effect of ${channel}, ${LW.target()}`, false])];
     for (const [metric, title, logarithmic] of metrics) {
       const values = scene.lesions.map((each) => [each.row[metric], each]).filter(([v]) => typeof v === "number" && (!logarithmic || v > 0));
       const mine = lesion.row[metric];
@@ -133,13 +130,14 @@
       const rank = values.filter(([v]) => v > mine).length + 1;
       const place = `${rank} of ${values.length} in this scan, largest first`;
       const percentile = others.length ? `, above ${Math.round((100 * others.filter(([v]) => v < mine).length) / others.length)} % of the cohort` : "";
-      const chart = frame(width, height, `${title}: ${format(mine)}, ${place}${percentile}`);
+      const told = metric === "probability_mean" ? LW.certainty : format;
+      const chart = frame(width, height, `${title}: ${told(mine)}, ${place}${percentile}`);
       chart.append(svg("line", { x1: left, x2: width - right, y1: 14, y2: 14, class: "grid" }));
       values.forEach(([v, each]) => {
         const dot = svg("circle", { cx: x(v), cy: 14, r: 4, fill: LW.style(each.row.outcome).colour, class: "dot" });
         dot.addEventListener("click", () => choose(each.label));
         dot.append(svg("title"));
-        dot.firstChild.textContent = `lesion ${each.label}: ${format(v)}`;
+        dot.firstChild.textContent = `lesion ${each.label}: ${told(v)}`;
         chart.append(dot);
       });
       if (others.length) {
@@ -150,9 +148,9 @@
       chart.append(svg("circle", { cx: x(mine), cy: 14, r: 6.5, fill: LW.style(lesion.row.outcome).colour, class: "mine" }));
       const lowest = logarithmic ? 10 ** low : low, highest = logarithmic ? 10 ** high : high;
       const inner = Math.min(Math.max(x(mine), 22), width - 22);
-      if (inner > 84) chart.append(text(left, height - 4, format(lowest, 2), { class: "tick" }));
-      if (inner < width - 84) chart.append(text(width - right, height - 4, format(highest, 2), { class: "tick", "text-anchor": "end" }));
-      chart.append(text(inner, height - 4, format(mine), { class: "value", "text-anchor": "middle" }));
+      if (inner > 84) chart.append(text(left, height - 4, metric === "probability_mean" ? told(lowest) : format(lowest, 2), { class: "tick" }));
+      if (inner < width - 84) chart.append(text(width - right, height - 4, metric === "probability_mean" ? told(highest) : format(highest, 2), { class: "tick", "text-anchor": "end" }));
+      chart.append(text(inner, height - 4, told(mine), { class: "value", "text-anchor": "middle" }));
       host.append(element("div", {}, element("p", { class: "caption" }, element("strong", {}, title), ` · ${place}${percentile}`), chart));
     }
   };

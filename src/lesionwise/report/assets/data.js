@@ -84,8 +84,43 @@
         return channels[channel][n];
       },
     };
+    meta.loaded.smooth = { at: (...where) => smoothed(meta.loaded).at(...where) };
     return meta.loaded;
   };
+
+  // For display only: the map blurred by a Gaussian of 3 mm (full width at half maximum), made when it is asked for.
+  function smoothed(map) {
+    if (map.blurred) return map.blurred;
+    const channels = {};
+    for (const channel of map.names) {
+      let values = map.channels[channel];
+      const steps = [1, map.shape[0], map.shape[0] * map.shape[1]];
+      for (let axis = 0; axis < 3; axis++) values = blurredAlong(values, map.shape, steps, axis, 3 / 2.3548 / LW.scene.voxel_mm[axis]);
+      channels[channel] = values;
+    }
+    const [ni, nj, nk] = map.shape;
+    map.blurred = {
+      at(channel, i, j, k) {
+        const a = i - map.start[0], b = j - map.start[1], c = k - map.start[2];
+        if (a < 0 || b < 0 || c < 0 || a >= ni || b >= nj || c >= nk) return 0;
+        return channels[channel][a + ni * (b + nj * c)];
+      },
+    };
+    return map.blurred;
+  }
+
+  function blurredAlong(values, shape, steps, axis, sigma) {
+    const reach = Math.ceil(3 * sigma), weights = [];
+    for (let d = -reach; d <= reach; d++) weights.push(Math.exp((-d * d) / (2 * sigma * sigma)));
+    const total = weights.reduce((sum, w) => sum + w, 0), out = new Float32Array(values.length), n = shape[axis], step = steps[axis];
+    for (let at = 0; at < values.length; at++) {
+      const place = Math.floor(at / step) % n;
+      let sum = 0;
+      for (let d = -reach; d <= reach; d++) if (place + d >= 0 && place + d < n) sum += weights[d + reach] * values[at + d * step];
+      out[at] = sum / total;
+    }
+    return out;
+  }
 
   LW.toMm = (v) => LW.scene.affine.slice(0, 3).map((r) => r[0] * v[0] + r[1] * v[1] + r[2] * v[2] + r[3]);
   LW.toSource = (v) => LW.scene.to_source.slice(0, 3).map((r) => Math.round(r[0] * v[0] + r[1] * v[1] + r[2] * v[2] + r[3]));
@@ -99,6 +134,9 @@
     const text = size >= 1e5 || size < 1e-3 ? value.toExponential(digits - 1).replace("e+", "e") : String(Number(value.toPrecision(digits)));
     return text.replace(/-/g, "−");
   };
+
+  // A probability is never told as nothing or all where two digits would round it there.
+  LW.certainty = (p) => (p > 0.99 ? "> 0.99" : p < 0.01 ? "< 0.01" : p.toFixed(2));
 
   LW.element = (tag, attributes = {}, ...children) => {
     const node = document.createElement(tag);

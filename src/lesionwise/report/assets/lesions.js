@@ -67,11 +67,11 @@
         if (column.key === "outcome") {
           return element("td", {}, LW.badge(lesion.row.outcome));
         }
-        const text = column.fixed && typeof lesion.row[column.key] === "number" ? lesion.row[column.key].toFixed(column.fixed) : format(lesion.row[column.key], column.digits || 3);
+        const text = column.fixed && typeof lesion.row[column.key] === "number" ? LW.certainty(lesion.row[column.key]) : format(lesion.row[column.key], column.digits || 3);
         const doubted = column.key === "triage_p_false" && lesion.row.triage_verdict === "probably false";
         return element("td", { class: "num" }, doubted ? element("span", { class: "doubted", title: "Triage: probably false" }, text) : text);
       });
-      const node = element("tr", { "data-label": lesion.label, class: Object.keys(lesion.maps).length ? "" : "plain", onclick: () => this.choose(lesion.label) }, ...cells);
+      const node = element("tr", { "data-label": lesion.label, class: `${Object.keys(lesion.maps).length ? "" : "plain"}${LW.review.has(lesion) ? " reviewed" : ""}`, onclick: () => this.choose(lesion.label) }, ...cells);
       node.style.setProperty("--outcome", style.colour);
       return node;
     }
@@ -122,8 +122,10 @@
       { key: "volume_mm3", name: "mm³", title: "Volume", numeric: true },
       { key: "probability_mean", name: "p", title: "Mean probability in the lesion", numeric: true, fixed: 2 },
     ];
-    const first = scene.channels[0];
-    if (has(`peak_${first}`)) columns.push({ key: `peak_${first}`, name: `Peak ${first}`, title: `Largest value of the ${first} map, ${LW.units()}`, numeric: true, digits: 2 });
+    for (const channel of scene.map_channels) {
+      if (has(`effect_in_${channel}`)) columns.push({ key: `effect_in_${channel}`, name: channel, title: `What one SD more ${channel} throughout the lesion does to its ${LW.target()}; compares between sizes`, numeric: true, digits: 2 });
+      else if (has(`peak_${channel}`)) columns.push({ key: `peak_${channel}`, name: `Peak ${channel}`, title: `Largest value of the ${channel} map, ${LW.units()}; compares at equal size only`, numeric: true, digits: 2 });
+    }
     if (has("triage_p_false")) columns.push({ key: "triage_p_false", name: "p false", title: "Triage: probability that this predicted lesion is false", numeric: true, fixed: 2 });
     return columns.filter((column) => !column.numeric || has(column.key));
   };

@@ -14,6 +14,15 @@
   };
   LW.PLANES = PLANES;
 
+  // Levels drawn black and white: those of the page until a reader moves them.
+  LW.window = (state, channel) => state.windows[channel] || [0, scene.volumes.images[channel] ? scene.volumes.images[channel].white : 255];
+
+  // Lines of equal probability; the thick one is the threshold above which the network calls a lesion.
+  LW.isolines = () => {
+    const t = scene.threshold || 0.5;
+    return [{ level: t / 2, dash: [1, 3], width: 1 }, { level: t, dash: [], width: 1.6 }, { level: (1 + t) / 2, dash: [5, 2], width: 1 }];
+  };
+
   // True if the high end of the horizontal axis is drawn on the left.
   const mirrored = (plane, state) => (plane.across === 0 ? state.convention === "radiological" : true);
 
@@ -105,11 +114,11 @@
       const picture = context.createImageData(nu, nv);
       const image = this.data.images[this.channel];
       const origin = state.voxel[this.plane.through] * st;
-      const gain = state.gain || 1;
+      const [black, white] = LW.window(state, this.channel);
       for (let v = 0; v < nv; v++) {
         for (let u = 0; u < nu; u++) {
           const n = 4 * (u + nu * (nv - 1 - v));
-          const grey = image ? Math.min(255, image[origin + u * su + v * sv] * gain) : 0;
+          const grey = image ? Math.max(0, Math.min(255, (image[origin + u * su + v * sv] - black) * 255 / (white - black))) : 0;
           picture.data[n] = picture.data[n + 1] = picture.data[n + 2] = grey;
           picture.data[n + 3] = 255;
         }
@@ -118,16 +127,10 @@
     }
 
     paintOver(state) {
-      const [nu, nv] = this.size, [su, sv, st] = this.strides();
+      const [nu, nv] = this.size;
       const context = this.over.getContext("2d");
       const picture = context.createImageData(nu, nv);
-      const through = state.voxel[this.plane.through], origin = through * st;
-      if (state.probability && this.data.probability) {
-        for (let v = 0; v < nv; v++) for (let u = 0; u < nu; u++) {
-          const p = this.data.probability[origin + u * su + v * sv];
-          if (p > 5) picture.data.set([170, 120, 255, p * 0.75 * state.opacity], 4 * (u + nu * (nv - 1 - v)));
-        }
-      }
+      const through = state.voxel[this.plane.through];
       const map = state.map, channel = this.mapChannel(state);
       if (map && channel) {
         const { across, up, through: t } = this.plane;
@@ -137,7 +140,7 @@
         for (let v = from[1]; v < from[1] + map.shape[up]; v++) for (let u = from[0]; u < from[0] + map.shape[across]; u++) {
           position[across] = u;
           position[up] = v;
-          const value = map.at(channel, position[0], position[1], position[2], state.snr);
+          const value = (state.blur ? map.smooth : map).at(channel, position[0], position[1], position[2], state.snr);
           const share = Math.abs(value) / state.limit;
           if (share === 0 || share < state.threshold) continue;
           const rgba = LUT[Math.round(HALF + HALF * Math.max(-1, Math.min(1, value / state.limit)))];
@@ -155,7 +158,7 @@
 
     // Outlines along voxel edges: where the label changes between neighbours of this slice.
     contours(context, view, state, ratio) {
-      if (!state.contours && !state.reference) return;
+      if (!state.contours && !state.reference && !state.probability) return;
       const [nu, nv] = this.size, [su, sv, st] = this.strides();
       const origin = state.voxel[this.plane.through] * st;
       const trace = (array, match) => {
@@ -190,6 +193,19 @@
           context.lineWidth = (chosen ? 2.2 : 1.1) * ratio;
           context.stroke(path);
           context.globalAlpha = 1;
+        }
+      }
+      if (state.probability && this.data.probability) {
+        for (const { level, dash, width } of LW.isolines()) {
+          context.setLineDash([]);
+          context.strokeStyle = "rgba(0,0,0,0.6)";
+          context.lineWidth = (width + 1.2) * ratio;
+          const path = trace(this.data.probability, (value) => value > 255 * level);
+          context.stroke(path);
+          context.setLineDash(dash.map((d) => d * ratio));
+          context.strokeStyle = "#f2f2f2";
+          context.lineWidth = width * ratio;
+          context.stroke(path);
         }
       }
       if (state.reference && this.data.reference) {

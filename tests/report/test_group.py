@@ -119,7 +119,7 @@ def point_at(page, host, nth):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("host", ["peaks-0", "experiment-0-0"])
+@pytest.mark.parametrize("host", ["effects-0", "experiment-0-0"])
 def test_a_click_on_a_point_opens_its_lesion(cohort, open_page, host):
     write_reports(cohort)
     opened = open_page(cohort / "report.html")

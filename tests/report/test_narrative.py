@@ -1,69 +1,106 @@
-"""Words: the numbers they hold are the table's, and signs are told the right way round."""
+"""Words: the numbers they hold are those of the map, and signs are told the right way round."""
 
 import pytest
 
-from lesionwise.report.narrative import headline, number, sentence, warnings
+from lesionwise.report.narrative import (
+    certainty,
+    covered,
+    headline,
+    number,
+    place,
+    sentences,
+    signed,
+    unmeasured,
+    warnings,
+)
+from lesionwise.report.settings import settings_in_words
+from lesionwise.report.told import Beside, Drawn, Push
 
 CHANNELS = ("FLAIR", "T1w")
 UNITS = "log-odds per standard deviation of the channel in the head"
+FLAIR = Push("FLAIR", 3.14, 0.2, -0.4, 0.1, 0.0, 0.05, 0.0)
+T1W = Push("T1w", -1.2, 0.1, 0.25, None, 0.23, -0.02, 4.12)
 
 
 def row(**changes):
-    base = {
-        "outcome": "TP", "volume_mm3": 135.0, "probability_mean": 0.871, "converged": None,
-        "peak_FLAIR": 0.042, "peak_se_FLAIR": 0.003, "trough_FLAIR": -0.02, "mean_in_FLAIR": 0.012,
-        "mean_shell_0_3mm_FLAIR": -0.004, "share_FLAIR": 0.83,
-        "peak_T1w": 0.01, "peak_se_T1w": 0.001, "trough_T1w": -0.015, "mean_in_T1w": -0.006,
-        "mean_shell_0_3mm_T1w": -0.003, "share_T1w": 0.17,
-    }  # fmt: skip
+    base = {"outcome": "TP", "volume_mm3": 135.0, "probability_mean": 0.871, "converged": None, "target_mean": 2.5}
     return base | changes
 
 
-def test_one_sentence_holds_the_tables_numbers_and_signs():
-    said = sentence(row(), CHANNELS, units=UNITS)
-    assert said == (
-        "FLAIR drives this lesion: 83% of the map's total weight; strongest push 0.042 ± 0.003 log-odds per SD. "
-        "Brighter FLAIR inside the lesion speaks for it; brighter signal within 3 mm around it speaks against it. "
-        "Darker T1w inside the lesion speaks for it, and so does darker signal within 3 mm around it."
+def test_the_effect_leads_and_every_number_is_the_maps():
+    first, second = sentences(row(), (FLAIR, T1W), units=UNITS)
+    assert first == "One SD brighter throughout it moves its log-odds: FLAIR by +3.1 ± 0.2; T1w by −1.20 ± 0.10."
+    assert second == (
+        "In the 3 mm around it: FLAIR −0.40 ± 0.10; T1w +0.25. FLAIR pushes one way inside, strongest for it inside. "
+        "T1w pushes 23 % of the voxels inside the other way, strongest against it 4.1 mm outside."
     )
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"share_FLAIR": 0.2, "share_T1w": 0.8}, "T1w drives this lesion: 80%"),
-        ({"share_FLAIR": 0.52, "share_T1w": 0.48}, "weigh about the same; FLAIR holds 52%"),
-        ({"share_FLAIR": 0.95, "share_T1w": 0.05}, "T1w hardly matters (5%)"),
-        ({"mean_in_FLAIR": -0.012}, "Darker FLAIR inside the lesion speaks for it, and so does darker signal"),
-        ({"mean_in_FLAIR": 0.0001}, "FLAIR inside the lesion has no clear direction"),
-        ({"mean_shell_0_3mm_FLAIR": 0.0}, "the 3 mm around it hardly count"),
-        ({"peak_FLAIR": None, "peak_T1w": float("nan")}, "has no map"),
-    ],
-)
-def test_what_is_said_follows_the_table(changes, words):
-    assert words in sentence(row(**changes), CHANNELS, units=UNITS)
+def test_a_missed_lesion_and_a_control_are_told_what_would_change():
+    for outcome in ("FN", "TN"):
+        said = sentences(row(outcome=outcome, target_mean=-4.0), (FLAIR,), units=UNITS)[0]
+        assert said.startswith("The network holds it at a log-odds of −4. One SD brighter throughout it would move")
+
+
+def test_controls_of_its_size_stand_beside_it():
+    few = Push("FLAIR", 3.0, 0.2, 0.0, 0.1, 0.0, 0.1, 0.0, Beside(-0.1, 0.2, 0.9, 4, True))
+    assert "4 control regions of this size: FLAIR −0.1 to 0.9." in sentences(row(), (few,), units=UNITS)[0]
+    one = Push("FLAIR", 3.0, 0.2, 0.0, 0.1, 0.0, 0.1, 0.0, Beside(0.2, 0.2, 0.2, 1, False))
+    assert "Control region of other sizes: FLAIR 0.2." in sentences(row(), (one,), units=UNITS)[0]
+
+
+def test_what_is_within_noise_is_called_monte_carlo_noise():
+    unclear = Push("FLAIR", 0.1, 0.2, 0.0, 0.1, 0.0, 0.1, None)
+    said = " ".join(sentences(row(), (unclear,), units=UNITS))
+    assert "(within Monte-Carlo noise)" in said
+    assert "far outside" in said
 
 
 def test_methods_that_do_not_measure_say_so():
-    said = sentence(row(), CHANNELS, units="1", quantitative=False)
+    said = unmeasured("Grad-CAM++", 0.5)
     assert "locates but does not measure" in said
-    assert "drives" not in said
+    assert "log-odds" not in said
+    told = dict(settings_in_words({"Method": "gradcampp", "Quantitative": False, "Units": "1", "Target": "log_odds"}))
+    assert told["Method"] == "Grad-CAM++"
+    assert told["Values"].startswith("locate only")
 
 
-def test_headline():
+def test_headline_says_how_much_of_the_reference_is_drawn():
     assert headline(row()) == "Found by the network and marked in the reference, 135 mm³, mean probability 0.87."
     assert headline(row(outcome=None)).startswith("Found by the network; no reference was given")
+    assert headline(row(), Drawn(1, 848.0, 30.0)).endswith(
+        "It draws 30 of the 848 mm³ of the reference lesion it covers."
+    )
+    assert covered(Drawn(2, 848.0, 30.0, (3, 7))).endswith("of the 2 reference lesions it covers (number 3, 7).")
+
+
+def test_place_and_contrast():
+    assert place("right", "", {"FLAIR": 0.01}) == "Right. As bright as its surroundings on FLAIR."
+    assert place("", "", {}) == ""
+
+
+@pytest.mark.parametrize(
+    ("p", "said"), [(0.0, "under 0.01"), (0.004, "under 0.01"), (0.5, "0.50"), (0.999, "over 0.99"), (1.0, "over 0.99")]
+)
+def test_probabilities_are_never_told_as_nothing_or_all(p, said):
+    assert certainty(p) == said
+    assert f"mean probability {said}" in headline(row(probability_mean=p))
 
 
 def test_warnings_are_for_what_is_wrong_only():
+    peaks = {"peak_FLAIR": 0.04, "peak_se_FLAIR": 0.003, "peak_T1w": 0.01, "peak_se_T1w": 0.004}
     assert warnings(row(), CHANNELS, touches_edge=False) == []
-    found = warnings(row(converged=False, peak_se_T1w=0.004, volume_mm3=2500.0), CHANNELS, touches_edge=True)
+    found = warnings(row(converged=False, volume_mm3=2500.0, **peaks), CHANNELS, touches_edge=True)
     for word, text in zip(("converged", "T1w peak", "border", "2\u202f500"), found, strict=True):
         assert word in text
     assert "FLAIR" not in " ".join(found)
+    with_effects = row(**peaks, effect_in_se_FLAIR=0.1, effect_in_se_T1w=0.1)
+    assert warnings(with_effects, CHANNELS, touches_edge=False) == [], "the sentence says it, of the effect"
 
 
 def test_numbers():
     assert [number(value) for value in (0.012345, -3.0, 12345.6, float("nan"), None, 1.2e-7)] == [
         "0.0123", "−3", "12\u202f346", "n/a", "n/a", "1.2·10^−7",
     ]  # fmt: skip
+    assert number(634.0, 2) == "634"
+    assert signed(-0.05, 0.0) == "−0.05"

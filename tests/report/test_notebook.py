@@ -26,12 +26,14 @@ def result(out):
     )
 
 
-def test_the_summary_is_escaped_and_says_what_drove_each_lesion(result):
+def test_the_summary_is_escaped_and_says_what_each_lesions_brightness_does(result):
     html = result_html(result)
     assert "<b>x" not in html
     assert "<i>" not in html
     assert "sub-&lt;b&gt;x" in html
-    assert html.count("FLAIR drives this lesion") >= 8
+    assert "has the strongest effect: one SD brighter throughout it moves its log-odds" in html
+    assert html.count("data:image/png;base64,") == 1
+    assert html.count(" ± 0.02") >= 20
     assert html.count("not explained") == 1
     assert "not a medical device" in html
 

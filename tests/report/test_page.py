@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from lesionwise.io.derivative import read_scan
+from lesionwise.report.anatomy import display_window
 from lesionwise.report.page import write_scan_report
 from lesionwise.report.privacy import without_paths
 from lesionwise.report.scene import read_scene
@@ -118,8 +119,10 @@ def test_one_colour_limit_for_all_lesions(opened):
     assert len(limits) == 1
     low, high = limits.pop()
     assert low.strip("≤ −") == high.strip("≥ +")
-    assert opened.page.get_attribute("#limit-unit", "title") == "log-odds per SD of the channel"
-    assert opened.page.inner_text("#limit-unit") == "log-odds per SD"
+    assert opened.page.get_attribute("#limit-unit", "title").startswith(
+        "log-odds per SD of the channel, times the voxels"
+    )
+    assert opened.page.inner_text("#limit-unit") == "log-odds per SD × its voxels"
 
 
 def test_sides_swap_with_the_convention(opened):
@@ -178,6 +181,71 @@ def test_ids_are_unique_and_images_are_named(opened):
         "[...document.querySelectorAll('input, select')].filter(node => !node.labels.length).map(node => node.id)"
     )
     assert unlabelled == []
+
+
+def test_the_brain_is_shown_as_bright_as_a_reader_expects_beside_bright_fat():
+    """Of a head in its scalp the fat is the brightest: the window is that of what lies deep."""
+    grid = np.indices((64, 64, 64)) - 31.5
+    radius = np.sqrt((grid**2).sum(axis=0))
+    image = np.select([radius < 22, radius < 26, radius < 30], [400.0 + 3 * radius, 30.0, 3000.0], 0.0)
+    low, high = display_window(image, (3.0, 3.0, 3.0))
+    assert (low, high) == (0.0, pytest.approx(460, rel=0.08))
+
+
+def test_one_large_plane_lesion_zoom_window_and_lines_of_probability(opened):
+    opened.choose(5)
+    before = panel_pixels(opened)
+    opened.page.click("#zoom-lesion")
+    opened.settle()
+    assert opened.page.evaluate("LW.state.fov_mm") == pytest.approx(30, abs=3)
+    assert np.abs(panel_pixels(opened) - before).mean() > 2
+    plain = panel_pixels(opened)
+    opened.page.check("#probability")
+    opened.settle()
+    assert np.abs(panel_pixels(opened) - plain).max() > 60
+    assert "p 0.5" in opened.page.inner_text("#outlines")
+    opened.page.check("#blur")
+    opened.settle()
+    assert opened.errors == []
+    box = opened.page.locator("canvas[data-plane=axial][data-channel=FLAIR]").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    opened.page.mouse.move(x, y)
+    opened.page.mouse.down(button="right")
+    opened.page.mouse.move(x + 30, y + 40)
+    opened.page.mouse.up(button="right")
+    assert opened.page.evaluate("Object.keys(LW.state.windows)") == ["FLAIR"]
+    opened.page.click("#window-reset")
+    assert opened.page.evaluate("Object.keys(LW.state.windows)") == []
+    opened.page.mouse.dblclick(x, y)
+    opened.settle()
+    assert opened.page.locator("#planes canvas:visible").count() == 1
+    opened.page.keyboard.press("Escape")
+    assert opened.page.locator("#planes canvas:visible").count() == 6
+
+
+def test_reviewed_marks_are_kept_in_the_browser_and_a_finding_is_text(opened):
+    opened.choose(3)
+    opened.page.keyboard.press("r")
+    assert opened.page.inner_text("#review-status") == "1 of 12 reviewed"
+    assert opened.page.locator("tr.reviewed").count() == 1
+    opened.page.reload()
+    opened.page.wait_for_selector("html[data-ready=true]", state="attached")
+    assert opened.page.locator("tr.reviewed").get_attribute("data-label") == "3"
+    finding = opened.page.evaluate("LW.review.finding(LW.byLabel.get(3))")
+    assert "lesion 3 (FP)" in finding
+    assert "One SD brighter throughout it moves its log-odds" in finding
+
+
+def test_the_list_sorts_by_what_does_not_follow_size(opened):
+    heads = opened.page.locator("#lesion-head th").all_inner_texts()
+    assert any("Effect FLAIR" in head for head in heads)
+    assert not any("Peak" in head for head in heads)
+    assert opened.page.locator("tr[data-label='4'] td:nth-child(4)").inner_text() == "< 0.01"
+
+
+def test_a_phone_holds_the_page(open_page, page_file):
+    opened = open_page(page_file, width=390, height=844)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_the_page_fits_a_screen_and_a_tablet(open_page, page_file):

@@ -5,6 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
+from lesionwise.report.anatomy import display_window
 from lesionwise.report.payload import Blob, Frame, Plan, image_blob, map_blobs
 from lesionwise.report.scene import read_scene
 
@@ -18,6 +19,10 @@ def decoded(blob):
     return np.frombuffer(gzip.decompress(blob.data), dtype=blob.dtype).reshape(blob.shape, order="F")
 
 
+def window(scene, channel):
+    return display_window(scene.images[channel], scene.voxel_sizes_mm)
+
+
 def test_blobs_come_back_and_repeat():
     array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     assert np.array_equal(decoded(Blob.of(array)), array)
@@ -26,7 +31,7 @@ def test_blobs_come_back_and_repeat():
 
 def test_images_come_back_within_half_a_level(scene):
     frame = Frame.of(scene)
-    blob, scale = image_blob(scene.images["FLAIR"], frame)
+    blob, scale = image_blob(scene.images["FLAIR"], frame, window=window(scene, "FLAIR"))
     shown = scene.images["FLAIR"][frame.box.slices]
     back = decoded(blob) * scale["scale"] + scale["offset"]
     within = (shown >= scale["offset"]) & (shown <= scale["offset"] + 255 * scale["scale"])
@@ -65,7 +70,7 @@ def test_a_smaller_budget_gives_a_smaller_plan(scene):
 
 def test_images_too_large_for_a_page_are_halved_by_block_means(scene):
     frame = Frame.of(scene)
-    blob, scale = image_blob(scene.images["T1w"], frame, step=2)
+    blob, scale = image_blob(scene.images["T1w"], frame, window=window(scene, "T1w"), step=2)
     shown = scene.images["T1w"][frame.box.slices]
     assert blob.shape == tuple(-(-n // 2) for n in shown.shape)
     back = decoded(blob) * scale["scale"] + scale["offset"]

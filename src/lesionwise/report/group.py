@@ -175,30 +175,32 @@ def figures(table: pd.DataFrame, channels: Sequence[str], *, units: str) -> list
     outcomes = [key for key in palette.OUTCOMES if key in set(table["outcome"].fillna("n/a"))]
     table = table.assign(outcome=table["outcome"].fillna("n/a"))
     found: list[dict[str, Any]] = []
-    explained = [channel for channel in channels if f"peak_{channel}" in table]
     points = "One point per lesion."
     if len(table) > MOST_POINTS:
         points = (
             f"{MOST_POINTS} of {len(table)} lesions, chosen at random, are drawn as points; boxes and means are of all."
         )
+    measure, explained = _measured(table, channels)
+    if measure == "effect_in":
+        axis, what = (
+            f"effect of {{}}<br>{units.split(' per ')[0]} per SD brighter throughout",
+            "Effect of {} by outcome",
+        )
+        meaning = (
+            "What one SD more brightness throughout a lesion does to its output: it does not shrink with size by "
+            "construction."
+        )
+    else:
+        axis, what = f"peak {{}}<br>{units}", "Peak of the {} map by outcome"
+        meaning = "Peaks shrink with size by mean and grow by maximum: compare beside the volume."
     for channel in explained:
         found.append(
             {
-                "id": f"peaks-{len(found)}",
-                "title": f"Peak of the {channel} map by outcome",
-                "note": f"{points} The box pools lesions, the diamond with its bar is the mean over patients "
-                "with its 95 % patient bootstrap. Peaks shrink with size by mean and grow by maximum: compare beside the volume.",
-                "figure": _by_outcome(table, f"peak_{channel}", outcomes, f"peak {channel}<br>{units}"),
-            }
-        )
-    if len(explained) > 1:
-        first = explained[0]
-        found.append(
-            {
-                "id": "share",
-                "title": f"How much of the map's weight is {first}",
-                "note": "1 would be a network that reads nothing else for this lesion, 0 one that does not read it at all.",
-                "figure": _by_outcome(table, f"share_{first}", outcomes, f"share of {first}", span=(0, 1)),
+                "id": f"effects-{len(found)}",
+                "title": what.format(channel),
+                "note": f"{points} {meaning} The box pools lesions, the diamond with its bar is the mean over patients with its "
+                "95 % patient bootstrap.",
+                "figure": _by_outcome(table, f"{measure}_{channel}", outcomes, axis.format(channel)),
             }
         )
     shells = [channel for channel in explained if f"mean_in_{channel}" in table]
@@ -208,7 +210,7 @@ def figures(table: pd.DataFrame, channels: Sequence[str], *, units: str) -> list
                 "id": "shells",
                 "title": "Sign by distance",
                 "note": "Mean of the signed map inside the lesion and in two shells around it; bars are 95 % patient "
-                "bootstraps of the mean over patients.",
+                "bootstraps of the mean over patients. By mean these values shrink as lesions grow: read the sign.",
                 "figure": _shells(table, shells, outcomes, units),
             }
         )
@@ -218,20 +220,30 @@ def figures(table: pd.DataFrame, channels: Sequence[str], *, units: str) -> list
             ("probability_mean", "mean probability", False),
         ):
             if column in table:
+                named = what.split(" ")[0]
                 found.append(
                     {
-                        "id": f"peak-{column.replace('_', '-')}",
-                        "title": f"Peak {channel} against {title.split(',')[0]}",
+                        "id": f"effect-{column.replace('_', '-')}",
+                        "title": f"{named} of {channel} against {title.split(',')[0]}",
                         "note": "A difference between outcomes that disappears at equal size or probability adds nothing "
                         "to them.",
                         "figure": _scatter(
-                            table, column, f"peak_{channel}", outcomes, title, f"peak {channel}<br>{units}", logarithmic
+                            table, column, f"{measure}_{channel}", outcomes, title, axis.format(channel), logarithmic
                         ),
                     }
                 )
     for chart in found:
         chart["lesions"] = any("customdata" in trace for trace in chart["figure"]["data"])
     return found
+
+
+def _measured(table: pd.DataFrame, channels: Sequence[str]) -> tuple[str, list[str]]:
+    """The number that lesions are compared by, and the channels that have it: effects, or peaks where no map has effects."""
+    for measure in ("effect_in", "peak"):
+        known = [c for c in channels if f"{measure}_{c}" in table and table[f"{measure}_{c}"].notna().any()]
+        if known:
+            return measure, known
+    return "peak", []
 
 
 def _points(rows: pd.DataFrame) -> dict[str, Any]:
@@ -257,7 +269,7 @@ def _finish(figure: go.Figure) -> dict[str, Any]:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         hoverlabel={"font": {"size": 13}},
-        legend={"orientation": "h", "y": 1.08},
+        legend={"orientation": "h", "y": -0.24, "yanchor": "top"},
     )
     return figure.to_plotly_json()
 

@@ -87,7 +87,7 @@ def place(side: str, where: str, contrast_sd: Mapping[str, float]) -> str:
     """What a reader checks by eye: where it lies, and how it stands out from the tissue around it.
 
     >>> place("left", "periventricular", {"FLAIR": 1.84, "T1w": -0.61})
-    'Left, periventricular. FLAIR 1.8 SD brighter, T1w 0.6 SD darker than 1-4 mm around.'
+    'Left, periventricular. FLAIR 1.8 SD brighter, T1w 0.6 SD darker than 1–4 mm around.'
     """
     located = ", ".join(part for part in (side, where) if part)
     told = [
@@ -97,7 +97,7 @@ def place(side: str, where: str, contrast_sd: Mapping[str, float]) -> str:
     ]
     parts = [f"{located[:1].upper()}{located[1:]}."] if located else []
     if told:
-        parts.append(f"{', '.join(told)} than 1-4 mm around.")
+        parts.append(f"{', '.join(told)} than 1–4 mm around.")
     elif contrast_sd:
         parts.append(f"As bright as its surroundings on {', '.join(contrast_sd)}.")
     return " ".join(parts)

@@ -58,7 +58,7 @@
         chart.append(svg("path", { d: `M${a} ${middle}H${b}M${a} ${middle - 3}v6M${b} ${middle - 3}v6`, class: "error" }));
       }
       const edge = Math.max(x0, x1, row.se ? x(row.value + 1.96 * row.se) : 0);
-      chart.append(text(edge + 6, y + 11, `${row.value > 0 ? "+" : ""}${format(row.value)}`, { class: "value" }));
+      chart.append(text(edge + 6, y + 11, LW.signed(row.value), { class: "value" }));
     });
     chart.append(text((left + width - right) / 2, height - 4, effects ? `${LW.target()} per SD brighter throughout` : LW.units(), { class: "tick", "text-anchor": "middle" }));
     host.append(chart);

@@ -138,6 +138,13 @@
   // A probability is never told as nothing or all where two digits would round it there.
   LW.certainty = (p) => (p > 0.99 ? "> 0.99" : p < 0.01 ? "< 0.01" : p.toFixed(2));
 
+  // A change: its sign, and decimals enough to compare a column by eye.
+  LW.signed = (value) => {
+    if (typeof value !== "number") return "n/a";
+    const size = Math.abs(value), text = size >= 0.005 ? size.toFixed(size >= 10 ? 1 : 2) : LW.format(size, 2);
+    return (value < 0 ? "−" : "+") + text;
+  };
+
   LW.element = (tag, attributes = {}, ...children) => {
     const node = document.createElement(tag);
     for (const [key, value] of Object.entries(attributes)) {

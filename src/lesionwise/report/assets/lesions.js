@@ -67,7 +67,7 @@
         if (column.key === "outcome") {
           return element("td", {}, LW.badge(lesion.row.outcome));
         }
-        const text = column.fixed && typeof lesion.row[column.key] === "number" ? LW.certainty(lesion.row[column.key]) : format(lesion.row[column.key], column.digits || 3);
+        const text = column.fixed && typeof lesion.row[column.key] === "number" ? LW.certainty(lesion.row[column.key]) : column.signed ? LW.signed(lesion.row[column.key]) : format(lesion.row[column.key], column.digits || 3);
         const doubted = column.key === "triage_p_false" && lesion.row.triage_verdict === "probably false";
         return element("td", { class: "num" }, doubted ? element("span", { class: "doubted", title: "Triage: probably false" }, text) : text);
       });
@@ -123,7 +123,7 @@
       { key: "probability_mean", name: "p", title: "Mean probability in the lesion", numeric: true, fixed: 2 },
     ];
     for (const channel of scene.map_channels) {
-      if (has(`effect_in_${channel}`)) columns.push({ key: `effect_in_${channel}`, name: channel, title: `What one SD more ${channel} throughout the lesion does to its ${LW.target()}; compares between sizes`, numeric: true, digits: 2 });
+      if (has(`effect_in_${channel}`)) columns.push({ key: `effect_in_${channel}`, name: `Effect ${channel}`, signed: true, title: `What one SD more ${channel} throughout the lesion does to its ${LW.target()}; compares between sizes`, numeric: true, digits: 2 });
       else if (has(`peak_${channel}`)) columns.push({ key: `peak_${channel}`, name: `Peak ${channel}`, title: `Largest value of the ${channel} map, ${LW.units()}; compares at equal size only`, numeric: true, digits: 2 });
     }
     if (has("triage_p_false")) columns.push({ key: "triage_p_false", name: "p false", title: "Triage: probability that this predicted lesion is false", numeric: true, fixed: 2 });

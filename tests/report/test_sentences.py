@@ -1,0 +1,103 @@
+"""Every sentence agrees with the map it speaks of: sign, size, place, recomputed from the NIfTI files on 200 lesions."""
+
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from lesionwise.geometry.box import Box
+from lesionwise.io.derivative import ScanFiles, list_scans, write_saliency
+from lesionwise.report.page import scene_content
+from lesionwise.report.payload import Store
+from lesionwise.report.scene import read_scene
+from lesionwise.saliency import SaliencyMap
+
+SCANS, LESIONS = 9, 24
+NUMBER = r"[+−]?\d[\d.\u202f]*(?:·10\^−?\d+)?"
+
+
+def value(text):
+    text = text.replace("\u202f", "").replace("−", "-").lstrip("+")
+    mantissa, _, exponent = text.partition("·10^")
+    return float(mantissa) * 10.0 ** float(exponent or 0)
+
+
+@pytest.fixture(scope="module")
+def scans(make_out, tmp_path_factory):
+    """Scans whose maps are smooth noise with a bump somewhere: every sign, and peaks inside and out."""
+    out = tmp_path_factory.mktemp("many")
+    rng = np.random.default_rng(5)
+    for number in range(SCANS):
+        name = make_out(out, subject=f"{number:02d}", size=56, lesions=LESIONS, seed=number)
+        files = ScanFiles(out, name)
+        labels = np.asarray(nib.load(files.labels).dataobj).astype(int)
+        for label, path in sorted((label, path) for (label, _), path in files.saliency_files().items()):
+            voxels = np.argwhere(labels == label)
+            box = Box.around(voxels, margin=int(rng.integers(6, 18)), shape=labels.shape)
+            data = gaussian_filter(rng.standard_normal((2, *box.shape)), (0, 1, 1, 1)) * 0.01
+            data[rng.integers(2)] += rng.choice((-0.05, 0.05)) * (labels[box.slices] == label)
+            facts = {"Method": "smoothgradmean", "Quantitative": True}
+            channels, units = ("FLAIR", "T1w"), "log-odds per SD"
+            write_saliency(path, SaliencyMap(data.astype(np.float32), box, np.eye(4), channels, units, None, facts))
+    return out
+
+
+def to_border(voxel, voxels):
+    """Distance in mm from a voxel's centre to the nearest of the lesion's voxels, as blocks of 1 mm."""
+    gaps = np.maximum(np.abs(voxels - voxel) - 0.5, 0)
+    return float(np.sqrt((gaps**2).sum(axis=1)).min())
+
+
+def recomputed(path, labels, label, channel):
+    """Effect, effect of the rim, share against, strongest value and its distance, from the file."""
+    image = nib.load(path)
+    data = np.asarray(image.dataobj, dtype=float)[..., channel]
+    start = np.round(image.affine[:3, 3]).astype(int)
+    where = labels[tuple(slice(a, a + n) for a, n in zip(start, data.shape, strict=True))]
+    voxels = np.argwhere(labels == label)
+    inside = data[where == label]
+    rim = [
+        data[tuple(at)]
+        for at in np.argwhere(where == 0)
+        if np.abs(voxels - (at + start)).max(axis=1).min() <= 4 and to_border(at + start, voxels) <= 3
+    ]
+    top = np.array(np.unravel_index(np.abs(data).argmax(), data.shape))
+    against = float((np.sign(inside) != np.sign(inside.sum())).mean())
+    far = 0.0 if where[tuple(top)] == label else to_border(top + start, voxels)
+    return float(inside.sum()), float(np.sum(rim)), against, float(data[tuple(top)]), far
+
+
+def test_sentences_agree_with_the_maps(scans):
+    spoken = 0
+    for name in list_scans(scans):
+        scene = read_scene(scans, name)
+        files, labels = scene.files, np.asarray(nib.load(scene.files.labels).dataobj).astype(int)
+        for lesion in scene_content(scene, Store({}))["lesions"]:
+            if not lesion["maps"]:
+                continue
+            text = " ".join(lesion["sentences"])
+            for number, channel in enumerate(("FLAIR", "T1w")):
+                path = files.saliency(lesion["label"], "smoothgradmean")
+                effect, rim, against, strongest, far = recomputed(path, labels, lesion["label"], number)
+                (told,) = re.findall(rf"{channel} by ({NUMBER})", text)
+                assert value(told) == pytest.approx(effect, abs=0.021)  # the table's error is 0.02
+                assert (value(told) > 0) == (effect > 0) or abs(effect) < 0.021
+                (told,) = re.findall(rf"(?:^|; ){channel} ({NUMBER})", text.split("around it: ")[1])
+                assert value(told) == pytest.approx(rim, abs=0.031)
+                (way, side, where) = re.findall(
+                    rf"{channel} pushes (.+?), strongest (for|against) it (inside|far outside|{NUMBER} mm outside)",
+                    text,
+                )[0]
+                share = 0.0 if way == "one way inside" else value(re.match(NUMBER, way).group()) / 100
+                assert share == pytest.approx(against, abs=0.006)
+                assert (side == "for") == (strongest > 0)
+                if where == "far outside":
+                    assert far > 14
+                else:
+                    assert (0.0 if where == "inside" else value(where.split(" ")[0])) == pytest.approx(
+                        far, abs=0.06 + 0.01 * far
+                    )
+            spoken += 1
+    assert spoken >= 200

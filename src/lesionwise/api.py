@@ -130,11 +130,6 @@ class Result:
 
         return view(self, lesion)
 
-    def __repr__(self) -> str:
-        from lesionwise.report.notebook import result_text
-
-        return result_text(self)
-
     def _repr_html_(self) -> str:
         from lesionwise.report.notebook import result_html
 

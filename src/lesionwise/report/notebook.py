@@ -62,12 +62,6 @@ def result_html(result: Any) -> str:
     )
 
 
-def result_text(result: Any) -> str:
-    """One line for a terminal."""
-    counts = ", ".join(f"{count} {key}" for key, count in result.counts.items()) or "no lesion"
-    return f"<lesionwise result of {result.case.name.stem}: {counts}; {len(result.maps)} explained>"
-
-
 def _effect(row: Mapping[Any, Any], channel: str) -> str:
     value = finite(row, f"effect_in_{channel}")
     return "n/a" if value is None else escape(signed(value, finite(row, f"effect_in_se_{channel}")))

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-STAGES = {"predict": "Predicting", "explain": "Explaining", "study": "Scans", "train": "Training", "rows": "Experiment"}
+STAGES = {
+    "predict": "Predicting",
+    "explain": "Explaining",
+    "study": "Scans",
+    "prepare": "Preparing",
+    "train": "Training",
+    "rows": "Experiment",
+}
 LOG_EVERY_S = 15.0
 
 

@@ -1,6 +1,7 @@
 """`lesionwise explain`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,10 @@ from lesionwise.api import Result, resolve_device
 from lesionwise.cli import options as o
 from lesionwise.cli.console import reporting
 from lesionwise.config import write_config
+from lesionwise.errors import InputError
 from lesionwise.geometry.volume import ScanName
-from lesionwise.io.cases import read_case
+from lesionwise.io.bids import BidsScan
+from lesionwise.io.cases import guess_name, read_scan_case
 from lesionwise.io.files import check_output
 from lesionwise.io.masks import ReferenceRule
 from lesionwise.models.zoo import load_model
@@ -28,14 +31,18 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def explain(
     *,
     image: Annotated[
-        list[str], typer.Option("-i", "--image", help="CHANNEL=FILE, once per channel: -i FLAIR=flair.nii.gz")
-    ],
+        list[str] | None, typer.Option("-i", "--image", help="CHANNEL=FILE, once per channel: -i FLAIR=flair.nii.gz")
+    ] = None,
+    dicom: o.Dicom = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Output folder.")],
     reference: Annotated[Path | None, typer.Option("--reference", help="Reference lesion mask.")] = None,
     reference_label: o.ReferenceLabel = None,
     reference_threshold: o.ReferenceThreshold = None,
     brain_mask: Annotated[Path | None, typer.Option("--brain-mask", help="Brain mask, for heads with skull.")] = None,
     resample: o.Resample = False,
+    prepare: o.Prepare = False,
+    brain_extraction: o.BrainExtraction = "deepbet",
+    onto: o.Onto = "FLAIR",
     subject: Annotated[
         str | None, typer.Option("--subject", help="Subject label (else from the file name, else 01).")
     ] = None,
@@ -55,15 +62,14 @@ def explain(
         judge.check_channels(segmenter.spec.channels)
     rule = ReferenceRule.read(reference_label, reference_threshold)
     name = None if subject is None else ScanName(o.subject_of(subject))
-    case = read_case(
-        o.images_of(image),
-        reference=reference,
-        reference_rule=rule,
-        brain_mask=brain_mask,
-        resample=resample,
-        name=name,
-    )
     with reporting() as reporter:
+        scan = scan_of(image, dicom, out, name=name, channels=segmenter.spec.channels)
+        scan = replace(scan, reference=reference, reference_rule=rule, brain_mask=brain_mask)
+        if prepare or dicom is not None:
+            from lesionwise.cli.prepare import preparation_of, prepared_scan
+
+            scan = prepared_scan(scan, preparation_of(onto, brain_extraction), out, say=reporter.say)
+        case = read_scan_case(scan, resample=resample)
         explained = explain_case(
             segmenter,
             case,
@@ -85,6 +91,26 @@ def explain(
 
             reporter.say(f"Report: {write_scan_report(out, case.name, out / 'report.html')}")
     typer.echo(summary(Result(explained), out))
+
+
+def scan_of(
+    image: Sequence[str] | None, dicom: Path | None, out: Path, *, name: ScanName | None, channels: Sequence[str]
+) -> BidsScan:
+    """The scan that the command line names: files per channel, or a folder of DICOM files, converted into OUT/sourcedata.
+
+    Raises InputError unless exactly one of the two is given.
+    """
+    if (dicom is None) == (not image):
+        raise InputError(
+            "Expected either images (-i FLAIR=flair.nii.gz -i T1w=t1.nii.gz) or a folder of DICOM (--dicom)."
+        )
+    if dicom is None:
+        images = o.images_of(image or ())
+        return BidsScan(name or guess_name(next(iter(images.values()))), images)
+    from lesionwise.prepare.dicom import convert_dicom
+
+    name = name or ScanName()
+    return BidsScan(name, convert_dicom(dicom, out / "sourcedata", name, channels=channels))
 
 
 def judge_scan(

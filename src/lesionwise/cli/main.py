@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Explain a synthetic patient with the built-in model: no data, no network, no GPU.",
     ),
     "explain": ("lesionwise.cli.explain", "Explain the lesions of one scan."),
+    "prepare": ("lesionwise.cli.prepare", "Align, brain-extract and bias-correct the scanner's files of a data set."),
     "study": ("lesionwise.cli.study", "Explain every scan of a BIDS data set, then collect the cohort."),
     "experiment": ("lesionwise.cli.experiment", "Run one of the published experiments on a data set."),
     "train": ("lesionwise.cli.train", "Train a network on a BIDS data set."),

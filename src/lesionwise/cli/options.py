@@ -135,6 +135,16 @@ Resample = Annotated[
     ),
 ]
 
+Prepare = Annotated[
+    bool,
+    typer.Option("--prepare", help="Scanner files: align them, extract the brain, correct the bias field first."),
+]
+BrainExtraction = Annotated[
+    str, typer.Option("--brain-extraction", help="deepbet, hd-bet, synthstrip or none, where scans are prepared.")
+]
+Onto = Annotated[str, typer.Option("--onto", help="Channel whose grid the others go to, where scans are prepared.")]
+Dicom = Annotated[Path | None, typer.Option("--dicom", help="Folder of one scan's DICOM files (needs dcm2niix).")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:

@@ -39,7 +39,8 @@ class BidsAppCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Repeats the flag before each label, then parses as usual."""
-        return super().parse_args(ctx, spread_labels(args, takes_value=self._takes_value(), positionals=3))
+        positionals = sum(not isinstance(param, TyperOption) for param in self.params)
+        return super().parse_args(ctx, spread_labels(args, takes_value=self._takes_value(), positionals=positionals))
 
     def _takes_value(self) -> frozenset[str]:
         found: list[str] = []
@@ -100,6 +101,9 @@ def study(
         Path | None, typer.Option("--brain-masks-from", help="Folder of brain masks, for heads with skull.")
     ] = None,
     resample: o.Resample = False,
+    prepare: o.Prepare = False,
+    brain_extraction: o.BrainExtraction = "deepbet",
+    onto: o.Onto = "FLAIR",
     shard: o.Shard = "1/1",
     workers: o.Workers = None,
     scheduler: o.Scheduler = None,
@@ -161,6 +165,10 @@ def study(
         typer.echo(f"No scan falls to share {share.index}/{share.count}.")
         return
     engine = None if dry_run else spread.engine(settings.device, sees=[bids_dir], writes=out)
+    if prepare and engine is not None:
+        from lesionwise.cli.prepare import preparation_of, prepared_plan
+
+        plan = prepared_plan(plan, preparation_of(onto, brain_extraction), engine=engine, resume=resume)
     tasks = make_tasks(
         plan,
         model=reference,

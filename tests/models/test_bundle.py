@@ -227,7 +227,7 @@ def test_channels_and_classes_by_option(bundle):
         ("?lesion=x", "found x"),
     ]:
         with pytest.raises((ModelFileError, InputError), match=message):
-            zoo.load_model(f"{root}?{query}")
+            zoo.load_model(f"{root}{query}")
     metadata["network_data_format"]["inputs"]["image"]["channel_def"] = {"0": "T1", "1": "MPRAGE"}
     write(root, metadata, inference)
     with pytest.raises(InputError, match=r"T1w twice in T1w, T1w: name them in order with \?channels="):

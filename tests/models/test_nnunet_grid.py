@@ -139,7 +139,7 @@ def test_spline_matrix_is_scikit_images_resize():
     [
         ({"preprocessor_name": "Mine"}, "found Mine"),
         ({"normalization_schemes": ["Odd", "Odd"]}, "found Odd"),
-        ({"resampling_fn_data": "resample_torch_fornnunet"}, "found resample_torch"),
+        ({"resampling_fn_data": "resample_mine"}, "found resample_mine"),
     ],
 )
 def test_foreign_preprocessing_gets_one_sentence(change, message):

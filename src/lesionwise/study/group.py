@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from lesionwise.geometry.volume import ScanName
-from lesionwise.io.derivative import write_json, write_table
+from lesionwise.io.derivative import list_scans, write_json, write_table
 from lesionwise.io.files import write_whole
-from lesionwise.store import Unit, described, write_cohort
+from lesionwise.store import Unit, described, part_path, write_cohort
 from lesionwise.study.left_out import left_out_list
 
 ROBUST_Z = 5.0
@@ -82,6 +82,11 @@ def run_group(
     say = announce_fn or (lambda sentence: None)
     out, folder = Path(out), Path(out) / "study"
     damaged: dict[str, str] = {}
+    for name in list_scans(out):
+        if not part_path(out, name).is_file():
+            damaged[name.stem] = (
+                f"Expected {part_path(out, name)}, the scan's part of the cohort's table, but it is gone."
+            )
     rows, scans = collect(out, folder, left_out=damaged)
     patients = by_patient(scans)
     _write(folder / "scans.tsv", scans, _described(scans))

@@ -14,7 +14,7 @@ from lesionwise.report.payload import Store
 from lesionwise.report.scene import read_scene
 from lesionwise.saliency import SaliencyMap
 
-SCANS, LESIONS = 9, 24
+SCANS, LESIONS = 10, 24
 NUMBER = r"[+−]?\d[\d.\u202f]*(?:·10\^−?\d+)?"
 
 
@@ -38,16 +38,17 @@ def scans(make_out, tmp_path_factory):
             box = Box.around(voxels, margin=int(rng.integers(6, 18)), shape=labels.shape)
             data = gaussian_filter(rng.standard_normal((2, *box.shape)), (0, 1, 1, 1)) * 0.01
             data[rng.integers(2)] += rng.choice((-0.05, 0.05)) * (labels[box.slices] == label)
+            files.saliency(label, "smoothgradmean", stat="snr").unlink()
             facts = {"Method": "smoothgradmean", "Quantitative": True}
             channels, units = ("FLAIR", "T1w"), "log-odds per SD"
             write_saliency(path, SaliencyMap(data.astype(np.float32), box, np.eye(4), channels, units, None, facts))
     return out
 
 
-def to_border(voxel, voxels):
-    """Distance in mm from a voxel's centre to the nearest of the lesion's voxels, as blocks of 1 mm."""
-    gaps = np.maximum(np.abs(voxels - voxel) - 0.5, 0)
-    return float(np.sqrt((gaps**2).sum(axis=1)).min())
+def to_border(places, voxels):
+    """Distance in mm from voxel centres (n, 3) to the nearest of the lesion's voxels, as blocks of 1 mm."""
+    gaps = np.maximum(np.abs(places[:, None] - voxels[None]) - 0.5, 0)
+    return np.sqrt((gaps**2).sum(axis=-1)).min(axis=1)
 
 
 def recomputed(path, labels, label, channel):
@@ -55,18 +56,15 @@ def recomputed(path, labels, label, channel):
     image = nib.load(path)
     data = np.asarray(image.dataobj, dtype=float)[..., channel]
     start = np.round(image.affine[:3, 3]).astype(int)
-    where = labels[tuple(slice(a, a + n) for a, n in zip(start, data.shape, strict=True))]
-    voxels = np.argwhere(labels == label)
-    inside = data[where == label]
-    rim = [
-        data[tuple(at)]
-        for at in np.argwhere(where == 0)
-        if np.abs(voxels - (at + start)).max(axis=1).min() <= 4 and to_border(at + start, voxels) <= 3
-    ]
+    voxels, free = np.argwhere(labels == label), np.argwhere(labels == 0)
+    near = free[((free >= voxels.min(axis=0) - 4) & (free <= voxels.max(axis=0) + 4)).all(axis=1)]
+    rim = near[to_border(near, voxels) <= 3] - start
+    rim = rim[((rim >= 0) & (rim < data.shape)).all(axis=1)]  # the map is 0 beyond its file
+    inside = data[tuple((voxels - start).T)]
     top = np.array(np.unravel_index(np.abs(data).argmax(), data.shape))
     against = float((np.sign(inside) != np.sign(inside.sum())).mean())
-    far = 0.0 if where[tuple(top)] == label else to_border(top + start, voxels)
-    return float(inside.sum()), float(np.sum(rim)), against, float(data[tuple(top)]), far
+    far = 0.0 if labels[tuple(top + start)] == label else float(to_border((top + start)[None], voxels)[0])
+    return float(inside.sum()), float(data[tuple(rim.T)].sum()), against, float(data[tuple(top)]), far
 
 
 def test_sentences_agree_with_the_maps(scans):
@@ -96,8 +94,7 @@ def test_sentences_agree_with_the_maps(scans):
                 if where == "far outside":
                     assert far > 14
                 else:
-                    assert (0.0 if where == "inside" else value(where.split(" ")[0])) == pytest.approx(
-                        far, abs=0.06 + 0.01 * far
-                    )
+                    told = 0.0 if where == "inside" else value(where.split(" ")[0])
+                    assert told == pytest.approx(far, abs=0.051 if far < 10 else 0.51)  # two digits
             spoken += 1
     assert spoken >= 200

@@ -132,7 +132,7 @@ def fit_candidates(candidates: pd.DataFrame, *, channels: Sequence[str], seed: i
     return CandidateModel(tuple(names[i] for i in kept), scorer, fitted.calibration, facts)
 
 
-def _in_the_brain(scan: TriageScan, voxels: list[VoxelArray]) -> list[VoxelArray]:
+def _in_the_brain(scan: TriageScan, voxels: list[np.ndarray]) -> list[np.ndarray]:
     """Those in and around which every channel is non-zero; all of them where the images are not at hand.
 
     Holes that tissue closes around (fluid that was clipped to 0) belong to the brain.

@@ -291,10 +291,20 @@ def test_the_network_is_left_as_found_also_after_an_error(setup):
 
 
 def test_batch_statistics_are_refused_in_one_sentence(setup):
-    network = nn.Sequential(nn.Conv3d(2, 2, 3, padding=1), nn.BatchNorm3d(2)).double()
-    for broken in (network.train(), nn.Sequential(nn.BatchNorm3d(2, track_running_stats=False)).eval()):
-        with pytest.raises(UnsupportedModelError, match="batch normalisation"):
-            attribute(broken, setup.spec, setup.placement, [OMEGA], method=Gradient())
+    broken = nn.Sequential(nn.BatchNorm3d(2, track_running_stats=False)).double().eval()
+    with pytest.raises(UnsupportedModelError, match="batch normalisation"):
+        attribute(broken, setup.spec, setup.placement, [OMEGA], method=Gradient())
+
+
+def test_a_network_in_training_mode_is_explained_as_it_predicts(setup):
+    network = nn.Sequential(nn.Conv3d(2, 2, 3, padding=1), nn.BatchNorm3d(2)).double().eval()
+    run = {"method": Gradient()}
+    expected = attribute(network, setup.spec, setup.placement, [OMEGA], **run)[0]
+    before = network[1].running_mean.clone()
+    found = attribute(network.train(), setup.spec, setup.placement, [OMEGA], **run)[0]
+    assert np.array_equal(found.data, expected.data)
+    assert torch.equal(network[1].running_mean, before)
+    assert network[1].training
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,14 @@ def test_the_brain_is_shown_as_bright_as_a_reader_expects_beside_bright_fat():
     assert (low, high) == (0.0, pytest.approx(460, rel=0.08))
 
 
+def middle_of_a_panel(opened):
+    """In the window, scrolled there: the controls below the images scroll them away."""
+    canvas = opened.page.locator("canvas[data-plane=axial][data-channel=FLAIR]")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
 def test_one_large_plane_lesion_zoom_window_and_lines_of_probability(opened):
     opened.choose(5)
     before = panel_pixels(opened)
@@ -207,8 +215,7 @@ def test_one_large_plane_lesion_zoom_window_and_lines_of_probability(opened):
     opened.page.check("#blur")
     opened.settle()
     assert opened.errors == []
-    box = opened.page.locator("canvas[data-plane=axial][data-channel=FLAIR]").bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x, y = middle_of_a_panel(opened)
     opened.page.mouse.move(x, y)
     opened.page.mouse.down(button="right")
     opened.page.mouse.move(x + 30, y + 40)
@@ -216,7 +223,7 @@ def test_one_large_plane_lesion_zoom_window_and_lines_of_probability(opened):
     assert opened.page.evaluate("Object.keys(LW.state.windows)") == ["FLAIR"]
     opened.page.click("#window-reset")
     assert opened.page.evaluate("Object.keys(LW.state.windows)") == []
-    opened.page.mouse.dblclick(x, y)
+    opened.page.mouse.dblclick(*middle_of_a_panel(opened))
     opened.settle()
     assert opened.page.locator("#planes canvas:visible").count() == 1
     opened.page.keyboard.press("Escape")

@@ -46,8 +46,8 @@ def test_verdicts_reasons_and_mask(explained):
     for label in judged:
         expected = FALSE if np.log(volumes[label]) < middle else KEEP
         assert table.loc[label, "triage_verdict"] == expected
-        (told,) = json.loads(table.loc[label, "triage_reasons"])["reasons"]
-        assert told["feature"] == "volume_log"
+        reasons = json.loads(table.loc[label, "triage_reasons"])["reasons"]
+        told = next(reason for reason in reasons if reason["feature"] == "volume_log")
         assert told["value"] == pytest.approx(np.log(volumes[label]), rel=1e-3)
         assert (told["value"] < told["typical"]) == (expected == FALSE)
     others = table[~table.index.isin(judged)]
@@ -142,7 +142,7 @@ def test_another_network_is_said(explained):
         model.features, model.scorer, model.calibration, 0.5, model.true_typical, model.false_typical, facts
     )
     notes = " ".join(triage_scan(result, told).notes)
-    assert "another network (other, here" in notes
+    assert "another network" in notes
     assert "another samples (50, here 2)" in notes
 
 
@@ -194,7 +194,7 @@ def test_candidates_hold_no_predicted_voxel(explained):
 
 def test_likely_misses_lie_in_the_brain_and_near_its_surface_come_last():
     """Where a channel is 0 there is no brain; what touches such voxels is its edge."""
-    scan = ball_scan()
+    scan, _ = ball_scan()
     image = scan.case.image.data.copy()
     image[1, 28:, :20] = 0.0
     image[0, 8, 30, 30] = 0.0  # a hole that tissue closes around
@@ -298,7 +298,7 @@ def test_the_command_explains_fits_and_applies(bright_model, tmp_path, monkeypat
     monkeypatch.setattr(command, "load_model", lambda *args, **kwargs: bright_model)
     monkeypatch.setattr(reference, "load_model", lambda *args, **kwargs: bright_model)
     monkeypatch.setattr(reference, "_loaded", {})
-    write_phantoms(tmp_path / "bids", subjects=8, seed=4, size="small")
+    write_phantoms(tmp_path / "bids", subjects=8, seed=4, size="small", n_lesions=12)
     out = tmp_path / "out"
     code = main(["triage", "explain", str(tmp_path / "bids"), str(out), "--instances", "6", "--samples", "2"])
     said = capsys.readouterr()

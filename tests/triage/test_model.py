@@ -58,10 +58,10 @@ def test_preparation_fills_cuts_and_standardises():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "cannot be read"),
-        ("[]", "cannot be read"),
+        ("{", "damaged or incomplete"),
+        ("[]", "damaged or incomplete"),
         ('{"format": "other"}', "found format 'other'"),
-        ('{"format": "lesionwise-triage", "version": 1}', "cannot be read"),
+        ('{"format": "lesionwise-triage", "version": 1}', "damaged or incomplete"),
     ],
 )
 def test_a_wrong_file_gets_a_sentence(tmp_path, text, said):

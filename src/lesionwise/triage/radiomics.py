@@ -56,6 +56,7 @@ def radiomic_features(
                 image_modality="mr",
                 by_slice=False,
                 base_feature_families=list(FAMILIES),
+                ibsi_compliant=False,  # the published recipe bins as pyradiomics does, which IBSI does not
                 base_discretisation_method="fixed_bin_size_pyradiomics",  # as pyradiomics bins, from a multiple of the width
                 base_discretisation_bin_width=BIN_WIDTH,
             )[0]

@@ -98,7 +98,9 @@ def test_what_is_measured_is_what_the_catalogue_lists():
     row = measure_scan(scan)
     asks = {f.name for module in (context, disagreement) for f in module.features(CHANNELS)}
     identity = {"subject", "scan", "lesion", "outcome", "volume_mm3", "weight"}
-    assert set(row.columns) - identity == set(catalogue(CHANNELS)) - asks - {"structural_uncertainty"}  # needs several networks
+    assert set(row.columns) - identity == set(catalogue(CHANNELS)) - asks - {
+        "structural_uncertainty"
+    }  # needs several networks
     assert np.isfinite(row[["push_in_FLAIR", "mean_in_T1w", "fluid_share"]].to_numpy(dtype=float)).all()
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from lesionwise.geometry.affine import voxel_sizes_mm
 from lesionwise.geometry.box import Box
+from lesionwise.geometry.distance import distance_to_mm
 from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import ScanFiles, write_dataset_description, write_json, write_saliency, write_table
 from lesionwise.io.nifti import write_image
@@ -123,6 +125,7 @@ def _map(files, labels, label, affine, rng, *, weak):
     write_saliency(path, saliency, snr_path=files.saliency(label, "smoothgradmean", stat="snr"))
     row = {"target_mean": 1.0, "n_samples": 8}
     mass = np.abs(data).sum(axis=(1, 2, 3))
+    distance = distance_to_mm(omega, voxel_sizes_mm(affine), reach_mm=8.0)  # as the tables and the page measure it
     for c, channel in enumerate(CHANNELS):
         near, mid = (distance > 0) & (distance <= 3), (distance > 3) & (distance <= 7)
         free = (distance > 0) & (distance <= 3) & (labels[box.slices] == 0)

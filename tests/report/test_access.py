@@ -126,10 +126,10 @@ def test_what_triage_says_stands_with_the_sentence(pages, open_page):
     assert opened.page.evaluate("document.getElementById('triage-notes').getBoundingClientRect().bottom") < 300
 
 
-@pytest.mark.xfail(reason="open: limits are of map x voxels now; the expected factor is to be worked out anew")
 def test_a_faint_map_says_so_and_can_be_brought_up(pages, open_page):
     opened = open_page(pages["scan"])
     assert opened.page.locator("#faint").is_hidden(), "the page opens on a lesion whose map is seen"
+    opened.choose(1)
     limit = opened.page.evaluate("LW.state.limit")
     opened.page.evaluate("LW.scene.limits[LW.state.desc].limit *= 50")
     opened.choose(1)

@@ -29,7 +29,7 @@ def oblique(make_out, triage, tmp_path_factory):
     name = make_out(out, affine=affine, size=48, lesions=4)
     voxels = np.array([(20, 25, 30), (1, 46, 2), (-5, 10, 10)])
     places = voxels @ affine[:3, :3].T + affine[:3, 3]
-    note = "The triage model was fitted on another network (8dedbecf8c884745, here 0123456789abcdef): may be off."
+    note = "The triage model was fitted on another network: its probabilities may be off."
     triage(out, name, places, outcomes=["miss", "other", "other"], notes=[note])
     return out, name, voxels, places
 
@@ -102,7 +102,6 @@ def test_a_lesion_chosen_just_before_does_not_come_back(page):
     assert "Lesion 1" in page.page.inner_text("#lesion-title")
 
 
-@pytest.mark.xfail(reason="open: the triage note was shortened; the test has its old words")
 def test_the_reference_is_told_and_so_are_the_notes(page):
     rows = page.page.locator("#look-rows li").all_inner_texts()
     assert [("not on a missed lesion" in row, "FN" in row) for row in rows] == [
@@ -111,9 +110,8 @@ def test_the_reference_is_told_and_so_are_the_notes(page):
         (True, False),
     ]
     page.choose(1)
-    assert (
-        page.page.inner_text("#triage-notes") == "Triage: The triage model was fitted on another network: may be off."
-    )
+    told = "Triage: The triage model was fitted on another network: its probabilities may be off."
+    assert page.page.inner_text("#triage-notes") == told
     about = page.page.text_content(".about")
     assert "fitted on 20 patients (992 true, 203 false lesions)" in about
     assert "AUC 0.91 [0.86, 0.95], 50 % of the false lesions removed, 3 % of the true lesions lost" in about
@@ -137,7 +135,6 @@ def test_without_triage_or_without_places(make_out, triage, tmp_path, open_page)
     assert opened.errors == []
 
 
-@pytest.mark.xfail(reason="open: a scan with ten likely misses prints four pages")
 def test_ten_likely_misses_still_print_two_pages(make_out, triage, tmp_path, open_page):
     name = make_out(tmp_path, size=40, lesions=24)
     triage(tmp_path, name, [(10 + 2 * n, 20, 20) for n in range(10)], outcomes=["other"] * 10, notes=["A note."])

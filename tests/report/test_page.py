@@ -307,6 +307,14 @@ def test_prints_two_pages(make_out, tmp_path, open_page):
     opened = open_page(write_scan_report(tmp_path, name, tmp_path / "report.html"))
     pdf = opened.page.pdf(prefer_css_page_size=True)
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) == 2
+    # Before paper the planes are drawn anew: square as their place on it, at 300 dots per inch.
+    sizes = """() => { dispatchEvent(new Event('beforeprint'));
+      const found = LW.panels.map(({ canvas }) => [canvas.width, canvas.height]);
+      dispatchEvent(new Event('afterprint')); return [found, LW.printSide(2, false)]; }"""
+    drawn, side_mm = opened.page.evaluate(sizes)
+    assert drawn == [[round(side_mm / 25.4 * 300)] * 2] * 6
+    opened.settle()
+    assert panel_pixels(opened).shape[1] == opened.page.evaluate("LW.panels[0].canvas.clientWidth")
 
 
 def test_triage_is_shown_sorted_and_filtered(make_out, tmp_path, open_page):

@@ -16,7 +16,7 @@ from PIL import Image
 from lesionwise.errors import InputError
 from lesionwise.io.derivative import read_saliency, read_scan
 from lesionwise.io.nifti import read_array
-from lesionwise.report.limits import colour_limit, table_tops
+from lesionwise.report.limits import colour_limit
 from lesionwise.report.viewer import niivue
 from lesionwise.report.viewers import fsleyes_command, itksnap_command, layers, slicer_script, with_maps, write_viewers
 
@@ -118,7 +118,11 @@ def test_the_document_opens_in_niivue_with_the_map_on_its_lesion(oblique, chromi
         "FLAIR map, for.nii.gz",
         "FLAIR map, against, sign reversed.nii.gz",
     ]
-    limit = colour_limit(table_tops(scan.lesions, scan.channels))
+    # A viewer shows the file as it is: what is full colour on the page, of the map times its voxels, divided by them.
+    voxels = np.bincount(scan.labels.ravel())
+    columns = [f"{end}_{channel}" for end in ("peak", "trough") for channel in scan.channels]
+    tops = scan.lesions[columns].abs().max(axis=1) * voxels[scan.lesions["lesion"]]
+    limit = colour_limit(tops.dropna().to_list()) / voxels[2]
     saliency = read_saliency(scan.files.saliency(2, "smoothgradmean"))
     for volume, top in zip(found[2:], (saliency.data[0].max(), -saliency.data[0].min()), strict=True):
         assert np.allclose(volume["affine"], saliency.affine, atol=1e-4)

@@ -26,6 +26,7 @@ def _write(out, name, outcomes, *, peaks=None, volume=10.0, method="mean"):
     table["outcome"] = outcomes
     table["n_samples"] = pd.array([50] * n, dtype="Int64")
     table["converged"] = pd.array([None] * n, dtype="boolean")
+    table["reference_lesions"] = "1"
     table["volume_mm3"] = volume
     table["seconds"] = 2.0
     if peaks is not None:

@@ -44,7 +44,7 @@ CITATION = (
 
 
 def write_scan_report(
-    out_dir: Path, name: ScanName, path: Path | None = None, cohort: pd.DataFrame | None = None
+    out_dir: Path | str, name: ScanName, path: Path | str | None = None, cohort: pd.DataFrame | None = None
 ) -> Path:
     """Writes the page of one finished scan and returns its path.
 
@@ -52,7 +52,7 @@ def write_scan_report(
     scans: the page then also says where each lesion stands among them. Raises InputError if the scan is not finished.
     """
     scene = read_scene(Path(out_dir), name)
-    target = path or scan_report_path(Path(out_dir), name)
+    target = scan_report_path(Path(out_dir), name) if path is None else Path(path)
     write_text(target, render_scan(scene, cohort=cohort))
     return target
 

@@ -241,6 +241,7 @@
     const grid = byId("planes");
     const shown = Object.keys(data.images).length ? Object.keys(data.images) : [scene.channels[0] || "image"];
     grid.style.setProperty("--rows", shown.length);
+    grid.style.setProperty("--side", `${LW.printSide(shown.length)}mm`);
     for (const channel of shown) {
       for (const name of Object.keys(LW.PLANES)) {
         const canvas = element("canvas", { role: "img", tabindex: "0", "data-plane": name, "data-channel": channel });
@@ -449,7 +450,12 @@
   else if (best) await choose(best.label);
   else { byId("headline").textContent = "No lesion was found in this scan."; redraw(); }
   window.addEventListener("hashchange", () => { const found = /^#lesion-(\d+)$/.exec(location.hash); if (found) choose(Number(found[1])); else if (wantedMiss()) visit(wantedMiss()); });
-  window.addEventListener("beforeprint", () => { for (const panel of panels) panel.draw(state); readout(); });
+  window.addEventListener("beforeprint", () => {
+    state.print_mm = LW.printSide(Object.keys(data.images).length || 1, byId("planes").classList.contains("single"));
+    for (const panel of panels) panel.draw(state);
+    readout();
+  });
+  window.addEventListener("afterprint", () => { state.print_mm = null; redraw(); });
   await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
   performance.mark("ready");
   root.dataset.ready = "true";

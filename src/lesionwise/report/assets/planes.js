@@ -14,6 +14,10 @@
   };
   LW.PLANES = PLANES;
 
+  // Paper shows square planes of this side, in mm: three beside one another, and room for all images on one page.
+  const PRINT_DPI = 300;
+  LW.printSide = (images, single) => (single ? 112 : Math.min(58, 106 / images));
+
   // Levels drawn black and white: those of the page until a reader moves them.
   LW.window = (state, channel) => state.windows[channel] || [0, scene.volumes.images[channel] ? scene.volumes.images[channel].white : 255];
 
@@ -76,8 +80,9 @@
     }
 
     draw(state) {
-      const ratio = window.devicePixelRatio || 1;
-      const wide = Math.round(this.canvas.clientWidth * ratio), high = Math.round(this.canvas.clientHeight * ratio);
+      const ratio = state.print_mm ? PRINT_DPI / 96 : window.devicePixelRatio || 1;
+      const printed = state.print_mm ? Math.round((state.print_mm / 25.4) * PRINT_DPI) : null;
+      const wide = printed || Math.round(this.canvas.clientWidth * ratio), high = printed || Math.round(this.canvas.clientHeight * ratio);
       if (!wide || !high) return;
       if (this.canvas.width !== wide || this.canvas.height !== high) { this.canvas.width = wide; this.canvas.height = high; }
       const context = this.canvas.getContext("2d");

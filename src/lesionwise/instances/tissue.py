@@ -96,15 +96,21 @@ def _cuts(
     inner = np.clip(inner, *np.percentile(inner, [0.5, 99.5]))
     rng = np.random.default_rng(seed)
     sample = inner if inner.size <= _MIXTURE_VOXELS else rng.choice(inner, _MIXTURE_VOXELS, replace=False)
-    start = np.percentile(sample, [2, 40, 80])[:, None]
-    spread = float(np.std(sample))
-    mixture = GaussianMixture(3, means_init=start, random_state=seed, reg_covar=1e-6 * spread**2)
-    mixture.fit(sample[:, None])
+    floor = 1e-6 * float(np.var(sample))
+    low, high = float(sample.min()), float(sample.max())
+    # Where one tissue fills most of the head, percentiles find it twice: the likelier of two starts wins.
+    starts = (np.percentile(sample, [2, 40, 80]), low + (high - low) * np.array([1, 3, 5]) / 6)
+    fits = [
+        GaussianMixture(3, means_init=start[:, None], random_state=seed, reg_covar=floor).fit(sample[:, None])
+        for start in starts
+    ]
+    mixture = max(fits, key=lambda fit: float(fit.lower_bound_))
     dark, _, white = np.argsort(mixture.means_[:, 0])
     mean, deviation = float(mixture.means_[white, 0]), float(np.sqrt(mixture.covariances_[white, 0, 0]))
     # Between two means each class has its own side; beyond them a wide class could win again far from its mean.
     up_to_white = np.linspace(sample.min(), mean, 512)
     from_fluid = np.linspace(float(mixture.means_[dark, 0]), mean, 512)
-    bright = up_to_white[int(np.argmax(mixture.predict(up_to_white[:, None]) == white))]
+    is_white = mixture.predict(up_to_white[:, None]) == white
+    bright = up_to_white[int(np.argmax(is_white))] if is_white.any() else mean
     leaves = from_fluid[int(np.argmax(mixture.predict(from_fluid[:, None]) != dark))]
     return min(float(leaves), float(bright)), float(bright), mean + 3.0 * deviation

@@ -64,7 +64,8 @@ def test_a_network_that_reads_t1_loses_lesions_in_fluid():
 def test_the_finding_names_the_channel():
     rows = cohort(FLAIR_ONLY, synthetic_rows, doses=(1.0,), radii_mm=(1.5,), places=1, moved=1)
     finding = synthetic_finding(rows, np.random.default_rng(0))
-    assert "1 [1, 1] of those shown in FLAIR only, 0 [0, 0] of those shown in T1w only" in finding.text
+    assert "7 patients" in finding.text  # all seven of them: 0.59 is .025 ** (1 / 7)
+    assert "1 [0.59, 1] of those shown in FLAIR only, 0 [0, 0.41] of those shown in T1w only" in finding.text
     assert {chart.name for chart in finding.charts} == {"synthetic_dose", "synthetic_moved"}
 
 

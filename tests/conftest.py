@@ -1,8 +1,9 @@
-"""Shape hints are enforced here, and only here: every module of the package is checked at run time."""
+"""Shape hints are enforced here, and only here: every module of the package is checked at run time but the busiest."""
 
 from jaxtyping import install_import_hook
+from typechecker import modules_to_check
 
-install_import_hook("lesionwise", "typechecker.checked")
+install_import_hook(modules_to_check(), "typechecker.checked")
 
 import pytest
 import torch

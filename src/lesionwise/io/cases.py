@@ -6,7 +6,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nilearn.image import resample_to_img
 
 from lesionwise.errors import GridMismatchError, ImageFileError, InputError
 from lesionwise.geometry.affine import same_grid
@@ -162,6 +161,8 @@ def _onto_first(
     if not (resample and placed):
         hint = f" ({path}): align them in world space and add --resample to interpolate onto the first image's grid"
         check_same_grid(found, like=first, what=channel, hint=hint if placed else f" ({path})")
+    from nilearn.image import resample_to_img  # slow to import, and few scans need it
+
     moved = resample_to_img(
         nib.Nifti1Image(found.data, found.affine),
         nib.Nifti1Image(np.zeros(first.shape, dtype=np.float32), first.affine),

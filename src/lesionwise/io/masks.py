@@ -9,7 +9,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nilearn.image import resample_to_img
 
 from lesionwise.errors import GridMismatchError, ImageFileError, InputError
 from lesionwise.geometry.affine import same_grid, voxel_volume_mm3
@@ -173,6 +172,8 @@ def _on_grid(
 
 
 def _nearest(image: FileImage, shape: Shape, affine: Affine) -> np.ndarray:
+    from nilearn.image import resample_to_img  # slow to import, and few scans need it
+
     moved = resample_to_img(
         nib.Nifti1Image(image.data, image.affine),
         nib.Nifti1Image(np.zeros(shape, dtype=np.float32), affine),

@@ -21,7 +21,7 @@ from lesionwise.models.folds import CrossValidated, save_folds
 from lesionwise.models.statedict import load_pair, save_model
 from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import Segmenter, Spec
-from lesionwise.train.operating_point import Calibration, calibrated_probability, calibrated_weights
+from lesionwise.train.operating_point import VoxelCalibration, calibrated_probability, calibrated_weights
 
 SOURCES = "open MS data (doi:10.1007/s12021-017-9348-7), MSLesSeg (doi:10.1038/s41597-025-05250-y), MS3SEG (figshare 30393475)"
 
@@ -36,7 +36,7 @@ def main() -> None:
     table = tomllib.loads((arguments.all / "config.toml").read_text())
     class_name, layout = table["network"]["class"], table["network"]["arguments"]
     facts = json.loads((arguments.folds / "out-of-fold.json").read_text())
-    calibration = Calibration(**facts["calibration"])
+    calibration = VoxelCalibration(**facts["calibration"])
     reach = receptive_field_vox(class_name, layout)
 
     recipe = table["recipe"]
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def described(
-    spec: Spec, name: str, point: dict, calibration: Calibration, reach: tuple[int, int, int], steps: dict
+    spec: Spec, name: str, point: dict, calibration: VoxelCalibration, reach: tuple[int, int, int], steps: dict
 ) -> Spec:
     """The spec that ships: the operating point on calibrated probabilities, and a card that says where it comes from."""
     card = {

@@ -29,8 +29,8 @@ from lesionwise.io.derivative import ScanFiles, write_saliency
 from lesionwise.models.zoo import load_model
 from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import AbstractSegmenter, Placement
-from lesionwise.types import MapArray
-from lesionwise.units import Explained, ProgressFn, Settings, explain_case, save_prediction, save_table
+from lesionwise.types import MapArray, ProgressFn
+from lesionwise.units import Explained, Settings, explain_case, save_prediction, save_table
 
 __all__ = ["Result", "explain", "load_model", "read_case"]
 

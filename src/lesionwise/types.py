@@ -1,5 +1,6 @@
 """Shapes, named once. Voxel axes are `i j k` (array order of the scan), world axes `x y z` in RAS millimetres."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -18,3 +19,8 @@ Millimetres = tuple[float, float, float]
 Outcome = Literal["TP", "FP", "FN", "TN", "US"]
 Reduction = Literal["mean", "max"]
 TargetName = Literal["log_odds", "logit", "probability"]
+
+ProgressFn = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+PassFn = Callable[[int, int], None]
+"""Told how many passes through the network are done, and of how many."""

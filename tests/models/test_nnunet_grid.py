@@ -6,7 +6,7 @@ import torch
 
 from lesionwise.errors import InputError, ModelFileError
 from lesionwise.geometry.volume import Case, Volume
-from lesionwise.models.nnunet_grid import Recipe
+from lesionwise.models.nnunet_grid import PreprocessingPlan
 from lesionwise.models.resampling import spline_resize
 from lesionwise.windows import probability_on_scan
 
@@ -87,7 +87,7 @@ def test_network_input_and_way_back_equal_nnunet(spacing, options, sizes_mm):
     expected, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(
         raw, None, properties, manager, configuration, DATASET
     )
-    placement = Recipe.of(plans, plans["configurations"]["c"], where="x").place(case, ("FLAIR", "T1w"))
+    placement = PreprocessingPlan.of(plans, plans["configurations"]["c"], where="x").place(case, ("FLAIR", "T1w"))
     assert placement.input.shape[1:] == expected.shape
     assert np.allclose(placement.input[0].numpy(), expected, atol=2e-5)
 
@@ -104,7 +104,7 @@ def test_network_input_and_way_back_equal_nnunet(spacing, options, sizes_mm):
 def test_pull_back_is_the_derivative_through_crop_spline_and_clip():
     """Against finite differences of nnU-Net's own steps, normalisation constants fixed."""
     plans = plans_for((1.3, 0.8, 1.1), schemes=("CTNormalization", "CTNormalization"))
-    recipe = Recipe.of(plans, plans["configurations"]["c"], where="x")
+    recipe = PreprocessingPlan.of(plans, plans["configurations"]["c"], where="x")
     case = a_case((0.9, 1.0, 1.2), shape=(12, 13, 11))
     placement = recipe.place(case, ("FLAIR", "T1w"))
     generator = torch.Generator().manual_seed(0)
@@ -145,11 +145,11 @@ def test_spline_matrix_is_scikit_images_resize():
 def test_foreign_preprocessing_gets_one_sentence(change, message):
     plans = plans_for((1, 1, 1))
     with pytest.raises(ModelFileError, match=message):
-        Recipe.of(plans, {**plans["configurations"]["c"], **change}, where="plans.json")
+        PreprocessingPlan.of(plans, {**plans["configurations"]["c"], **change}, where="plans.json")
 
 
 def test_an_empty_scan_gets_one_sentence():
     plans = plans_for((1, 1, 1))
     empty = Case(Volume(np.zeros((2, 5, 5, 5), np.float32), np.eye(4), ("FLAIR", "T1w")), np.ones((5, 5, 5), bool))
     with pytest.raises(InputError, match="zero everywhere"):
-        Recipe.of(plans, plans["configurations"]["c"], where="x").place(empty, ("FLAIR", "T1w"))
+        PreprocessingPlan.of(plans, plans["configurations"]["c"], where="x").place(empty, ("FLAIR", "T1w"))

@@ -8,7 +8,7 @@ from lesionwise.geometry.box import Box
 from lesionwise.geometry.volume import Case, Volume
 from lesionwise.models.lstai import LstAi
 from lesionwise.models.mindglide import MindGlide
-from lesionwise.models.nnunet_grid import Recipe
+from lesionwise.models.nnunet_grid import PreprocessingPlan
 from lesionwise.models.preprocessing import Intensity, Steps
 from lesionwise.segmenter import Segmenter, Spec
 
@@ -38,7 +38,7 @@ def nnunet(case):
         "resampling_fn_probabilities_kwargs": {"order": 1, "order_z": 0, "force_separate_z": None},
     }
     plans = {"image_reader_writer": "SimpleITKIO", "transpose_forward": [0, 1, 2]}
-    return Recipe.of(plans, configuration, where="plans.json").place(case, CHANNELS)
+    return PreprocessingPlan.of(plans, configuration, where="plans.json").place(case, CHANNELS)
 
 
 def bundle(case):

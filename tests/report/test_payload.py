@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lesionwise.report.anatomy import display_window
-from lesionwise.report.payload import Blob, Frame, Plan, image_blob, map_blobs
+from lesionwise.report.payload import Blob, Frame, PackingPlan, image_blob, map_blobs
 from lesionwise.report.scene import read_scene
 
 
@@ -60,7 +60,7 @@ def test_maps_come_back(scene, dtype, error):
 
 
 def test_a_smaller_budget_gives_a_smaller_plan(scene):
-    plans = [Plan.of(scene, budget_bytes=budget) for budget in (9_000_000, 1_200_000, 400_000, 60_000)]
+    plans = [PackingPlan.of(scene, budget_bytes=budget) for budget in (9_000_000, 1_200_000, 400_000, 60_000)]
     order = [(plan.margin_mm, plan.dtype == "int16", len(plan.labels)) for plan in plans]
     assert order == sorted(order, reverse=True)
     assert len(set(order)) == 4

@@ -4,7 +4,7 @@ import numpy as np
 
 from lesionwise.triage.families import catalogue
 from lesionwise.triage.model import TriageModel
-from lesionwise.triage.scorer import Calibration, LinearScorer, Preparation
+from lesionwise.triage.scorer import Calibration, FeaturePreparation, LinearScorer
 
 CHANNELS = ("FLAIR", "T1w")
 
@@ -14,7 +14,7 @@ def by_volume(middle, *, families=("saliency",)):
     names = ["volume_log", "mean_in_FLAIR"] if "saliency" in families else ["volume_log"]
     known = catalogue(CHANNELS)
     n = len(names)
-    preparation = Preparation(np.zeros(n), np.full(n, -1e9), np.full(n, 1e9), np.zeros(n), np.ones(n))
+    preparation = FeaturePreparation(np.zeros(n), np.full(n, -1e9), np.full(n, 1e9), np.zeros(n), np.ones(n))
     coefficients = np.array([-10.0, -1e-6])[:n]
     scorer = LinearScorer(preparation, coefficients, 10.0 * middle)
     typical = np.array([6.0, 10.0])[:n]

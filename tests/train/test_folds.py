@@ -15,7 +15,7 @@ from lesionwise.models.folds import CrossValidated
 from lesionwise.models.zoo import load_model
 from lesionwise.train.folds import start_of_fold, train_folds
 from lesionwise.train.operating_point import (
-    Calibration,
+    VoxelCalibration,
     best_point,
     calibrated_weights,
     fit_calibration,
@@ -115,7 +115,7 @@ def test_calibrated_weights_give_calibrated_log_odds():
     x = torch.randn(1, 2, 16, 16, 16)
     with torch.no_grad():
         before = network(x)
-        after = calibrated_weights(network, Calibration(0.5, -1.0))(x)
+        after = calibrated_weights(network, VoxelCalibration(0.5, -1.0))(x)
     assert torch.allclose(after[:, 1] - after[:, 0], 0.5 * (before[:, 1] - before[:, 0]) - 1.0, atol=1e-5)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from lesionwise.triage.evaluation import scan_table
 from lesionwise.triage.evidence import (
@@ -27,6 +28,7 @@ def test_auc_and_average_precision_pair_by_pair():
     pairs = w_false[:, None] * w_true[None]
     wins = (score[:, None] > score[None]) + 0.5 * (score[:, None] == score[None])
     assert weighted_auc(score, w_true, w_false) == pytest.approx((pairs * wins).sum() / pairs.sum())
+    assert weighted_auc(score, w_true, w_false) == pytest.approx(roc_auc_score(false, score, sample_weight=weight))
     called = [score >= s for s in np.unique(score)[::-1]]
     recall = np.array([0.0, *(w_false[c].sum() / w_false.sum() for c in called)])
     precision = np.array([w_false[c].sum() / weight[c].sum() for c in called])

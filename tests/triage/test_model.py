@@ -8,7 +8,7 @@ import pytest
 
 from lesionwise.errors import InputError, ModelFileError
 from lesionwise.triage.model import SHIPPED, fit_model, load_triage, save_model
-from lesionwise.triage.scorer import LinearScorer, Preparation
+from lesionwise.triage.scorer import FeaturePreparation, LinearScorer
 
 CHANNELS = ("FLAIR", "T1w")
 FEW = ("probability", "size")
@@ -48,7 +48,7 @@ def test_pruning_changes_no_score(lesions):
 
 def test_preparation_fills_cuts_and_standardises():
     table = np.array([[0.0, np.nan], [1.0, np.nan], [2.0, np.nan], [np.nan, np.nan]])
-    prepared = Preparation.learn(table)
+    prepared = FeaturePreparation.learn(table)
     out = prepared.apply(np.array([[np.nan, 7.0], [1e9, np.nan]]))
     assert out[0, 0] == pytest.approx(0.0)  # the median, which is also the mean here
     assert out[1, 0] == pytest.approx((prepared.high[0] - 1.0) / prepared.sd[0])  # cut off

@@ -20,7 +20,7 @@ def _by_own(module: nn.Module) -> bool:
     return isinstance(module, NORMS) and not getattr(module, "track_running_stats", False)
 
 
-class Statistics:
+class HeldNorms:
     """Scale and shift per call of each normalisation layer, recorded on one pass and used in the following ones."""
 
     def __init__(self) -> None:
@@ -48,9 +48,9 @@ class Statistics:
 
 
 @contextmanager
-def norm_statistics(network: nn.Module, *, frozen: bool) -> Iterator[Statistics]:
-    """The normalisation layers do as `Statistics` says while it lasts, and as ever afterwards."""
-    statistics = Statistics()
+def norm_statistics(network: nn.Module, *, frozen: bool) -> Iterator[HeldNorms]:
+    """The normalisation layers do as `HeldNorms` says while it lasts, and as ever afterwards."""
+    statistics = HeldNorms()
     layers = [module for module in network.modules() if frozen and _by_own(module)]
     for module in layers:
         module.forward = partial(statistics.forward, module, module.forward)  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor, nn
 
-from lesionwise.asking.norms import Statistics, has_instance_norm, norm_statistics
+from lesionwise.asking.norms import HeldNorms, has_instance_norm, norm_statistics
 from lesionwise.asking.rerun import Rerun
 from lesionwise.attribution.engine.site import Site, VoxelSet, centred, locate
 from lesionwise.attribution.target import AbstractTarget, target_named
@@ -250,7 +250,7 @@ class Probe:
         return self.model.network if self.network is None else self.network
 
     def _logits(
-        self, inputs: Sequence[Tensor], like: Tensor | None, window: int, statistics: Statistics, freeze_norm: bool
+        self, inputs: Sequence[Tensor], like: Tensor | None, window: int, statistics: HeldNorms, freeze_norm: bool
     ) -> Iterator[Tensor]:
         """Logits of one window for every input, exact where a lesion reads them."""
         network, base = self._network, self._crop(self.base, window)

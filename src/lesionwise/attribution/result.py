@@ -10,7 +10,7 @@ from lesionwise.types import MapArray
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class MapPart:
     """A summand of a map (channels, *box) with its Monte-Carlo standard error, from so many draws."""
 
     data: MapArray
@@ -62,7 +62,7 @@ class Attribution:
     sign_flip_fraction: tuple[float, ...] | None
     seconds: float
     details: dict[str, Any] = field(default_factory=dict)
-    parts: dict[str, "Part"] = field(default_factory=dict)
+    parts: dict[str, "MapPart"] = field(default_factory=dict)
     removal: Removal | None = None
     peak_freedom: int = 0
     region_sums: np.ndarray | None = None

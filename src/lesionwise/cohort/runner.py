@@ -10,11 +10,10 @@ from lesionwise.cohort.shard import Shard
 from lesionwise.cohort.unit import Outcome, ScanUnit, is_finished, outcome_of_fault, run_unit
 from lesionwise.errors import InputError
 from lesionwise.io.bids import LeftOut
+from lesionwise.types import ProgressFn
 
 WAIT_S = (1.0, 30.0)
 """First and longest pause, in s, before asking again for units that another run has in hand."""
-
-ProgressFn = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lesionwise.charts.chart import Bar, Chart, Panel
 from lesionwise.errors import InputError, UnsupportedModelError
 from lesionwise.experiments.deletion import AROUND_MM, Stage, curves
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, mean_of, patients_note
-from lesionwise.experiments.infidelity import Question
+from lesionwise.experiments.infidelity import InfidelityQuestion
 from lesionwise.geometry.box import Box
 from lesionwise.instances.instance import Instance
 from lesionwise.stats import Interval, holm, paired_difference
@@ -269,12 +269,12 @@ def _change(scan: Scan, first: Attribution, second: Attribution) -> float:
     return float(np.linalg.norm(maps[1] - maps[0])) / size if size > 0 else float("nan")
 
 
-def _question(stage: Stage) -> Question:
+def _question(stage: Stage) -> InfidelityQuestion:
     """The lesion and what lies within 10 mm of it in the head, on the scan's grid."""
     near = stage.scan.distance_mm(stage.one, reach_mm=AROUND_MM) <= AROUND_MM
     head = stage.scan.placement.scan_head.numpy()
     own = stage.one.mask(stage.scan.case.image.shape)
-    return Question(stage.scan, stage.probe, (near & head) if (near & head).any() else own)
+    return InfidelityQuestion(stage.scan, stage.probe, (near & head) if (near & head).any() else own)
 
 
 def _shaken(scan: Scan, number: int) -> Any:

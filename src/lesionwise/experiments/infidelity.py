@@ -28,7 +28,7 @@ CHANGE_SD = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class InfidelityQuestion:
     """The lesion that `probe` asks about first, and the `region` of the scan's grid that is changed."""
 
     scan: Scan

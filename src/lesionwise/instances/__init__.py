@@ -1,16 +1,16 @@
 """Lesions as instances: components, matching with the reference, control regions."""
 
 from lesionwise.instances.components import component_voxels, label_components, parse_min_size
-from lesionwise.instances.controls import Control, Placement, place_controls
+from lesionwise.instances.controls import Control, ControlPlacement, place_controls
 from lesionwise.instances.instance import Instance, instances_to_labels
 from lesionwise.instances.matching import Matching, find_instances, match_lesions, select
 from lesionwise.instances.tissue import Tissues, WhiteMatter, tissues, white_matter
 
 __all__ = [
     "Control",
+    "ControlPlacement",
     "Instance",
     "Matching",
-    "Placement",
     "Tissues",
     "WhiteMatter",
     "component_voxels",

@@ -33,7 +33,7 @@ class Control:
 
 
 @dataclass(frozen=True, eq=False)
-class Placement:
+class ControlPlacement:
     """Control regions that could be placed, and one sentence for each that could not."""
 
     controls: tuple[Control, ...]
@@ -56,7 +56,7 @@ def place_controls(
     margin_mm: int | float = 10,
     depth_tolerance_mm: int | float = 1,
     first_label: int | None = None,
-) -> Placement:
+) -> ControlPlacement:
     """Places the shapes of `lesions` in healthy white matter, wholly inside it, as instances with outcome TN.
 
     Each region has its lesion's shape (so size and shape match exactly), lies in white matter (tissue), at the lesion's
@@ -69,7 +69,7 @@ def place_controls(
     if n is None:
         n = len(lesions)
     if not lesions or n == 0:
-        return Placement((), ())
+        return ControlPlacement((), ())
     affine = lesions[0].affine
     sampling = voxel_sizes_mm(affine)
     depth = depth_mm(white_matter | avoid, sampling).astype(np.float32)
@@ -102,7 +102,7 @@ def place_controls(
         )
         label += 1
         _occupy(free, voxels)
-    return Placement(tuple(controls), tuple(failures))
+    return ControlPlacement(tuple(controls), tuple(failures))
 
 
 def _templates(lesions: Sequence[Instance], *, n: int, rng: np.random.Generator) -> Iterable[Instance]:

@@ -23,7 +23,7 @@ from lesionwise.geometry.volume import Case
 from lesionwise.models.architecture import load_weights, without_in_place
 from lesionwise.models.channels import input_names, lesion_classes
 from lesionwise.models.checkpoint import read_saved
-from lesionwise.models.nnunet_grid import Recipe
+from lesionwise.models.nnunet_grid import PreprocessingPlan
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, MeanOfViews, Placement, Spec
 from lesionwise.types import Shape
 
@@ -114,14 +114,14 @@ def load(path: Path, *, trust: bool = False, options: Mapping[str, str] | None =
             **({} if note is None else {"note": note}),
         },
     )
-    return NnUNet(module.eval(), spec, Recipe.of(plans, configuration, where=where))
+    return NnUNet(module.eval(), spec, PreprocessingPlan.of(plans, configuration, where=where))
 
 
 @dataclass(frozen=True, eq=False)
 class NnUNet(AbstractModuleSegmenter):
     """A trained nnU-Net with its own preprocessing."""
 
-    recipe: Recipe
+    recipe: PreprocessingPlan
 
     @property
     def preprocessing(self) -> tuple[str, ...]:

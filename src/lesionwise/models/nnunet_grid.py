@@ -110,7 +110,7 @@ class Resampler:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PreprocessingPlan:
     """What plans.json and dataset.json say about the way from a scan to the network's grid.
 
     `transpose` acts on the reader's axes (k, j, i); `spacing_mm` is per transposed axis, two entries for 2-D
@@ -127,7 +127,7 @@ class Recipe:
     probabilities: Resampler
 
     @classmethod
-    def of(cls, plans: Mapping[str, Any], configuration: Mapping[str, Any], *, where: str) -> "Recipe":
+    def of(cls, plans: Mapping[str, Any], configuration: Mapping[str, Any], *, where: str) -> "PreprocessingPlan":
         """Reads the recipe. Raises ModelFileError for preprocessors, readers or schemes that are not nnU-Net's own."""
         preprocessor = configuration.get("preprocessor_name", "DefaultPreprocessor")
         if preprocessor != "DefaultPreprocessor":

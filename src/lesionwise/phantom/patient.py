@@ -48,7 +48,7 @@ class Phantom:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class TissueMaps:
     """Everything of a patient that does not depend on the scanner, as soft maps in the anatomy's box."""
 
     anatomy: Anatomy
@@ -93,7 +93,7 @@ def synthesise(
     return _phantom(scene, data, head, seed, visit)
 
 
-def build_scene(seed: int, *, size: str = "full", n_lesions: int | None = None, visit: int = 1) -> Scene:
+def build_scene(seed: int, *, size: str = "full", n_lesions: int | None = None, visit: int = 1) -> TissueMaps:
     """Brain, lesions and bright non-lesions of one visit, before any scanner."""
     anatomy = bend(np.random.default_rng([seed, 1]), size=size)
     share = 1.0 if size == "full" else _SMALL_SHARE
@@ -107,7 +107,7 @@ def build_scene(seed: int, *, size: str = "full", n_lesions: int | None = None, 
         name: getattr(anatomy, name)
         for name in ("fluid", "grey", "deep", "cerebellum", "stem", "insula", "tract", "ventricle_mm", "depth_mm")
     }
-    return Scene(anatomy, lesions, {**zones, **maps, "lesion": lesions.soft, "index": lesions.index})
+    return TissueMaps(anatomy, lesions, {**zones, **maps, "lesion": lesions.soft, "index": lesions.index})
 
 
 def lesion_gains(contrast: ChannelContrast, deviates: np.ndarray, *, sign: float) -> np.ndarray:
@@ -167,7 +167,7 @@ def _without_mimics(c: ChannelContrast) -> ChannelContrast:
     return replace(c, shell=min(c.shell, 1e-9), halo=0.0, tract=0.0)
 
 
-def _phantom(scene: Scene, data: np.ndarray, head: np.ndarray, seed: int, visit: int) -> Phantom:
+def _phantom(scene: TissueMaps, data: np.ndarray, head: np.ndarray, seed: int, visit: int) -> Phantom:
     anatomy, lesions = scene.anatomy, scene.lesions
     canvas = anatomy.on_canvas
     reference = (lesions.soft * (1 - anatomy.fluid) > 0.5) & (anatomy.fluid < 0.4) & head

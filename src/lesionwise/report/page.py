@@ -16,7 +16,7 @@ from lesionwise.io.files import write_text
 from lesionwise.report.anatomy import MIDLINE_MM, Anatomy
 from lesionwise.report.limits import ColourScale, colour_limit
 from lesionwise.report.narrative import NO_MAP, headline, per_voxel, place, sentences, short_units, unmeasured, warnings
-from lesionwise.report.payload import Blob, Frame, Plan, Store, map_blobs, volumes
+from lesionwise.report.payload import Blob, Frame, PackingPlan, Store, map_blobs, volumes
 from lesionwise.report.privacy import without_paths
 from lesionwise.report.profile import Neighbourhood, distance_profile, extremes
 from lesionwise.report.pushes import is_derivative, pushes_of
@@ -109,9 +109,9 @@ def render_scan(
 
 def scene_content(scene: Scene, store: Store, *, cohort: pd.DataFrame | None = None) -> dict[str, Any]:
     """Everything that the page's scripts know, as JSON; large arrays go to `store`."""
-    frame, plan = Frame.of(scene), Plan.of(scene)
+    frame, plan = Frame.of(scene), PackingPlan.of(scene)
     if store.address_fn is not None:
-        plan = Plan(24.0, "int16", tuple(sorted({label for label, _ in scene.map_files})))
+        plan = PackingPlan(24.0, "int16", tuple(sorted({label for label, _ in scene.map_files})))
     affine = shifted_affine(scene.affine, frame.box.start)
     offset = np.eye(4)
     offset[:3, 3] = frame.box.start
@@ -200,7 +200,7 @@ def colour_scale(scene: Scene, saliency: SaliencyMap) -> ColourScale | None:
 def _lesion(
     scene: Scene,
     frame: Frame,
-    plan: Plan,
+    plan: PackingPlan,
     store: Store,
     limits: _Limits,
     row: Mapping[Any, Any],
@@ -268,7 +268,7 @@ def _said(saliency: SaliencyMap, around: Neighbourhood, row: Mapping[Any, Any], 
 def _map(
     scene: Scene,
     frame: Frame,
-    plan: Plan,
+    plan: PackingPlan,
     store: Store,
     around: Neighbourhood,
     saliency: SaliencyMap,

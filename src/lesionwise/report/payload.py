@@ -55,7 +55,7 @@ class Blob:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PackingPlan:
     """How the maps of a page are cut: distance kept around each lesion, and bytes per value."""
 
     margin_mm: float
@@ -64,7 +64,7 @@ class Plan:
     """Lesions whose maps are embedded."""
 
     @classmethod
-    def of(cls, scene: Scene, *, budget_bytes: int = MAP_BUDGET_BYTES) -> "Plan":
+    def of(cls, scene: Scene, *, budget_bytes: int = MAP_BUDGET_BYTES) -> "PackingPlan":
         """The most generous plan that fits; when none does, the largest lesions go without a map in the page."""
         files = scene.map_files
         methods: dict[int, int] = {}

@@ -10,7 +10,8 @@ from lesionwise.models.reference import ModelRef
 from lesionwise.study.left_out import left_out_list
 from lesionwise.study.plan import StudyPlan
 from lesionwise.study.unit import ScanTask, TriageRef
-from lesionwise.units import ProgressFn, Settings
+from lesionwise.types import ProgressFn
+from lesionwise.units import Settings
 
 
 def make_tasks(

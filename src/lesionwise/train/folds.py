@@ -16,9 +16,10 @@ from lesionwise.models.statedict import read_toml
 from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import Segmenter
 from lesionwise.train.operating_point import choose_out_of_fold, write_choices
-from lesionwise.train.patches import ProgressFn, deal, prepare, scans_of
+from lesionwise.train.patches import deal, prepare, scans_of
 from lesionwise.train.recipe import Recipe
 from lesionwise.train.run import Trained, network_of, spec_of, train
+from lesionwise.types import ProgressFn
 
 
 def train_folds(

@@ -10,8 +10,9 @@ from lesionwise.errors import InputError
 from lesionwise.io.cases import read_scan_case
 from lesionwise.io.files import write_text
 from lesionwise.io.nifti import write_image
-from lesionwise.train.patches import ProgressFn, scans_of
+from lesionwise.train.patches import scans_of
 from lesionwise.train.recipe import Recipe
+from lesionwise.types import ProgressFn
 
 
 def export_nnunet(

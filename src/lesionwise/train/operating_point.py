@@ -23,7 +23,7 @@ from lesionwise.io.cases import read_scan_case
 from lesionwise.io.files import write_text
 from lesionwise.metrics import match_components, normalised_dice
 from lesionwise.models.folds import CrossValidated
-from lesionwise.train.patches import ProgressFn
+from lesionwise.types import ProgressFn
 from lesionwise.windows import WindowGrid, predict, probability_on_scan
 
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(2, 19))
@@ -50,7 +50,7 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class VoxelCalibration:
     """Calibrated log-odds = `scale` x log-odds + `shift` (Platt scaling)."""
 
     scale: float
@@ -63,7 +63,7 @@ class OutOfFold:
 
     folds: tuple[OperatingPoint, ...]
     strangers: OperatingPoint
-    calibration: Calibration
+    calibration: VoxelCalibration
     scores: pd.DataFrame
     reliability: pd.DataFrame
 
@@ -111,7 +111,7 @@ def best_point(table: pd.DataFrame) -> OperatingPoint:
     return OperatingPoint(float(threshold), int(size), float(by_patient.max()), int(table["subject"].nunique()))
 
 
-def fit_calibration(samples: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Calibration:
+def fit_calibration(samples: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> VoxelCalibration:
     """Scale and shift of the log-odds with the least cross-entropy, each patient weighing the same.
 
     A sample is (patient, log-odds, lesion or not) of random voxels of the head.
@@ -125,10 +125,10 @@ def fit_calibration(samples: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Ca
         return float((w * (np.logaddexp(0, score) - y * score)).sum())
 
     found = optimize.minimize(entropy, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-9})
-    return Calibration(float(np.exp(found.x[0])), float(found.x[1]))
+    return VoxelCalibration(float(np.exp(found.x[0])), float(found.x[1]))
 
 
-def reliability(samples: Sequence[tuple[str, np.ndarray, np.ndarray]], calibration: Calibration) -> pd.DataFrame:
+def reliability(samples: Sequence[tuple[str, np.ndarray, np.ndarray]], calibration: VoxelCalibration) -> pd.DataFrame:
     """Predicted against observed lesion fraction per bin of a tenth, before and after calibration."""
     z, y = np.concatenate([z for _, z, _ in samples]), np.concatenate([y for _, _, y in samples])
     rows = []
@@ -201,12 +201,12 @@ def _sample(p: np.ndarray, case: Case, *, seed: int) -> tuple[np.ndarray, np.nda
     return special.logit(clipped), np.asarray(case.reference).ravel()[chosen].astype(np.float64)
 
 
-def calibrated_probability(p: float, calibration: Calibration) -> float:
+def calibrated_probability(p: float, calibration: VoxelCalibration) -> float:
     """What a probability becomes by the calibration."""
     return float(special.expit(calibration.scale * special.logit(p) + calibration.shift))
 
 
-def calibrated_weights(network: torch.nn.Module, calibration: Calibration) -> torch.nn.Module:
+def calibrated_weights(network: torch.nn.Module, calibration: VoxelCalibration) -> torch.nn.Module:
     """The calibration put into the last layer of a two-class network, in place: logits x scale, lesion logit + shift.
 
     Raises InputError if the last layer is not a convolution with a bias and two outputs.

@@ -1,7 +1,7 @@
 """From scans to training patches: prepared once on disk, drawn and augmented as a function of (seed, epoch, number)."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from lesionwise.models.folds import content_hash
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.train.augmentation import augmentation, paste_lesion
 from lesionwise.train.recipe import Recipe
-
-ProgressFn = Callable[[str, int, int], None]
+from lesionwise.types import ProgressFn
 
 THICK_MM = 3.0
 """Scans with a voxel side above this are of thick slices: folds and validation hold their share of both kinds."""

@@ -22,8 +22,9 @@ from lesionwise.models.architecture import build, match_prefix
 from lesionwise.models.statedict import save_model
 from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import Segmenter, Spec
-from lesionwise.train.patches import ProgressFn, by_patient, prepare, scans_of, split
+from lesionwise.train.patches import by_patient, prepare, scans_of, split
 from lesionwise.train.recipe import Recipe
+from lesionwise.types import ProgressFn
 
 if TYPE_CHECKING:
     from lesionwise.train.learner import Learner

@@ -22,7 +22,7 @@ from lesionwise.triage.training import candidate_table
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class TriageEvaluation:
     """`evidence` over all patients, `scans` with a row per scan, `misses` the orders of the list of likely misses."""
 
     evidence: Evidence
@@ -68,7 +68,7 @@ def evaluate_output(
     seed: int = 0,
     device: str = "cpu",
     runner: CohortRunner | None = None,
-) -> Evaluation:
+) -> TriageEvaluation:
     """Judges a folder's predicted lesions by one model; all of them where it needs no maps, else the explained ones.
 
     Raises InputError without finished scans, or if the network must be asked and is not given.
@@ -84,7 +84,7 @@ def evaluate_output(
     found = found_first(candidates, counts, model=model.candidates)
     misses = compare_orders(found, n_resamples=n_resamples, seed=seed)
     scans = scan_table(model, lesions, counts).merge(found.drop(columns=["subject", "missed"]), on="scan")
-    return Evaluation(evidence, scans, misses)
+    return TriageEvaluation(evidence, scans, misses)
 
 
 def scan_table(model: TriageModel, lesions: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:

@@ -284,13 +284,13 @@ def weighted_auc(
     >>> weighted_auc(np.array([0.1, 0.4, 0.8]), np.array([1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0]))
     1.0
     """
-    from sklearn.metrics import roc_auc_score
-
-    weight, false = w_true + w_false, w_false > 0
-    there = weight > 0
-    if not (false[there].any() and (~false[there]).any()):
+    pairs = w_true.sum() * w_false.sum()
+    if not pairs > 0:
         return float("nan")
-    return float(roc_auc_score(false[there], score[there], sample_weight=weight[there]))
+    # scikit-learn's roc_auc_score gives the same a hundred times slower, and resampling asks for thousands
+    _, place = np.unique(score, return_inverse=True)
+    true, false = np.bincount(place, w_true), np.bincount(place, w_false)
+    return float((false * (np.cumsum(true) - 0.5 * true)).sum() / pairs)
 
 
 def average_precision(

@@ -22,7 +22,7 @@ WINSOR = (1.0, 99.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Preparation:
+class FeaturePreparation:
     """What is done to features before a linear scorer: fill gaps with the median, cut extremes, standardise.
 
     Learned on the fitting lesions alone - never on those that are judged.
@@ -35,7 +35,7 @@ class Preparation:
     sd: Float[np.ndarray, " features"]
 
     @classmethod
-    def learn(cls, table: Table) -> "Preparation":
+    def learn(cls, table: Table) -> "FeaturePreparation":
         """From the lesions to fit on. A feature without any value gets median 0 and stays out of the way."""
         known = np.isfinite(table)
         filled = np.where(known, table, np.nan)
@@ -64,7 +64,7 @@ class AbstractScorer(ABC):
 class LinearScorer(AbstractScorer):
     """L1 logistic regression: preparation, one coefficient per feature (most are 0), an intercept."""
 
-    preparation: Preparation
+    preparation: FeaturePreparation
     coefficients: Float[np.ndarray, " features"]
     intercept: float
 
@@ -79,7 +79,7 @@ class LinearScorer(AbstractScorer):
         """L1 logistic regression with inverse penalty `strength` (sklearn's C)."""
         from sklearn.linear_model import LogisticRegression
 
-        preparation = Preparation.learn(table)
+        preparation = FeaturePreparation.learn(table)
         # liblinear penalises the intercept as one more weight; a large scaling makes that penalty negligible.
         learner = LogisticRegression(
             C=strength, l1_ratio=1.0, solver="liblinear", intercept_scaling=100.0, max_iter=500, random_state=0
@@ -104,13 +104,13 @@ class LinearScorer(AbstractScorer):
             for key in ("median", "low", "high", "mean", "sd", "coefficient")
         }
         coefficients = column.pop("coefficient")
-        return cls(Preparation(**column), coefficients, float(content["intercept"]))
+        return cls(FeaturePreparation(**column), coefficients, float(content["intercept"]))
 
     def pruned(self) -> tuple["LinearScorer", Int[np.ndarray, " kept"]]:
         """The same scorer on the features that count, and which they are."""
         kept = np.flatnonzero(self.coefficients != 0)
         p = self.preparation
-        less = Preparation(p.median[kept], p.low[kept], p.high[kept], p.mean[kept], p.sd[kept])
+        less = FeaturePreparation(p.median[kept], p.low[kept], p.high[kept], p.mean[kept], p.sd[kept])
         return replace(self, preparation=less, coefficients=self.coefficients[kept]), kept
 
 

@@ -8,13 +8,12 @@ from lesionwise.units.explained import Explained, tabulate
 from lesionwise.units.keys import case_key, content_key
 from lesionwise.units.prediction import Prediction, find_lesions, model_facts, predict_case
 from lesionwise.units.record import save_prediction, save_table
-from lesionwise.units.settings import ProgressFn, Settings
+from lesionwise.units.settings import Settings
 from lesionwise.units.work import explain_case, find_case
 
 __all__ = [
     "Explained",
     "Prediction",
-    "ProgressFn",
     "Settings",
     "case_key",
     "content_key",

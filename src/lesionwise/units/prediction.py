@@ -18,8 +18,9 @@ from lesionwise.io.derivative import (
 from lesionwise.io.nifti import read_image
 from lesionwise.network import check_dtype, check_logits, check_repeats
 from lesionwise.segmenter import AbstractSegmenter, Placement
+from lesionwise.types import ProgressFn
 from lesionwise.units.keys import case_key, digest, stored
-from lesionwise.units.settings import ProgressFn, Settings
+from lesionwise.units.settings import Settings
 from lesionwise.windows import WindowGrid, predict, probability_on_scan
 
 

@@ -1,6 +1,5 @@
 """What a user may choose, with one name and one meaning in every command."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,9 +10,6 @@ from lesionwise.attribution.target import AbstractTarget, target_named
 from lesionwise.errors import InputError
 from lesionwise.fingerprint import fingerprint
 from lesionwise.instances.matching import read_selection
-
-ProgressFn = Callable[[str, int, int], None]
-
 
 LEAST_KEPT_MM = 10.0
 """Beyond the shells whose means are in the table."""

@@ -25,12 +25,13 @@ from lesionwise.io.derivative import ScanFiles, read_saliency, write_saliency
 from lesionwise.measures import effect_regions
 from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import AbstractSegmenter, Placement
+from lesionwise.types import ProgressFn
 from lesionwise.units.explained import Explained, tabulate
 from lesionwise.units.keys import digest, instance_key, instances_key, sidecar, stored
 from lesionwise.units.packing import near, rounded
 from lesionwise.units.prediction import Prediction, find_lesions, model_facts, predict_case
 from lesionwise.units.record import remove_stale_maps, save_prediction, save_table
-from lesionwise.units.settings import ProgressFn, Settings, map_units
+from lesionwise.units.settings import Settings, map_units
 
 MEMORY_SHARE = 0.6
 """Fraction of the free memory that explaining may take."""

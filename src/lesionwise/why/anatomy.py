@@ -18,7 +18,7 @@ PARTS = ("lesion", "rim", "white", "grey", "fluid", "others", "far")
 
 
 @dataclass(frozen=True, eq=False)
-class Anatomy:
+class AnatomicalShapley:
     """What each part adds to the lesion's target, by (part, channel), with standard errors (nan where exact).
 
     The values of all parts add up to `total` = target of the scan - target of the scan made healthy all over. `spread`
@@ -66,7 +66,7 @@ def parts(question: Question) -> dict[str, Tensor]:
 
 def anatomical_shapley(
     question: Question, *, evaluations: int = EVALUATIONS, fills: Sequence[str] = FILLS[:1]
-) -> Anatomy:
+) -> AnatomicalShapley:
     """Shapley values of parts x channels for the lesion's target: exact if 2^players <= `evaluations`, else sampled.
 
     The first of `fills` leads; each further one repeats the work and goes into `spread`. Costs up to `evaluations`
@@ -78,7 +78,7 @@ def anatomical_shapley(
     first = results[0]
     values = np.array([one.values for one in results])
     spread = dict(zip(players, np.ptp(values, axis=0).tolist(), strict=True)) if len(results) > 1 else {}
-    return Anatomy(
+    return AnatomicalShapley(
         dict(zip(players, first.values.tolist(), strict=True)),
         dict(zip(players, first.errors.tolist(), strict=True)),
         first.total,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lesionwise.asking.scan import Scan
 from lesionwise.instances.instance import Instance
-from lesionwise.why.anatomy import FILLS, PARTS, Anatomy, anatomical_shapley
+from lesionwise.why.anatomy import FILLS, PARTS, AnatomicalShapley, anatomical_shapley
 from lesionwise.why.changes import Dial, contrast_dial, size_dial, without_neighbours, without_rim
 from lesionwise.why.margin import MOST_PASSES, Margin, find_margins
 from lesionwise.why.question import Answer, Question
@@ -50,7 +50,7 @@ class Why:
     contrast_sd: dict[str, float]
     without_rim: Answer
     without_neighbours: Answer | None
-    anatomy: Anatomy | None
+    anatomy: AnatomicalShapley | None
     passes: int
     seconds: float
 
@@ -136,7 +136,7 @@ def row_of(why: Why, channels: Sequence[str]) -> dict[str, Any]:
     return row
 
 
-def _shares(anatomy: Anatomy, channels: Sequence[str]) -> dict[str, Any]:
+def _shares(anatomy: AnatomicalShapley, channels: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for player in ((part, channel) for part in PARTS for channel in channels):
         name = "shapley_{}_{}".format(*player)

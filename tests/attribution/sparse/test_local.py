@@ -8,7 +8,7 @@ from torch import nn
 
 from lesionwise.attribution import SmoothGrad, attribute, plan_attribution
 from lesionwise.attribution.engine.passes import Cotangent, Runner, WindowPass
-from lesionwise.attribution.sparse.footprint import Footprint, Part, Watched
+from lesionwise.attribution.sparse.footprint import Footprint, Watched, WindowPart
 from lesionwise.attribution.sparse.local import LocalCotangent
 from lesionwise.geometry.box import Box
 
@@ -103,7 +103,7 @@ class AsLogits(nn.Module):
 def forward(runner, x, footprint):
     leaf = x.detach()
     if footprint.within is not None:
-        leaf = Part(leaf[(..., *footprint.within.slices)], footprint.within, tuple(leaf.shape[2:]))
+        leaf = WindowPart(leaf[(..., *footprint.within.slices)], footprint.within, tuple(leaf.shape[2:]))
     watched = Watched(footprint, runner.convolutions)
     leaf = leaf if isinstance(leaf, torch.Tensor) else leaf.activation()
     leaf.requires_grad_(True)

@@ -18,7 +18,7 @@ from lesionwise.attribution.engine.passes import Cotangent, Runner, WindowPass
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.workload import Pass, Schedule, is_out_of_memory
-from lesionwise.attribution.sparse.footprint import Footprint, Part
+from lesionwise.attribution.sparse.footprint import Footprint, WindowPart
 from lesionwise.attribution.sparse.outline import Outline
 from lesionwise.attribution.sparse.statistics import Statistics
 from lesionwise.geometry.box import Box
@@ -146,7 +146,7 @@ def local_cost(
             within = footprint.within
             inputs = scene.window(at[0], within)[None].expand(batch, -1, -1, -1, -1)
             began = _now(scene)
-            graph = runner.forward(Part(inputs, within, scene.grid.window), footprint, at=at)
+            graph = runner.forward(WindowPart(inputs, within, scene.grid.window), footprint, at=at)
             middle = _now(scene)
             found = _derivative(graph, [[probe] * together] * batch, logits.shape[2:])
             ended = _now(scene)

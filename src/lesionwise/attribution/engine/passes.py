@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lesionwise.attribution.engine.network import recomputing
 from lesionwise.attribution.engine.workload import Pass, Schedule, Strategy, is_out_of_memory
 from lesionwise.attribution.sparse.convolutions import Convolutions
-from lesionwise.attribution.sparse.footprint import Footprint, Part, Watched
+from lesionwise.attribution.sparse.footprint import Footprint, Watched, WindowPart
 from lesionwise.attribution.sparse.local import LocalActivation, LocalCotangent
 from lesionwise.attribution.sparse.outline import Outline
 from lesionwise.attribution.sparse.statistics import Held, Statistics
@@ -22,7 +22,7 @@ from lesionwise.segmenter import MeanOfViews, full_resolution
 _SPREAD_VOX = 4  # cotangents go together if that widens the box of each by no more than this
 
 
-Windows = Float[Tensor, "batch channels i j k"] | Part
+Windows = Float[Tensor, "batch channels i j k"] | WindowPart
 """Windows as the network takes them: whole, or of each the part that is asked for."""
 
 
@@ -77,7 +77,7 @@ class Runner:
     def logits(
         self, windows: Windows, footprint: Footprint | None = None, *, at: Pass | None = None
     ) -> Float[Tensor, "batch outputs i j k"]:
-        """Logits without gradient; of a `Part` only those that its footprint covers. `at` as in `forward`."""
+        """Logits without gradient; of a `WindowPart` only those that its footprint covers. `at` as in `forward`."""
         with torch.no_grad(), ExitStack() as stack:
             if not isinstance(windows, Tensor) and footprint is not None:
                 stack.enter_context(Watched(footprint, self.convolutions))
@@ -92,7 +92,7 @@ class Runner:
         at: Pass | None = None,
         outline: Outline | None = None,
     ) -> "WindowPass":
-        """Logits with the graph that leads to them. A `footprint` is filled by whole windows, and kept to by a `Part`.
+        """Logits with the graph that leads to them. A `footprint` is filled by whole windows, and kept to by a `WindowPart`.
 
         `at` says which window this is, and asks for one of its views; None runs all views and holds no statistics.
         An `outline` makes a graph without values, from which a footprint can learn but no derivative can be taken.
@@ -119,7 +119,7 @@ class Runner:
             return full_resolution(logits, windows.shape[2:]).to(windows.dtype)
 
 
-def _whole(windows: "Tensor | Part") -> Tensor:
+def _whole(windows: "Tensor | WindowPart") -> Tensor:
     return windows if isinstance(windows, Tensor) else windows.activation().dense()
 
 

@@ -15,7 +15,7 @@ from lesionwise.attribution.engine.regions import RegionSums
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Readout, Site
 from lesionwise.attribution.engine.workload import Pass, Workload, is_out_of_memory
-from lesionwise.attribution.sparse.footprint import Footprint, Part
+from lesionwise.attribution.sparse.footprint import Footprint, WindowPart
 from lesionwise.geometry.box import Box
 
 Found = TypeVar("Found")
@@ -38,7 +38,7 @@ class Sampled:
     chosen: tuple[int, ...] = ()
     chunk: int = 1
     cotangents: dict[int, Cotangent] = field(default_factory=dict)
-    readings: dict[tuple[int, ...], list["Reading"]] = field(default_factory=dict)
+    readings: dict[tuple[int, ...], list["VoxelReading"]] = field(default_factory=dict)
     correction: "Sampled | None" = None
     contributes: bool = False
     sums: RegionSums | None = None
@@ -50,7 +50,7 @@ class Sampled:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class VoxelReading:
     """How some voxels of Omega (`indices`; one, unless chunks are summed) read the fused logits."""
 
     indices: tuple[int, ...]
@@ -92,7 +92,7 @@ class Passes:
             within = footprint.within
             inputs = self.draws.parts(self.scene, numbers, windows[0], within)
             try:
-                return run_fn(Part(inputs, within, whole))
+                return run_fn(WindowPart(inputs, within, whole))
             except (NotImplementedError, RuntimeError, TypeError) as error:
                 if is_out_of_memory(error):
                     raise

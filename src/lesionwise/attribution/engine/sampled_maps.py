@@ -19,7 +19,7 @@ from lesionwise.attribution.engine.sampling import accumulate, accumulate_differ
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.work import Work
-from lesionwise.attribution.result import Attribution, Part, trimmed
+from lesionwise.attribution.result import Attribution, MapPart, trimmed
 from lesionwise.geometry.box import Box
 from lesionwise.types import Reduction
 
@@ -164,7 +164,7 @@ def _region_sums(state: Sampled, draws: AbstractDraws) -> tuple[np.ndarray, np.n
     return total, se
 
 
-def _parts(state: Sampled, power: int) -> dict[str, Part]:
+def _parts(state: Sampled, power: int) -> dict[str, MapPart]:
     """What was estimated with statistics held, and what the statistics add; nothing for maps of one part."""
     if state.correction is None:
         return {}
@@ -174,7 +174,7 @@ def _parts(state: Sampled, power: int) -> dict[str, Part]:
             mean, box = _on_scan(own, own.box, own.moments.mean, power)
             variance = own.moments.variance_of_mean
             se = None if variance is None else np.sqrt(_on_scan(own, own.box, variance, 2 * power)[0])
-            found[name] = Part(mean, box, se, own.moments.draws)
+            found[name] = MapPart(mean, box, se, own.moments.draws)
     return found
 
 

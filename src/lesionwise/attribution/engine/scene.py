@@ -1,6 +1,6 @@
 """All that stays the same while the instances of one scan are explained: network, input, windows, target, device."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -17,8 +17,6 @@ from lesionwise.errors import InputError
 from lesionwise.geometry.box import Box
 from lesionwise.segmenter import Placement, Spec
 from lesionwise.windows import WindowGrid
-
-ProgressFn = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """One scan before one network: a session plans the maps of all its instances, by any method, and streams them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +20,7 @@ from lesionwise.attribution.result import Attribution
 from lesionwise.attribution.sparse.statistics import Statistics
 from lesionwise.errors import InputError
 from lesionwise.segmenter import Placement, Spec
-from lesionwise.types import MaskArray
+from lesionwise.types import MaskArray, PassFn
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Session:
         baselines: Sequence[Float[Tensor, "channels i j k"]] | None = None,
         healthy: MaskArray | None = None,
         regions: Sequence[Sequence[VoxelSet]] | None = None,
-        progress_fn: Callable[[int, int], None] | None = None,
+        progress_fn: PassFn | None = None,
     ) -> Iterator[tuple[int, Attribution]]:
         """Number of the voxel set and its map, as lesions finish.
 
@@ -132,7 +132,7 @@ def attribute(
     plan: Plan | None = None,
     baselines: Sequence[Float[Tensor, "channels i j k"]] | None = None,
     healthy: MaskArray | None = None,
-    progress_fn: Callable[[int, int], None] | None = None,
+    progress_fn: PassFn | None = None,
     **options: Any,
 ) -> list[Attribution]:
     """One map per voxel set (voxels of the scan's grid), in their order.
@@ -155,7 +155,7 @@ def stream(
     baselines: Sequence[Float[Tensor, "channels i j k"]] | None = None,
     healthy: MaskArray | None = None,
     regions: Sequence[Sequence[VoxelSet]] | None = None,
-    progress_fn: Callable[[int, int], None] | None = None,
+    progress_fn: PassFn | None = None,
     **options: Any,
 ) -> Iterator[tuple[int, Attribution]]:
     """Number of the voxel set and its map, as lesions finish; the network is held still until the last.

@@ -10,7 +10,7 @@ from lesionwise.attribution.engine.draws import AbstractDraws
 from lesionwise.attribution.engine.learning import outputs_of
 from lesionwise.attribution.engine.passes import Cotangent, Derivatives, WindowPass
 from lesionwise.attribution.engine.patch import Patch
-from lesionwise.attribution.engine.sampled import Passes, Reading, Sampled, runs_of
+from lesionwise.attribution.engine.sampled import Passes, Sampled, VoxelReading, runs_of
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.workload import Pass, Workload
 from lesionwise.geometry.box import Box
@@ -50,9 +50,9 @@ def _runs_of_one_view(scene: Scene, draws: AbstractDraws, numbers: Sequence[int]
     return [run for own in by_views.values() for run in runs_of(own, at_once)]
 
 
-def _by_windows(scene: Scene, states: Sequence[Sampled]) -> dict[tuple[int, ...], list[tuple[int, Reading]]]:
+def _by_windows(scene: Scene, states: Sequence[Sampled]) -> dict[tuple[int, ...], list[tuple[int, VoxelReading]]]:
     """The chosen voxels of all instances, each with its instance's position, grouped by the windows that read them."""
-    groups: dict[tuple[int, ...], list[tuple[int, Reading]]] = {}
+    groups: dict[tuple[int, ...], list[tuple[int, VoxelReading]]] = {}
     for position, state in enumerate(states):
         if not state.readings:
             for start in range(0, len(state.chosen), state.chunk):
@@ -60,7 +60,7 @@ def _by_windows(scene: Scene, states: Sequence[Sampled]) -> dict[tuple[int, ...]
                 readout = state.site.readout.subset(indices)
                 if not readout.source.is_empty:
                     windows = tuple(w for w in state.site.windows if not scene.in_window(w, readout.source)[0].is_empty)
-                    state.readings.setdefault(windows, []).append(Reading(indices, readout))
+                    state.readings.setdefault(windows, []).append(VoxelReading(indices, readout))
         for windows, readings in state.readings.items():
             groups.setdefault(windows, []).extend((position, reading) for reading in readings)
     return dict(sorted(groups.items()))
@@ -85,7 +85,7 @@ def _voxel_seeds(scene: Scene, states: Sequence[Sampled], graphs: "_Graphs") -> 
 
 
 def _summed(
-    scene: Scene, voxels: Sequence[tuple[Reading, list[Tensor]]], windows: tuple[int, ...], graphs: "_Graphs"
+    scene: Scene, voxels: Sequence[tuple[VoxelReading, list[Tensor]]], windows: tuple[int, ...], graphs: "_Graphs"
 ) -> list[tuple[Box, Float[Tensor, "count channels i j k"]]]:
     """D^v of a few voxels that lie in the same windows, by draw: box of the volume and values."""
     totals = [Patch() for _ in graphs.numbers]

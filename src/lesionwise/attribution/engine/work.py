@@ -7,6 +7,7 @@ from lesionwise.attribution.engine.difference import Difference
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.workload import Workload
+from lesionwise.types import PassFn
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class Work:
     workload: Workload
     difference_fn: Callable[[Site], Difference]
     total: int
-    progress_fn: Callable[[int, int], None] | None = None
+    progress_fn: PassFn | None = None
     correction: Correction | None = None
     steps: int = 0
 

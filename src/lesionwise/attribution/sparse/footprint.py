@@ -71,7 +71,7 @@ class Footprint:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class WindowPart:
     """`values` (items, channels, *box) of windows of `size`; beyond `box` nothing is asked for."""
 
     values: Tensor

@@ -31,10 +31,14 @@ class Bright(nn.Module):
         super().__init__()
         self.level = nn.Parameter(torch.tensor(float(level)))
         self.gain = gain
-        self.calls = 0
+        self._calls = 0  # private: it decides no answer, and is not in the fingerprint
+
+    @property
+    def calls(self):
+        return self._calls
 
     def forward(self, x):
-        self.calls += 1
+        self._calls += 1
         z = self.gain * (x[:, :1] - self.level)
         return torch.cat([-z / 2, z / 2], dim=1)
 

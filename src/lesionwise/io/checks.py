@@ -18,8 +18,6 @@ LOGICAL = ("converged",)
 OUTCOMES = ("TP", "US", "FP", "FN", "TN")
 PLACE = ("x_mm", "y_mm", "z_mm")
 NEEDED = ("lesion", "outcome", "volume_mm3", *PLACE)
-FINITE = ("volume_mm3", "x_mm", "y_mm", "z_mm", "probability_mean", "probability_max")
-"""Columns that have a value in every row, where they are there at all."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -41,6 +41,9 @@ def main() -> None:
 
     recipe = table["recipe"]
     steps = {"steps": recipe["epochs"] * recipe["steps"], "start": recipe["start"]}
+    earlier = load_model(recipe["start"]).spec.card if recipe["start"] else {}
+    if "start" in earlier:  # a run that went on from another one counts that one's steps, too
+        steps = {"steps": steps["steps"] + int(earlier["steps"]), "start": earlier["start"]}
     whole = load_pair(arguments.all / "model.toml", arguments.all / "model.safetensors")
     spec = described(whole.spec, "builtin", facts["strangers"], calibration, reach, steps)
     network = calibrated_weights(inner(whole.network), calibration)
@@ -70,7 +73,7 @@ def described(
         "summary": "3-D U-Net (FLAIR, T1w or FLAIR alone), trained on fourteen real patients and synthetic ones",
         "data": f"fourteen people: {SOURCES}; and synthetic patients of lesionwise.phantom",
         "patients": point["patients"],
-        "recipe": "lesionwise train --recipe small-data --from builtin-synthetic; see docs/model-card.md",
+        "recipe": "lesionwise train --recipe small-data, in one run or several; see docs/model-card.md",
         "threshold_from": f"{point['patients']} patients, each predicted by a network that has not seen them",
         "calibration": f"Platt, out of fold: log-odds x {calibration.scale:.3f} {calibration.shift:+.3f}",
         "not_for": "diagnosis, treatment, or any decision about a person",

@@ -1,7 +1,7 @@
 """Anybody's network, asked before it is relied on: held still, looked at without arithmetic, checked against its spec."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +68,7 @@ def probe(network: nn.Module, *, channels: int, window: Shape) -> tuple[Any, lis
         return None
     layers: list[Layer] = []
 
-    def note(name: str):
+    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, _: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim >= 4:
                 layers.append(Layer(name, type(module).__name__, tuple(output.shape)))

@@ -1,6 +1,8 @@
 """A block of voxels of a grid."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import SupportsInt
 
 import numpy as np
 
@@ -30,12 +32,12 @@ class Box:
         low, high = voxels.min(axis=0) - margin, voxels.max(axis=0) + margin + 1
         if shape is not None:
             low, high = np.maximum(low, 0), np.minimum(high, shape)
-        return cls(_triple(low), _triple(high))
+        return cls(triple(low), triple(high))
 
     @property
     def shape(self) -> Shape:
         """Extent in voxels."""
-        return _triple(np.subtract(self.stop, self.start))
+        return triple(np.subtract(self.stop, self.start))
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
@@ -50,22 +52,23 @@ class Box:
 
     def shifted(self, offset: Shape) -> "Box":
         """The same box, moved by `offset` voxels."""
-        return Box(_triple(np.add(self.start, offset)), _triple(np.add(self.stop, offset)))
+        return Box(triple(np.add(self.start, offset)), triple(np.add(self.stop, offset)))
 
     def relative_to(self, other: "Box") -> "Box":
         """This box in the coordinates of an array cut out by `other`."""
-        return self.shifted(_triple(np.negative(other.start)))
+        return self.shifted(triple(np.negative(other.start)))
 
     def intersection(self, other: "Box") -> "Box":
         """What both boxes share; empty if they do not meet."""
         start = np.maximum(self.start, other.start)
-        return Box(_triple(start), _triple(np.maximum(start, np.minimum(self.stop, other.stop))))
+        return Box(triple(start), triple(np.maximum(start, np.minimum(self.stop, other.stop))))
 
     def union(self, other: "Box") -> "Box":
         """Smallest box that holds both."""
-        return Box(_triple(np.minimum(self.start, other.start)), _triple(np.maximum(self.stop, other.stop)))
+        return Box(triple(np.minimum(self.start, other.start)), triple(np.maximum(self.stop, other.stop)))
 
 
-def _triple(values) -> Shape:
+def triple(values: Iterable[SupportsInt]) -> Shape:
+    """Three numbers, as a shape of Python integers."""
     i, j, k = (int(v) for v in values)
     return i, j, k

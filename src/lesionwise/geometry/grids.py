@@ -8,6 +8,7 @@ All maps here are separable: they transpose axes, then apply one matrix per axis
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -263,6 +264,6 @@ def _span(hit: np.ndarray) -> tuple[int, int]:
     return (int(where[0]), int(where[-1]) + 1) if len(where) else (0, 0)
 
 
-def _triple(values) -> tuple:
+def _triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:
     a, b, c = values
     return a, b, c

@@ -7,7 +7,7 @@ import numpy as np
 
 from lesionwise.errors import GridMismatchError, InputError
 from lesionwise.geometry.affine import shifted_affine, voxel_sizes_mm, voxel_volume_mm3
-from lesionwise.geometry.box import Box
+from lesionwise.geometry.box import Box, triple
 from lesionwise.types import Affine, ImageArray, MaskArray, Millimetres, Shape
 
 
@@ -35,7 +35,7 @@ class Volume:
     @property
     def shape(self) -> Shape:
         """Grid size in voxels."""
-        return _triple(self.data.shape[1:])
+        return triple(self.data.shape[1:])
 
     @property
     def voxel_sizes_mm(self) -> Millimetres:
@@ -138,8 +138,3 @@ class Case:
                 raise GridMismatchError(
                     f"The {what} must have the image's shape {self.image.shape}, but has {mask.shape}."
                 )
-
-
-def _triple(values) -> Shape:
-    i, j, k = (int(v) for v in values)
-    return i, j, k

@@ -3,6 +3,7 @@
 A reference holds 0 and one other value. Anything else, several labels or a soft mask, needs a rule from its owner.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -249,7 +250,7 @@ def _labelled(data: np.ndarray, *, what: str, path: Path) -> MaskArray:
     return data > 0
 
 
-def _shown(values) -> str:
+def _shown(values: Sequence[float] | np.ndarray) -> str:
     shown = [f"{value:g}" for value in values[:6]]
     return ", ".join(shown) + (", ..." if len(values) > 6 else "")
 

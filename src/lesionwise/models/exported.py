@@ -17,10 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lesionwise.errors import ModelFileError
-from lesionwise.models.architecture import FullResolution, full_resolution
+from lesionwise.models.architecture import FullResolution
 from lesionwise.models.archive import Archive, pickled_names
 from lesionwise.models.operators import refuse_operators
 from lesionwise.models.statedict import read_toml, spec_of
+from lesionwise.network import full_resolution
 from lesionwise.segmenter import AbstractSegmenter, Segmenter, Spec
 
 OPTIONS: Mapping[str, str] = {}

@@ -19,7 +19,7 @@ from lesionwise.geometry.affine import voxel_sizes_mm
 from lesionwise.geometry.box import Box
 from lesionwise.geometry.grids import reorientation
 from lesionwise.geometry.volume import Case
-from lesionwise.models.architecture import load_weights, without_in_place
+from lesionwise.models.architecture import load_weights
 from lesionwise.models.resampling import (
     axis_map,
     cropping,
@@ -30,6 +30,7 @@ from lesionwise.models.resampling import (
     spline_resize,
 )
 from lesionwise.models.statedict import read_weights
+from lesionwise.network import without_in_place
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, Placement, Spec, select_channels
 from lesionwise.types import Shape
 

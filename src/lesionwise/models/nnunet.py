@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from lesionwise.errors import InputError, MissingExtraError, ModelFileError
 from lesionwise.geometry.volume import Case
-from lesionwise.models.architecture import load_weights, without_in_place
+from lesionwise.models.architecture import load_weights
 from lesionwise.models.channels import input_names, lesion_classes
 from lesionwise.models.checkpoint import read_saved
 from lesionwise.models.nnunet_grid import PreprocessingPlan
+from lesionwise.network import without_in_place
 from lesionwise.segmenter import AbstractModuleSegmenter, AbstractSegmenter, MeanOfViews, Placement, Spec
 from lesionwise.types import Shape
 

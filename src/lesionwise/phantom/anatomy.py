@@ -10,7 +10,7 @@ from lesionwise.errors import InputError
 from lesionwise.geometry.box import Box
 from lesionwise.phantom.fields import blur, sheets, smooth_field
 from lesionwise.phantom.templates import MAP_ORIGIN_MM, Templates, mni_templates
-from lesionwise.types import Affine, Shape
+from lesionwise.types import Affine, Millimetres, Shape
 
 FULL_SHAPE: Shape = (182, 218, 182)
 FULL_ORIGIN_MM = (-90.0, -126.0, -72.0)
@@ -93,7 +93,7 @@ def _affine(rng: np.random.Generator, *, small: bool) -> tuple[np.ndarray, np.nd
     return np.linalg.inv(turn @ shear @ np.diag(scales)), rng.normal(0, 2.0, 3)
 
 
-def _brain_box(templates: Templates, matrix, shift, shape: Shape, origin) -> Box:
+def _brain_box(templates: Templates, matrix: np.ndarray, shift: np.ndarray, shape: Shape, origin: Millimetres) -> Box:
     """The part of the canvas that holds the brain and a margin of some millimetres."""
     step = 6
     depth = templates.maps[templates.names.index("depth_mm")][::step, ::step, ::step]
@@ -102,7 +102,9 @@ def _brain_box(templates: Templates, matrix, shift, shape: Shape, origin) -> Box
     return Box.around(np.round(here).astype(int), margin=9, shape=shape).intersection(Box.whole(shape))
 
 
-def _warped(rng, templates: Templates, matrix, shift, box: Box, origin) -> np.ndarray:
+def _warped(
+    rng: np.random.Generator, templates: Templates, matrix: np.ndarray, shift: np.ndarray, box: Box, origin: Millimetres
+) -> np.ndarray:
     """All template maps, resampled once."""
     shape = box.shape
     axes = [np.arange(n, dtype=np.float32) + box.start[k] + origin[k] for k, n in enumerate(shape)]
@@ -124,7 +126,7 @@ def _warped(rng, templates: Templates, matrix, shift, box: Box, origin) -> np.nd
     return warped[0].numpy()
 
 
-def _egg_mm(box: Box, origin) -> np.ndarray:
+def _egg_mm(box: Box, origin: Millimetres) -> np.ndarray:
     """Signed distance, about, to the egg-shaped surface of a small brain."""
     r = np.zeros(box.shape, dtype=np.float32)
     for k, n in enumerate(box.shape):

@@ -129,7 +129,7 @@ def plant(anatomy: Anatomy, plans: list[LesionPlan]) -> LesionMap:
     return LesionMap(tuple(plans), soft, index)
 
 
-def _spot(plan: LesionPlan, spots, reach, soft, shape: Shape) -> np.ndarray | None:
+def _spot(plan: LesionPlan, spots: np.ndarray, reach: np.ndarray, soft: np.ndarray, shape: Shape) -> np.ndarray | None:
     """A white matter voxel at the wished distance where no lesion is yet."""
     if len(spots) == 0:
         return None
@@ -145,7 +145,15 @@ def _spot(plan: LesionPlan, spots, reach, soft, shape: Shape) -> np.ndarray | No
     return None
 
 
-def _focal(rng, plan, radius, centre, anatomy: Anatomy, ground, soft) -> tuple[Box, np.ndarray]:
+def _focal(
+    rng: np.random.Generator,
+    plan: LesionPlan,
+    radius: float,
+    centre: np.ndarray,
+    anatomy: Anatomy,
+    ground: np.ndarray,
+    soft: np.ndarray,
+) -> tuple[Box, np.ndarray]:
     """An ellipsoid with a rough border; near the ventricles it stands on end (Dawson's fingers)."""
     half = int(np.ceil(2.4 * radius)) + 3
     box = Box.around(centre[None], margin=half, shape=anatomy.box.shape)
@@ -166,7 +174,15 @@ def _focal(rng, plan, radius, centre, anatomy: Anatomy, ground, soft) -> tuple[B
     return box, _shade(score, plan, ground[box.slices], soft[box.slices])
 
 
-def _confluent(rng, plan, radius, centre, anatomy: Anatomy, ground, soft) -> tuple[Box, np.ndarray]:
+def _confluent(
+    rng: np.random.Generator,
+    plan: LesionPlan,
+    radius: float,
+    centre: np.ndarray,
+    anatomy: Anatomy,
+    ground: np.ndarray,
+    soft: np.ndarray,
+) -> tuple[Box, np.ndarray]:
     """A lesion that creeps along the ventricles and out of them into white matter."""
     half = int(np.ceil(2.6 * radius)) + 6
     box = Box.around(centre[None], margin=half, shape=anatomy.box.shape)

@@ -5,6 +5,7 @@ import numpy as np
 from lesionwise.phantom.anatomy import Anatomy
 from lesionwise.phantom.fields import blur, sheets, smooth_field
 from lesionwise.phantom.lesions import LesionMap
+from lesionwise.types import Shape
 
 MIMICS = ("rim", "cap", "vessel", "pulse", "choroid", "septum", "halo")
 
@@ -43,7 +44,7 @@ def mimic_maps(rng: np.random.Generator, anatomy: Anatomy, lesions: LesionMap) -
     }
 
 
-def _tubes(rng: np.random.Generator, shape, *, spacing: float, radius: float) -> np.ndarray:
+def _tubes(rng: np.random.Generator, shape: Shape, *, spacing: float, radius: float) -> np.ndarray:
     """Thin tubes: where two families of sheets cross."""
     first, second = (sheets(rng, shape, spacing_vox=spacing) for _ in range(2))
     r2 = (first**2 + second**2) / radius**2

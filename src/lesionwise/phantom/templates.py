@@ -83,7 +83,9 @@ def _largest(mask: np.ndarray) -> np.ndarray:
     return labels == int(sizes.argmax())
 
 
-def _ellipsoid(x, y, z, centre, radii) -> np.ndarray:
+def _ellipsoid(
+    x: np.ndarray, y: np.ndarray, z: np.ndarray, centre: tuple[float, ...], radii: tuple[float, ...]
+) -> np.ndarray:
     """1 inside, 0 outside, with a soft border."""
     r = np.sqrt(sum(((v - c) / s) ** 2 for v, c, s in zip((x, y, z), centre, radii, strict=True)))
     return _soft(1 - r, 0.12)

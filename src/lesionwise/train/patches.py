@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lesionwise.errors import InputError
-from lesionwise.geometry.volume import voxel_sizes_mm
+from lesionwise.geometry.affine import voxel_sizes_mm
 from lesionwise.io.bids import BidsScan, find_scans
 from lesionwise.io.cases import read_scan_case
 from lesionwise.io.files import write_text, write_whole

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from lesionwise.why.anatomy import NEAR_MM, PARTS
+from lesionwise.why.anatomy import PARTS
 from lesionwise.why.changes import LARGEST_MM, STRONGEST
 from lesionwise.why.lesions import JOINT
+from lesionwise.why.question import NEAR_MM
 
 Described = dict[str, dict[str, str]]
 

@@ -10,6 +10,7 @@ import pytest
 from dask_cluster import dask_cluster
 
 from lesionwise.cohort.engines import DaskCluster, InProcess, LocalProcesses, UnitFault, usable_cores, usable_threads
+from lesionwise.cohort.within import listening
 from lesionwise.errors import InputError
 
 WORK = '''
@@ -44,6 +45,12 @@ def die_always(n):
 def raise_on_one(n):
     if n == 1:
         raise KeyError("one")
+    return n
+
+def step_by_step(n):
+    from lesionwise.cohort.within import tell
+    for done in (1, 2, 3):
+        tell(f"unit {n}", "explain", done, 3)
     return n
 
 def unfit():
@@ -128,6 +135,20 @@ def test_an_error_in_a_unit_is_its_result(work, engine):
     assert found[0] == 0
     assert found[1].reason == "KeyError: 'one'"
     assert "raise_on_one" in found[1].details
+
+
+@pytest.mark.parametrize("engine", [InProcess(), LocalProcesses(2)], ids=["here", "processes"])
+def test_what_units_tell_while_they_work_is_heard(work, engine):
+    heard = []
+    with listening(lambda *step: heard.append(step)):
+        assert _results(engine, [0, 1], work.step_by_step) == [0, 1]
+    for n in (0, 1):
+        mine = [done for unit, stage, done, total in heard if (unit, stage, total) == (f"unit {n}", "explain", 3)]
+        assert mine[0] == 1
+        assert mine[-1] == 3, "the end of a stage is always told"
+    heard.clear()
+    assert _results(engine, [0], work.step_by_step) == [0]
+    assert heard == [], "nobody listens any more"
 
 
 def test_giving_up_half_way_leaves_no_process(work):

@@ -31,8 +31,9 @@ def test_the_effect_leads_and_every_number_is_the_maps():
     first, second = sentences(row(), (FLAIR, T1W), units=UNITS)
     assert first == "One SD brighter throughout it moves its log-odds: FLAIR by +3.1 ± 0.2; T1w by −1.20 ± 0.10."
     assert second == (
-        "In the 3 mm around it: FLAIR −0.40 ± 0.10; T1w +0.25. FLAIR pushes one way inside, strongest for it inside. "
-        "T1w pushes 23 % of the voxels inside the other way, strongest against it 4.1 mm outside."
+        "In the 3 mm around it: FLAIR −0.40 ± 0.10; T1w +0.25. FLAIR pushes one way throughout it; its strongest "
+        "value speaks for the lesion and lies inside. "
+        "T1w pushes one way in 77 % of it; its strongest value speaks against the lesion and lies 4.1 mm outside."
     )
 
 
@@ -44,9 +45,29 @@ def test_a_missed_lesion_and_a_control_are_told_what_would_change():
 
 def test_controls_of_its_size_stand_beside_it():
     few = Push("FLAIR", 3.0, 0.2, 0.0, 0.1, 0.0, 0.1, 0.0, Beside(-0.1, 0.2, 0.9, 4, True))
-    assert "4 control regions of this size: FLAIR −0.1 to 0.9." in sentences(row(), (few,), units=UNITS)[0]
+    said = "Healthy tissue of this size (4 control regions): FLAIR −0.1 to +0.9, weaker than here."
+    assert said in sentences(row(), (few,), units=UNITS)[0]
     one = Push("FLAIR", 3.0, 0.2, 0.0, 0.1, 0.0, 0.1, 0.0, Beside(0.2, 0.2, 0.2, 1, False))
-    assert "Control region of other sizes: FLAIR 0.2." in sentences(row(), (one,), units=UNITS)[0]
+    said = "Healthy tissue of other sizes (1 control region): FLAIR +0.2, weaker than here."
+    assert said in sentences(row(), (one,), units=UNITS)[0]
+
+
+@pytest.mark.parametrize(
+    ("effect", "se", "low", "high", "told"),
+    [
+        (3.0, 0.1, 2.5, 4.0, "as here"),
+        (3.0, 0.1, 3.1, 4.0, "as here"),  # apart by less than two standard errors
+        (3.0, 0.1, 0.1, 0.4, "weaker than here"),
+        (3.0, 0.1, 5.0, 8.0, "stronger than here"),
+        (-3.0, 0.1, -0.4, -0.1, "weaker than here"),
+        (-3.0, None, -9.0, -5.0, "stronger than here"),
+        (-3.0, 0.1, 5.0, 8.0, "unlike here"),
+        (3.0, 0.1, -0.1, 0.9, "weaker than here"),
+    ],
+)
+def test_whether_healthy_tissue_answers_as_strongly(effect, se, low, high, told):
+    push = Push("FLAIR", effect, se, 0.0, 0.1, 0.0, 0.1, 0.0, Beside(low, low, high, 3, True))
+    assert sentences(row(), (push,), units=UNITS)[0].endswith(f", {told}.")
 
 
 def test_what_is_within_noise_is_called_monte_carlo_noise():

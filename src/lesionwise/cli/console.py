@@ -34,15 +34,33 @@ class Reporter:
         """Progress of one stage."""
         name = STAGES.get(stage, stage)
         if self.bar is not None:
-            if stage not in self.tasks:
-                self.tasks[stage] = self.bar.add_task(name, total=total)
-            self.bar.update(self.tasks[stage], completed=done, total=total)
-            return
+            self._draw(self.bar, stage, name, done, total)
+        else:
+            self._log(stage, name, done, total, ends=True)
+
+    def within(self, unit: str, stage: str, done: int, total: int) -> None:
+        """Progress of one stage of one scan of many: a line of its own on a terminal until it is done, else a log line now and
+        then, but none at its end, which the count of scans tells."""
+        key, name = f"{unit} {stage}", f"{unit} {STAGES.get(stage, stage).lower()}"
+        if self.bar is None:
+            self._log(key, name, done, total, ends=False)
+        elif done < total:
+            self._draw(self.bar, key, name, done, total)
+        elif key in self.tasks:
+            self.bar.remove_task(self.tasks.pop(key))
+
+    def _draw(self, bar: Progress, key: str, name: str, done: int, total: int) -> None:
+        if key not in self.tasks:
+            self.tasks[key] = bar.add_task(name, total=total)
+        bar.update(self.tasks[key], completed=done, total=total)
+
+    def _log(self, key: str, name: str, done: int, total: int, *, ends: bool) -> None:
         now = time.monotonic()
-        start = self.started.setdefault(stage, now)
-        if done < total and now - self.logged.get(stage, start) < LOG_EVERY_S:
+        start = self.started.setdefault(key, now)
+        over = done >= total and ends
+        if not over and now - self.logged.get(key, start) < LOG_EVERY_S:
             return
-        self.logged[stage] = now
+        self.logged[key] = now
         elapsed = now - start
         left = f", about {elapsed * (total - done) / done:.0f} s left" if 0 < done < total else ""
         self.say(f"{name}: {100 * done / max(total, 1):.0f} % after {elapsed:.0f} s{left}")

@@ -187,7 +187,14 @@ def study(
         reporter.say(f"{len(tasks)} scan{'' if len(tasks) == 1 else 's'} on {engine.description}.")  # type: ignore[union-attr]
         judged_by = None if judge is None else {"model": str(triage), "fingerprint": judge.fingerprint}
         write_config(out, settings, model_facts(segmenter), version=__version__, triage=judged_by)
-        result = run_participant(plan, tasks, engine=engine, progress_fn=reporter.step, announce_fn=reporter.say)
+        result = run_participant(
+            plan,
+            tasks,
+            engine=engine,
+            progress_fn=reporter.step,
+            within_fn=reporter.within,
+            announce_fn=reporter.say,
+        )
     conclude(result, out)
 
 

@@ -21,6 +21,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from lesionwise.cohort.within import Step, listening, tell, through
 from lesionwise.errors import InputError, MissingExtraError
 
 RETRIES = 2
@@ -47,7 +48,10 @@ class AbstractEngine(ABC):
 
     @abstractmethod
     def run(self, tasks: Sequence[Any], unit_fn: UnitFn) -> Iterator[tuple[int, Any]]:
-        """Yields (index of the task, result or UnitFault) as units finish."""
+        """Yields (index of the task, result or UnitFault) as units finish.
+
+        What units tell while they work (`lesionwise.cohort.within`) is heard in the calling process, except from a cluster.
+        """
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,9 @@ class LocalProcesses(AbstractEngine):
                     index, tries = worker.job  # type: ignore[misc]
                     try:
                         result = worker.pipe.recv()
+                        if isinstance(result, Step):
+                            tell(*result)
+                            continue
                         worker.job = None
                     except (EOFError, OSError):
                         code = worker.lost()
@@ -324,7 +331,9 @@ def _serve(pipe: Connection, threads: int, gpu: str | None) -> None:
         except (EOFError, OSError, KeyboardInterrupt):
             return
         try:
-            pipe.send(_guarded(unit_fn, task))
+            with listening(through(pipe.send)):
+                result = _guarded(unit_fn, task)
+            pipe.send(result)
         except (BrokenPipeError, KeyboardInterrupt):
             return
 

@@ -1,13 +1,15 @@
 """The runner: every unit that is not finished is done, whatever happens to single ones."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lesionwise.cohort.engines import AbstractEngine, InProcess, UnitFault
 from lesionwise.cohort.left_out import LeftOutList
 from lesionwise.cohort.shard import Shard
 from lesionwise.cohort.unit import Outcome, ScanUnit, is_finished, outcome_of_fault, run_unit
+from lesionwise.cohort.within import WithinFn, listening
 from lesionwise.errors import InputError
 from lesionwise.io.bids import LeftOut
 from lesionwise.types import ProgressFn
@@ -83,6 +85,7 @@ def run_cohort(
     unit_fn: Callable[[ScanUnit], Outcome] = run_unit,
     stage: str = "study",
     progress_fn: ProgressFn | None = None,
+    within_fn: WithinFn | None = None,
     announce_fn: Callable[[str], None] | None = None,
 ) -> CohortResult:
     """Does all units that are not finished yet, and writes the list of scans left out.
@@ -90,7 +93,7 @@ def run_cohort(
     `missing` are scans that never became a unit (the data set lacks an image of them), and `left_out` the list to bring
     up to date; rows of other `subjects` (None: there are none) stay in it. Units that another run on the same OUT has in
     hand are waited for, and taken over if that run dies. `progress_fn(stage, done, total)` counts units from the start,
-    finished ones included; `announce_fn` gets a sentence per unit.
+    finished ones included; `within_fn(unit, stage, done, total)` hears how far each is; `announce_fn` gets a sentence per unit.
 
     Raises InputError if the disk is full: what is computed then could not be kept.
     """
@@ -107,7 +110,9 @@ def run_cohort(
     pause_s = WAIT_S[0]
     while todo:
         busy: list[int] = []
-        for position, result in engine.run([units[number] for number in todo], unit_fn):
+        results = engine.run([units[number] for number in todo], unit_fn)
+        while (found := _next(results, within_fn)) is not None:
+            position, result = found
             number = todo[position]
             outcome = _outcome(units[number], result)
             if outcome.status == "busy":
@@ -130,6 +135,12 @@ def run_cohort(
         left_out.write(missing, subjects=subjects)
     ordered = tuple(outcomes[number] for number in range(len(units)))
     return CohortResult(ordered, tuple(sorted(dict(told).items())), time.perf_counter() - started)
+
+
+def _next(results: Iterator[tuple[int, Any]], within_fn: WithinFn | None) -> tuple[int, Any] | None:
+    """The next result; what units tell until it is there goes to `within_fn`."""
+    with listening(within_fn):
+        return next(results, None)
 
 
 def _outcome(unit: ScanUnit, result: Outcome | UnitFault) -> Outcome:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lesionwise.charts.palette import outcome_style
-from lesionwise.report.told import Drawn, Push, finite
+from lesionwise.report.told import Beside, Drawn, Push, finite
 
 CONFLUENT_MM3 = 1000.0
 """Above this volume a component is likely several lesions grown together (2 % of lesions, 72 % of their volume)."""
@@ -142,18 +142,19 @@ def per_voxel(units: str) -> str:
 NO_MAP = "This lesion has no map: it was not among those chosen to be explained."
 
 
-def signed(value: float, se: float | None) -> str:
-    """A change with its sign and, if known, its standard error in as many digits as that is worth.
+def signed(value: float, se: float | None, *, told: bool = True) -> str:
+    """A change with its sign and, if known, its standard error in as many digits as that is worth; `told` False leaves the
+    error out.
 
-    >>> signed(1.2345, 0.2), signed(-0.5, None), signed(0.01234, 0.0004)
-    ('+1.2 ± 0.2', '−0.5', '+0.0123 ± 0.0004')
+    >>> signed(1.2345, 0.2), signed(-0.5, None), signed(0.01234, 0.0004), signed(1.2345, 0.2, told=False)
+    ('+1.2 ± 0.2', '−0.5', '+0.0123 ± 0.0004', '+1.2')
     """
     if se is None or se <= 0:
         text = number(value)
     else:
         # One digit of the error, two where it begins with 1.
         digits = min(max(0, -math.floor(math.log10(se)) + (1 if f"{se:.0e}".startswith("1") else 0)), 8)
-        text = f"{value:.{digits}f} ± {se:.{digits}f}".replace("-", "−")
+        text = f"{value:.{digits}f}{f' ± {se:.{digits}f}' if told else ''}".replace("-", "−")
     return text if text.startswith("−") else f"+{text}"
 
 
@@ -167,23 +168,32 @@ def _beside(pushes: Sequence[Push]) -> str:
     for push in pushes:
         if (other := push.beside) is None:
             continue
-        span = number(other.low) if other.count == 1 else f"{number(other.low)} to {number(other.high)}"
-        told.append(f"{push.channel} {span}")
+        low, high = (signed(value, push.se, told=False) for value in (other.low, other.high))
+        told.append(f"{push.channel} {low if low == high else f'{low} to {high}'}, {_compared(push, other)}")
     first = next(push.beside for push in pushes if push.beside is not None)
     which = "of this size" if first.alike else "of other sizes"
-    count = "Control region" if first.count == 1 else f"{first.count} control regions"
-    return f"{count} {which}: {'; '.join(told)}."
+    return f"Healthy tissue {which} ({first.count} control region{'' if first.count == 1 else 's'}): {'; '.join(told)}."
+
+
+def _compared(push: Push, other: Beside) -> str:
+    """Whether controls answer as strongly: within their range, or two standard errors of it, they do."""
+    slack = 2 * (push.se or 0.0)
+    if other.low - slack <= push.effect <= other.high + slack:
+        return "as here"
+    strengths = (abs(other.low), abs(other.high))
+    if other.low * other.high < 0 or other.low * push.effect < 0:
+        return "weaker than here" if abs(push.effect) > max(strengths) else "unlike here"
+    return "weaker than here" if abs(push.effect) > max(strengths) else "stronger than here"
 
 
 def _where(push: Push) -> str:
-    mixed = (
-        "one way inside" if push.against < 0.005 else f"{100 * push.against:.0f} % of the voxels inside the other way"
-    )
+    one_way = "throughout it" if push.against < 0.005 else f"in {100 * (1 - push.against):.0f} % of it"
     if push.strongest_mm is None:
         far = "far outside"
     else:
         far = "inside" if push.strongest_mm == 0 else f"{number(push.strongest_mm, 2)} mm outside"
-    return f"{push.channel} pushes {mixed}, strongest {'for' if push.strongest > 0 else 'against'} it {far}."
+    side = "for" if push.strongest > 0 else "against"
+    return f"{push.channel} pushes one way {one_way}; its strongest value speaks {side} the lesion and lies {far}."
 
 
 def warnings(row: Mapping[str, Any], channels: Sequence[str], *, touches_edge: bool) -> list[str]:

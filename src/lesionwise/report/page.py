@@ -19,7 +19,7 @@ from lesionwise.report.narrative import NO_MAP, headline, per_voxel, place, sent
 from lesionwise.report.payload import Blob, Frame, PackingPlan, Store, map_blobs, volumes
 from lesionwise.report.privacy import without_paths
 from lesionwise.report.profile import Neighbourhood, distance_profile, extremes
-from lesionwise.report.pushes import is_derivative, pushes_of
+from lesionwise.report.pushes import beside, is_derivative, pushes_of
 from lesionwise.report.references import References
 from lesionwise.report.scene import Scene, read_scene
 from lesionwise.report.settings import method_words, settings_in_words
@@ -218,6 +218,7 @@ def _lesion(
         "row": {str(key): _plain(value) for key, value in row.items()},
         "headline": headline(row, drawn),
         "facts": "",
+        "beside": {},
         "triage": None if verdict is None else vars(verdict),
         "maps": {},
     }
@@ -250,6 +251,12 @@ def _lesion(
     found["sentences"] = said or [NO_MAP]
     found["why"] = why_words(scene.why, label, scene.channels)
     channels = scene.saliency_channels
+    found["beside"] = {
+        f"{measure}_{channel}": vars(other)
+        for measure in ("effect_in", "effect_rim")
+        for channel in channels
+        if (other := beside(scene.lesions, row, channel, measure)) is not None
+    }
     found["warnings"] = warnings(row, channels, touches_edge=touches)
     if main in found["maps"] and "values" not in found["maps"][main]:
         found["warnings"].append("Its map is too large for this page: open the folder with `lesionwise serve`.")

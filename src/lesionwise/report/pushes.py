@@ -54,16 +54,18 @@ def pushes_of(
     return tuple(sorted(found, key=lambda push: -abs(push.effect)))
 
 
-def beside(lesions: pd.DataFrame, row: Mapping[Any, Any], channel: str) -> Beside | None:
-    """The effect of this channel in the scan's control regions of this size; None without any, and for a control itself."""
-    column, volume = f"effect_in_{channel}", finite(row, "volume_mm3")
+def beside(lesions: pd.DataFrame, row: Mapping[Any, Any], channel: str, measure: str = "effect_in") -> Beside | None:
+    """The effect of this channel (or another column's measure) in the scan's control regions of this size; None without
+    any, and for a control itself."""
+    column, volume = f"{measure}_{channel}", finite(row, "volume_mm3")
     if column not in lesions or volume is None or row.get("outcome") == "TN":
         return None
-    controls = lesions[(lesions["outcome"] == "TN") & pd.to_numeric(lesions[column], errors="coerce").notna()]
-    ratio = controls["volume_mm3"].to_numpy(dtype=float) / volume
-    alike = (ratio >= 1 / ALIKE) & (ratio <= ALIKE)
-    chosen = controls[alike] if alike.any() else controls
-    if chosen.empty:
+    values = pd.to_numeric(lesions[column], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    controls = (lesions["outcome"] == "TN").to_numpy(dtype=bool, na_value=False) & np.isfinite(values)
+    ratio = lesions["volume_mm3"].to_numpy(dtype=float) / volume
+    alike = controls & (ratio >= 1 / ALIKE) & (ratio <= ALIKE)
+    chosen = values[alike if alike.any() else controls]
+    if not chosen.size:
         return None
-    values = chosen[column].to_numpy(dtype=float)
-    return Beside(float(values.min()), float(np.median(values)), float(values.max()), len(values), bool(alike.any()))
+    low, middle, high = float(chosen.min()), float(np.median(chosen)), float(chosen.max())
+    return Beside(low, middle, high, chosen.size, bool(alike.any()))

@@ -6,6 +6,7 @@ from pathlib import Path
 from lesionwise.cohort.engines import AbstractEngine
 from lesionwise.cohort.runner import CohortResult, run_cohort
 from lesionwise.cohort.unit import Outcome, ScanUnit, run_unit
+from lesionwise.cohort.within import WithinFn
 from lesionwise.models.reference import ModelRef
 from lesionwise.study.left_out import left_out_list
 from lesionwise.study.plan import StudyPlan
@@ -41,11 +42,13 @@ def run_participant(
     engine: AbstractEngine | None = None,
     unit_fn: Callable[[ScanUnit], Outcome] = run_unit,
     progress_fn: ProgressFn | None = None,
+    within_fn: WithinFn | None = None,
     announce_fn: Callable[[str], None] | None = None,
 ) -> CohortResult:
     """Explains all scans that are not finished yet and lists those left out in `OUT/study/left_out.tsv`.
 
-    `progress_fn("study", done, total)` counts scans; see `lesionwise.cohort.run_cohort`.
+    `progress_fn("study", done, total)` counts scans, `within_fn(scan, stage, done, total)` the steps of each; see
+    `lesionwise.cohort.run_cohort`.
     """
     result = run_cohort(
         [task.unit for task in tasks],
@@ -55,6 +58,7 @@ def run_participant(
         missing=plan.left_out,
         subjects=plan.subjects,
         progress_fn=progress_fn,
+        within_fn=within_fn,
         announce_fn=announce_fn,
     )
     mine = {scan.name.stem for scan in plan.scans} | {scan.name.stem for scan in plan.shard.of(plan.left_out)}

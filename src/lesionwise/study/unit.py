@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
+from lesionwise.cohort import within
 from lesionwise.cohort.engines import cluster_memory_bytes
 from lesionwise.cohort.receipts import remove_leftovers
 from lesionwise.cohort.unit import ScanUnit, UnitResult
@@ -101,13 +102,21 @@ def explain_scan(task: ScanTask) -> UnitResult:
     memory_bytes = task.memory_bytes
     if memory_bytes is None and task.settings.device == "cpu" and (limit := cluster_memory_bytes()) is not None:
         memory_bytes = int(MEMORY_SHARE * limit)
-    explained = explain_case(model, case, task.settings, out=task.out, version=task.version, memory_bytes=memory_bytes)
+    explained = explain_case(
+        model,
+        case,
+        task.settings,
+        out=task.out,
+        progress_fn=partial(within.tell, scan.name.stem),
+        version=task.version,
+        memory_bytes=memory_bytes,
+    )
     note = _found(explained)
     if triage is not None:
         note += f", {_judge(explained, triage, model, task.out)} probably false"
     note += "".join(f" Note: {one}" for one in explained.notes if one != HEAD_FOUND)
     if task.why:
-        explain_why(explained, model, task.out)
+        explain_why(explained, model, task.out, progress_fn=partial(within.tell, scan.name.stem))
     return UnitResult(written(files, task.settings.method.name), note, {"Lesions": len(explained.maps)})
 
 

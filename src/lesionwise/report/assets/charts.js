@@ -53,6 +53,8 @@
       const y = top + n * line + 3, x0 = x(0), x1 = x(row.value), middle = y + (line - 7) / 2;
       chart.append(text(left - 8, y + 11, `${row.channel} ${row.what}`, { class: "label", "text-anchor": "end" }));
       chart.append(svg("rect", { x: Math.min(x0, x1), y, width: Math.max(Math.abs(x1 - x0), 1), height: line - 7, rx: 2, fill: colour(row.channel), opacity: row.faint ? 0.55 : 1 }));
+      const other = (lesion.beside || {})[row.column];
+      if (other) chart.append(svg("rect", { x: x(other.low) - 2, y: y + line - 7, width: Math.max(x(other.high) - x(other.low), 0) + 4, height: 3, rx: 1, class: "controls" }));
       if (row.se) {
         const a = x(row.value - 1.96 * row.se), b = x(row.value + 1.96 * row.se);
         chart.append(svg("path", { d: `M${a} ${middle}H${b}M${a} ${middle - 3}v6M${b} ${middle - 3}v6`, class: "error" }));
@@ -62,8 +64,18 @@
     });
     chart.append(text((left + width - right) / 2, height - 4, effects ? `${LW.target()} per SD brighter throughout` : LW.units(), { class: "tick", "text-anchor": "middle" }));
     host.append(chart);
+    if (effects) host.append(element("p", { class: "legend" }, ...controlsKey(lesion, kept)));
     if (!effects) host.append(element("p", { class: "muted" }, LW.quantitative() ? "Values of single voxels: compare at equal lesion size only." : "This method locates but does not measure: its values do not compare."));
   };
+
+  // What the strips below the bars are; without controls nothing says how strongly healthy tissue answers.
+  function controlsKey(lesion, rows) {
+    const other = rows.map((row) => (lesion.beside || {})[row.column]).find(Boolean);
+    if (!other) return lesion.row.outcome === "TN" ? ["This is a control region."] : ["No control region beside it (--controls): how strongly healthy tissue answers is not known."];
+    const key = svg("svg", { width: 26, height: 8, "aria-hidden": "true" });
+    key.append(svg("rect", { x: 1, y: 2, width: 24, height: 3, class: "controls" }));
+    return [element("span", {}, key, `${other.count} control region${other.count === 1 ? "" : "s"} of ${other.alike ? "this size" : "other sizes"}`)];
+  }
 
   // Mean of the map against distance to the lesion's border, with quartiles; inside is shaded.
   LW.profileChart = (host, lesion, desc) => {
@@ -130,7 +142,7 @@
       const rank = values.filter(([v]) => v > mine).length + 1;
       const place = `${rank} of ${values.length} in this scan, largest first`;
       const percentile = others.length ? `, above ${Math.round((100 * others.filter(([v]) => v < mine).length) / others.length)} % of the cohort` : "";
-      const told = metric === "probability_mean" ? LW.certainty : format;
+      const told = metric === "probability_mean" ? LW.certainty : logarithmic ? format : LW.signed;
       const chart = frame(width, height, `${title}: ${told(mine)}, ${place}${percentile}`);
       chart.append(svg("line", { x1: left, x2: width - right, y1: 14, y2: 14, class: "grid" }));
       values.forEach(([v, each]) => {
@@ -148,8 +160,8 @@
       chart.append(svg("circle", { cx: x(mine), cy: 14, r: 6.5, fill: LW.style(lesion.row.outcome).colour, class: "mine" }));
       const lowest = logarithmic ? 10 ** low : low, highest = logarithmic ? 10 ** high : high;
       const inner = Math.min(Math.max(x(mine), 22), width - 22);
-      if (inner > 84) chart.append(text(left, height - 4, metric === "probability_mean" ? told(lowest) : format(lowest, 2), { class: "tick" }));
-      if (inner < width - 84) chart.append(text(width - right, height - 4, metric === "probability_mean" ? told(highest) : format(highest, 2), { class: "tick", "text-anchor": "end" }));
+      if (inner > 84) chart.append(text(left, height - 4, logarithmic ? format(lowest, 2) : told(lowest), { class: "tick" }));
+      if (inner < width - 84) chart.append(text(width - right, height - 4, logarithmic ? format(highest, 2) : told(highest), { class: "tick", "text-anchor": "end" }));
       chart.append(text(inner, height - 4, told(mine), { class: "value", "text-anchor": "middle" }));
       host.append(element("div", {}, element("p", { class: "caption" }, element("strong", {}, title), ` · ${place}${percentile}`), chart));
     }

@@ -48,15 +48,15 @@
     return window.niivue;
   }
 
-  // Label 0 is clear; every lesion has its outcome's colour, the chosen one is white-hot.
+  // Label 0 is clear; the chosen lesion has its outcome's colour, the others a shade of it that is half grey.
   function colours(label) {
     const table = { R: [0], G: [0], B: [0], A: [0], I: [0] };
     for (const lesion of scene.lesions) {
       const hex = LW.style(lesion.row.outcome).colour;
       const chosen = lesion.label === label;
-      const band = (at) => { const value = parseInt(hex.slice(at, at + 2), 16); return chosen ? value : Math.round(value * 0.72); };
+      const band = (at) => { const value = parseInt(hex.slice(at, at + 2), 16); return chosen ? value : Math.round(0.35 * value + 0.65 * 110); };
       table.R.push(band(1)); table.G.push(band(3)); table.B.push(band(5));
-      table.A.push(chosen ? 255 : 150);
+      table.A.push(chosen ? 255 : 110);
       table.I.push(lesion.label);
     }
     return table;
@@ -68,7 +68,7 @@
     async start(state, data) {
       const { Niivue, NVImage, SLICE_TYPE } = await library();
       const canvas = document.getElementById("render");
-      const nv = new Niivue({ backColor: [0, 0, 0, 1], show3Dcrosshair: true, crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.6, isOrientationTextVisible: scene.sided, logLevel: "error", dragAndDropEnabled: false, isColorbar: false });
+      const nv = new Niivue({ backColor: [0, 0, 0, 1], show3Dcrosshair: true, crosshairColor: [1, 1, 1, 0.6], crosshairWidth: 0.6, isOrientationTextVisible: scene.sided, isOrientCube: scene.sided, logLevel: "error", dragAndDropEnabled: false, isColorbar: false });
       await nv.attachToCanvas(canvas);
       const channel = Object.keys(data.images)[0];
       const size = scene.shape.reduce((product, n) => product * n, 1);

@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from triage_models import by_volume
 
 from lesionwise.errors import InputError, ModelFileError
 from lesionwise.triage.model import SHIPPED, fit_model, load_triage, save_model
@@ -70,6 +71,39 @@ def test_a_wrong_file_gets_a_sentence(tmp_path, text, said):
         load_triage(tmp_path / "m.json")
     with pytest.raises(ModelFileError, match="there is no file"):
         load_triage(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("threshold",), "abc", "damaged or incomplete"),
+        (("threshold",), float("nan"), "threshold between 0 and 1"),
+        (("threshold",), 5, "threshold between 0 and 1"),
+        (("features",), [], "found none"),
+        (("calibration", "slope"), "abc", "damaged or incomplete"),
+        (("calibration", "slope"), float("nan"), "finite numbers"),
+        (("scorer", "intercept"), float("inf"), "finite numbers"),
+        (("facts",), 3, "damaged or incomplete"),
+    ],
+)
+def test_a_bad_value_gets_a_sentence(tmp_path, place, value, said):
+    path = tmp_path / "m.json"
+    save_model(by_volume(4.0), path)
+    content = json.loads(path.read_text())
+    *outer, last = place
+    inner = content
+    for name in outer:
+        inner = inner[name]
+    inner[last] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ModelFileError, match=said):
+        load_triage(path)
+
+
+def test_nesting_that_no_reader_follows_gets_a_sentence(tmp_path):
+    (tmp_path / "m.json").write_text("[" * 100_000)
+    with pytest.raises(ModelFileError, match="damaged or incomplete"):
+        load_triage(tmp_path / "m.json")
 
 
 def test_models_are_saved_as_json_only(lesions, tmp_path):

@@ -226,17 +226,29 @@ def _read(content: Mapping[str, Any], path: Path) -> TriageModel:
     else:
         scorer = LinearScorer.from_dict(content["scorer"], names)
     candidates, likeness = content.get("candidates"), content.get("likeness")
+    calibration = Calibration(**{name: float(value) for name, value in content["calibration"].items()})
+    if not np.isfinite([*_numbers_of(scorer), calibration.slope, calibration.intercept]).all():
+        raise ModelFileError(f"Expected finite numbers in {path}, found one that is not.")
     return TriageModel(
         features=features,
         scorer=scorer,
-        calibration=Calibration(**content["calibration"]),
+        calibration=calibration,
         threshold=threshold,
         true_typical=np.array([_number(row["true_typical"]) for row in rows], dtype=float),
         false_typical=np.array([_number(row["false_typical"]) for row in rows], dtype=float),
-        facts=content["facts"],
+        facts=dict(content["facts"]),
         candidates=None if candidates is None else CandidateModel.from_dict(candidates),
         likeness=None if likeness is None else Likeness.from_dict(likeness),
     )
+
+
+def _numbers_of(scorer: AbstractScorer) -> list[float]:
+    """What must be finite in a scorer."""
+    if isinstance(scorer, LinearScorer):
+        columns = (*vars(scorer.preparation).values(), scorer.coefficients, np.array([scorer.intercept]))
+        return [float(value) for column in columns for value in column]
+    trees = scorer.trees if isinstance(scorer, BoostedScorer) else None
+    return [] if trees is None else [trees.start, *map(float, trees.value)]
 
 
 def _named(feature: Feature) -> dict[str, Any]:

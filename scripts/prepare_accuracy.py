@@ -14,11 +14,13 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from lesionwise.geometry.affine import to_mm
+from lesionwise.geometry.head import find_head, head_notes
 from lesionwise.geometry.volume import Volume
 from lesionwise.io.bids import find_scans
 from lesionwise.metrics import dice
 from lesionwise.phantom.patient import synthesise
 from lesionwise.phantom.skull import PAD_VOX, with_skull
+from lesionwise.prepare.doubts import judge, measure_brain
 from lesionwise.prepare.extraction import EXTRACTIONS
 from lesionwise.prepare.recognition import stripped_brain, whole_head
 from lesionwise.prepare.registration import register
@@ -74,21 +76,42 @@ def registration(starts: int, patient: int) -> None:
     )
 
 
+def spoken_against(volume: Volume, given: np.ndarray) -> list[str]:
+    """What the package would say against a delivered brain mask, by its size and shape alone."""
+    measures = measure_brain(given, volume.affine) | {"brain_cut": 0.0}  # where the scan ends is not the mask's doing
+    return [doubt.sentence for doubt in judge(measures).doubts]
+
+
 def extraction(bids_dir: Path) -> None:
-    """Prints the Dice of deepbet's mask on T1w, and on FLAIR, against the brain that the scans were delivered with."""
+    """Prints the Dice of deepbet's mask on T1w, and on FLAIR, against the brain that the scans were delivered with.
+
+    A delivered mask counts as good if the package itself has nothing to say against it, which is told before deepbet is
+    asked: the two channels were cut alike, tissue does not reach the edge, and volume and shape raise no doubt.
+    """
+    good, others = [], []
     for scan in find_scans(bids_dir, channels=("FLAIR", "T1w")).scans:
-        for channel, path in scan.images.items():
-            volume = read_channel(path, channel)
+        channels = {name: read_channel(path, name) for name, path in scan.images.items()}
+        image = Volume(np.concatenate([v.data for v in channels.values()]), channels["FLAIR"].affine, tuple(channels))
+        notes = head_notes(find_head(image), image, given=False)
+        for name, volume in channels.items():
             given = stripped_brain(volume)
             if given is None:
-                print(f"{scan.name.stem} {channel}: not brain-extracted, passed over")
+                print(f"{scan.name.stem} {name}: holds more than a brain, passed over", flush=True)
                 continue
+            against = [*notes, *spoken_against(volume, given)]
             found = EXTRACTIONS["deepbet"](volume)
             litres = [float(mask.sum()) * volume.voxel_volume_mm3 / 1e6 for mask in (given, found)]
+            overlap = dice(found, given)
+            (others if against else good).append(overlap)
             print(
-                f"{scan.name.stem} {channel}: Dice {dice(found, given):.3f}, delivered {litres[0]:.2f} l, "
-                f"found {litres[1]:.2f} l",
+                f"{scan.name.stem} {name}: Dice {overlap:.3f}, delivered {litres[0]:.2f} l, found {litres[1]:.2f} l; "
+                f"{'delivered mask not good: ' + ' '.join(against) if against else 'good'}",
                 flush=True,
+            )
+    for what, overlaps in (("good", good), ("other", others)):
+        if overlaps:
+            print(
+                f"{len(overlaps)} {what} delivered masks: Dice median {np.median(overlaps):.3f}, least {min(overlaps):.3f}"
             )
 
 

@@ -251,7 +251,10 @@ def without_channels(model: Segmenter, lacking: Sequence[str]) -> Segmenter:
     channels = tuple(spec.channels[n] for n in kept)
     optional = tuple(name for name in spec.optional_channels if name in channels and len(channels) > 1)
     names = ", ".join(lacking)
-    note = f"{names} was not given: the network sees 0 there, as in part of its training, and misses more than with it."
+    note = (
+        f"{names} was not given: the network sees 0 there, as in part of its training, and may miss or invent lesions that "
+        "it would not with it."
+    )
     card = {**spec.card, "lacking": note}
     return Segmenter(network.eval(), replace(spec, channels=channels, optional_channels=optional, card=card))
 

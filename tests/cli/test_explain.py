@@ -1,11 +1,16 @@
 """The command line, run in process: files, last line, exit codes, one sentence for each mistake."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from lesionwise.cli.main import COMMANDS, main
 from lesionwise.io.derivative import list_scans
 from lesionwise.io.nifti import read_image, write_image
+from lesionwise.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +50,25 @@ def test_explain_writes_and_says_what_it_found(run, files, tmp_path):
     assert "Plan: 2 lesions" in err
     assert [name.stem for name in list_scans(tmp_path / "o")] == ["sub-x"]
     assert (tmp_path / "o" / "config.toml").is_file()
+
+
+def test_flair_alone_is_explained_and_what_is_lost_is_said_everywhere(
+    files, bright_model, monkeypatch, capsys, tmp_path
+):
+    import lesionwise.cli.explain as command
+
+    spec = replace(bright_model.spec, optional_channels=("T1w",))
+    monkeypatch.setattr(command, "load_model", lambda *args, **kwargs: Segmenter(bright_model.network, spec))
+    options = ["--device", "cpu", "--method", "gradient", "--lesions", "largest:1", "-o", str(tmp_path)]
+    assert main(["explain", "-i", f"FLAIR={files['FLAIR']}", *options]) == 0
+    lost = "T1w was not given"
+    assert lost in capsys.readouterr().err
+    notes = json.loads((tmp_path / "sub-x/anat/sub-x_label-L_probseg.json").read_text())["Notes"]
+    assert any(lost in note for note in notes)
+    assert lost in (tmp_path / "report.html").read_text(encoding="utf-8")
+    table = pd.read_csv(tmp_path / "sub-x/anat/sub-x_lesions.tsv", sep="\t")
+    assert "peak_FLAIR" in table
+    assert "peak_T1w" not in table
 
 
 def test_subject_and_single_numbers(run, tmp_path):

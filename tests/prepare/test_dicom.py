@@ -8,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 
+from lesionwise.cli.main import main
 from lesionwise.errors import InputError
 from lesionwise.geometry.volume import ScanName
 from lesionwise.io.nifti import read_image
+from lesionwise.prepare import scan
 from lesionwise.prepare.dicom import convert_dicom
 
 FAKE = """#!{python}
@@ -94,16 +96,50 @@ def test_what_is_missing_is_said(series, tmp_path, monkeypatch):
         convert_dicom(folder, tmp_path / "bids", ScanName(), channels=("FLAIR",))
 
 
-@pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="needs dcm2niix")
-def test_a_real_dicom_folder_lies_where_it_was_written(tmp_path):
+@pytest.fixture
+def dicom(tmp_path):
+    """Writes series of random voxels as DICOM, to be read by the real dcm2niix; returns their folder and what is in them."""
+    if shutil.which("dcm2niix") is None:
+        pytest.skip("needs dcm2niix")
     pytest.importorskip("pydicom")
     from dicom_series import write_series
 
-    data = np.random.default_rng(0).integers(0, 1000, (16, 18, 6)).astype(np.uint16)
-    affine = np.array([[-0.9, 0, 0, 40.0], [0, -0.8, 0, 30.0], [0, 0, 4.0, -10.0], [0, 0, 0, 1.0]])
-    write_series(tmp_path / "dicom", data, affine, description="Ax T2 FLAIR")
-    (path,) = convert_dicom(tmp_path / "dicom", tmp_path / "bids", ScanName(), channels=("FLAIR",)).values()
+    rng = np.random.default_rng(0)
+    written = {}
+    for channel, description, shape, thickness in (
+        ("FLAIR", "Ax T2 FLAIR", (40, 44, 12), 4.0),
+        ("T1w", "t1_mprage_sag", (36, 38, 30), 1.2),
+    ):
+        data = rng.integers(1, 1000, shape).astype(np.uint16)
+        affine = np.diag([-0.9, -0.8, thickness, 1.0])
+        affine[:3, 3] = 40.0, 30.0, -10.0
+        write_series(tmp_path / "dicom" / channel, data, affine, description=description)
+        written[channel] = data, affine
+    return tmp_path / "dicom", written
+
+
+def assert_in_place(path, data, affine):
+    """Every voxel of the file holds what was written at its place in the world."""
     back, placed = read_image(path)
-    corner = placed @ [3, 4, 5, 1]
-    voxel = np.linalg.solve(affine, corner)[:3].round().astype(int)
-    assert back[3, 4, 5] == data[tuple(voxel)]
+    assert back.shape == data.shape
+    homogeneous = np.vstack([np.indices(back.shape).reshape(3, -1), np.ones(back.size)])
+    voxels = np.linalg.solve(affine, placed @ homogeneous)[:3]
+    np.testing.assert_allclose(voxels, voxels.round(), atol=1e-3)
+    assert np.array_equal(back.ravel(), data[tuple(voxels.round().astype(int))])
+
+
+def test_real_dicom_series_are_told_apart_and_lie_where_they_were_written(dicom, tmp_path):
+    folder, written = dicom
+    found = convert_dicom(folder, tmp_path / "bids", ScanName(), channels=("FLAIR", "T1w"))
+    for channel, (data, affine) in written.items():
+        assert_in_place(found[channel], data, affine)
+
+
+def test_a_real_dicom_folder_is_prepared_by_one_command(dicom, tmp_path, monkeypatch):
+    folder, written = dicom
+    monkeypatch.setattr("lesionwise.prepare.doubts.BRAIN_ML_ASIDE", (1.0, 2300.0))
+    monkeypatch.setattr(scan, "correct_bias", lambda data, affine, brain: (data, 1.0))
+    monkeypatch.setattr(scan, "whole_head", lambda volume: np.ones(volume.shape, dtype=bool))
+    options = ["--dicom", str(folder), "--subject", "7", "--channel", "FLAIR", "--brain-extraction", "none"]
+    assert main(["prepare", str(tmp_path / "bids"), str(tmp_path / "out"), *options]) == 0
+    assert_in_place(tmp_path / "out/sub-7/anat/sub-7_desc-preproc_FLAIR.nii.gz", *written["FLAIR"])

@@ -111,6 +111,17 @@ def test_a_scan_to_be_looked_at_is_set_aside_with_all_its_files(data_set, tmp_pa
     assert list(table["set_aside"]) == [True]
     assert "The brain mask holds" in table["doubts"][0]
     assert (tmp_path / "sub-01/figures/sub-01_desc-prepare_quality.png").is_file()
+    monkeypatch.setattr(unit, "prepare_scan", None)  # it is finished: nothing of it is computed again
+    assert main(["prepare", str(data_set), str(tmp_path), "--channel", "FLAIR", "--participant-label", "01"]) == 3
+    assert "set aside: The brain mask holds" in capsys.readouterr().err
+    assert "set aside: The brain mask holds" in (tmp_path / "left_out.tsv").read_text()
+
+
+def test_a_share_tells_of_its_own_scans_alone(data_set, tmp_path, at_home, capsys):
+    command = ["prepare", str(data_set), str(tmp_path), "--participant-label", "02", "03"]  # 02 has no T1w
+    assert main([*command, "--shard", "2/2"]) == 0
+    assert main([*command, "--shard", "1/2"]) == 3
+    assert "sub-02: no T1w image" in capsys.readouterr().err
 
 
 def test_the_figure_is_a_picture_that_is_not_empty(data_set, tmp_path, at_home):

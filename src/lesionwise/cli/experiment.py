@@ -29,9 +29,7 @@ def experiment(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(EXPERIMENTS)}.")],
     bids_dir: Annotated[Path, typer.Argument(help="BIDS data set with reference masks.")],
     out: Annotated[Path, typer.Argument(help="Output folder; finished scans there are read back.")],
-    participant_label: Annotated[
-        list[str] | None, typer.Option("--participant-label", help="Subjects, with or without sub- (all).")
-    ] = None,
+    participant_label: o.ParticipantLabel = None,
     bids_filter: o.BidsFilter = None,
     reference_from: o.ReferenceFrom = None,
     reference_label: o.ReferenceLabel = None,

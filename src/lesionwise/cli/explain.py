@@ -68,7 +68,8 @@ def explain(
         if prepare or dicom is not None:
             from lesionwise.cli.prepare import preparation_of, prepared_scan
 
-            scan = prepared_scan(scan, preparation_of(onto, brain_extraction), out, say=reporter.say)
+            preparation = preparation_of(onto, brain_extraction, channels=scan.images)
+            scan = prepared_scan(scan, preparation, out, say=reporter.say)
         case = read_scan_case(scan, resample=resample)
         explained = explain_case(
             segmenter,

@@ -101,6 +101,14 @@ Why = Annotated[
 Snr = Annotated[bool, typer.Option("--snr/--no-snr", help="Also write the map's signal-to-noise ratio.")]
 
 
+ParticipantLabel = Annotated[
+    list[str] | None,
+    typer.Option("--participant-label", "--participant_label", help="Subjects, with or without sub- (all)."),
+]
+SessionLabel = Annotated[
+    list[str] | None,
+    typer.Option("--session-label", "--session_label", help="Sessions, with or without ses- (all)."),
+]
 Shard = Annotated[str, typer.Option("--shard", help="i/n: the i-th of n equal shares of the scans.")]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Local processes that share cores, or take a GPU each.")

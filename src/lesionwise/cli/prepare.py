@@ -1,6 +1,6 @@
 """`lesionwise prepare`, and `--prepare` of explain and study."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,12 +14,13 @@ from lesionwise.cli.spread import Spread, tell_left_out
 from lesionwise.cli.study import BidsAppCommand
 from lesionwise.errors import InputError
 from lesionwise.geometry.volume import ScanName
-from lesionwise.io.bids import BidsScan, LeftOut, find_scans, read_filters
+from lesionwise.io.bids import BidsScan, find_scans, read_filters
 from lesionwise.io.files import check_output
 
 if TYPE_CHECKING:
     from lesionwise.cohort.engines import AbstractEngine
     from lesionwise.prepare.scan import Preparation
+    from lesionwise.prepare.unit import PrepareTask
     from lesionwise.study.plan import StudyPlan
 
 INSIDE = Path("derivatives", "prepare")
@@ -32,23 +33,14 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def prepare(
     bids_dir: Annotated[Path, typer.Argument(help="BIDS data set of the scanner's files (with --dicom: made here).")],
     out: Annotated[Path, typer.Argument(help="Output folder: a BIDS derivative.")],
-    participant_label: Annotated[
-        list[str] | None,
-        typer.Option("--participant-label", "--participant_label", help="Subjects, with or without sub- (all)."),
-    ] = None,
-    session_label: Annotated[
-        list[str] | None,
-        typer.Option("--session-label", "--session_label", help="Sessions, with or without ses- (all)."),
-    ] = None,
+    participant_label: o.ParticipantLabel = None,
+    session_label: o.SessionLabel = None,
     channel: Annotated[
         list[str] | None, typer.Option("--channel", help="Channels that a scan must have (FLAIR and T1w).")
     ] = None,
     onto: o.Onto = "FLAIR",
     brain_extraction: o.BrainExtraction = "deepbet",
-    bids_filter: Annotated[
-        Path | None,
-        typer.Option("--bids-filter", "--bids-filter-file", help="JSON file of entities that images must have."),
-    ] = None,
+    bids_filter: o.BidsFilter = None,
     reference_from: o.ReferenceFrom = None,
     dicom: o.Dicom = None,
     subject: Annotated[str, typer.Option("--subject", help="Subject label of the DICOM files.")] = "01",
@@ -67,10 +59,10 @@ def prepare(
     from lesionwise.prepare.unit import PrepareTask, prepare_cohort
 
     check_output(out)
-    choices = preparation_of(onto, brain_extraction)
+    channels = tuple(channel or ("FLAIR", "T1w"))
+    choices = preparation_of(onto, brain_extraction, channels=channels)
     if bids_dir.resolve() == out.resolve():
         raise InputError(f"Expected OUT to be another folder than the data set, found {out} for both.")
-    channels = tuple(channel or ("FLAIR", "T1w"))
     if dicom is not None:
         name = ScanName(o.subject_of(subject))
         channels = tuple(convert_dicom(dicom, bids_dir, name, channels=channels))
@@ -83,7 +75,8 @@ def prepare(
         filters=None if bids_filter is None else read_filters(bids_filter, channels=channels),
         reference_from=reference_from,
     )
-    scans = Shard.parse(shard).of(found.scans)
+    share = Shard.parse(shard)
+    scans = share.of(found.scans)
     engine = Spread(workers, scheduler).engine("cpu", sees=[bids_dir], writes=out)
     whole = out.resolve()
     with reporting() as reporter:
@@ -98,6 +91,8 @@ def prepare(
             progress_fn=reporter.step,
             announce_fn=reporter.say,
         )
+    mine = {scan.name.stem for scan in scans} | {scan.name.stem for scan in share.of(found.left_out)}
+    result = result.among(mine)
     done, kept = result.count("done"), result.count("kept")
     typer.echo(
         f"{done} scan{'' if done == 1 else 's'} prepared, {kept} kept, {len(result.left_out)} set aside or left out in "
@@ -106,12 +101,14 @@ def prepare(
     tell_left_out(result.left_out, out / "left_out.tsv")
 
 
-def preparation_of(onto: str, extraction: str) -> "Preparation":
-    """What the options ask for. Raises InputError, before any work, if it is not known or not installed."""
+def preparation_of(onto: str, extraction: str, *, channels: Collection[str]) -> "Preparation":
+    """What the options ask for. Raises InputError, before any work, if it is not known, not there or not installed."""
     from lesionwise.prepare.extraction import check_installed
     from lesionwise.prepare.scan import Preparation
 
     choices = Preparation(onto=onto, extraction=extraction)
+    if onto not in channels:
+        raise InputError(f"Expected --onto to be one of the channels {', '.join(channels)}, found {onto}.")
     check_installed(extraction)
     return choices
 
@@ -141,22 +138,44 @@ def prepared_scan(scan: BidsScan, choices: "Preparation", out: Path, *, say: Cal
 
 
 def prepared_plan(plan: "StudyPlan", choices: "Preparation", *, engine: "AbstractEngine", resume: bool) -> "StudyPlan":
-    """The plan with prepared scans in the place of the scanner's; those set aside are left out of it."""
-    from lesionwise.prepare.unit import PrepareTask, prepare_cohort
+    """The plan with prepared scans in the place of the scanner's; those that cannot be used so are refused in it."""
+    from lesionwise.prepare.unit import prepare_cohort
 
-    out = (plan.out / INSIDE).resolve()
-    tasks = [PrepareTask(replace(scan, brain_mask=None), out, choices, resume) for scan in plan.scans]
+    tasks = _tasks(plan, choices, resume=resume)
     with reporting() as reporter:
         result = prepare_cohort(
             tasks,
-            out,
+            (plan.out / INSIDE).resolve(),
             version=__version__,
             raw=plan.bids_dir,
+            subjects=plan.subjects,
             engine=engine,
             progress_fn=reporter.step,
             announce_fn=reporter.say,
         )
     pairs = list(zip(tasks, result.outcomes, strict=True))
-    ready = tuple(task.ready() for task, outcome in pairs if outcome.status != "left_out")
-    aside = tuple(LeftOut(task.scan.name, outcome.reason) for task, outcome in pairs if outcome.status == "left_out")
-    return replace(plan, scans=ready, left_out=(*plan.left_out, *aside))
+    scans = tuple(task.scan if outcome.status == "left_out" else task.ready() for task, outcome in pairs)
+    refused = {task.scan.name.stem: outcome.reason for task, outcome in pairs if outcome.status == "left_out"}
+    return replace(plan, scans=scans, refused=refused)
+
+
+def foreseen_plan(plan: "StudyPlan", choices: "Preparation", *, resume: bool) -> "tuple[StudyPlan, tuple[str, ...]]":
+    """For a dry run: the plan as far as its scans are prepared already, and the stems of those that are not."""
+    from lesionwise.cohort import is_finished
+
+    scans, refused, raw = [], {}, []
+    for task in _tasks(plan, choices, resume=resume):
+        stem = task.scan.name.stem
+        finished = resume and is_finished(task.unit)
+        if not finished:
+            raw.append(stem)
+        elif task.is_set_aside():
+            refused[stem] = task.set_aside_reason()
+        scans.append(task.ready() if finished and stem not in refused else task.scan)
+    return replace(plan, scans=tuple(scans), refused=refused), tuple(raw)
+
+
+def _tasks(plan: "StudyPlan", choices: "Preparation", *, resume: bool) -> "list[PrepareTask]":
+    from lesionwise.prepare.unit import PrepareTask
+
+    return [PrepareTask(scan, (plan.out / INSIDE).resolve(), choices, resume) for scan in plan.scans]

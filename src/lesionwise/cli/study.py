@@ -85,14 +85,8 @@ def study(
     bids_dir: Annotated[Path, typer.Argument(help="BIDS data set.")],
     out: Annotated[Path, typer.Argument(help="Output folder: a BIDS derivative.")],
     level: Annotated[Level, typer.Argument(help="participant explains every scan, group collects the cohort.")],
-    participant_label: Annotated[
-        list[str] | None,
-        typer.Option("--participant-label", "--participant_label", help="Subjects, with or without sub- (all)."),
-    ] = None,
-    session_label: Annotated[
-        list[str] | None,
-        typer.Option("--session-label", "--session_label", help="Sessions, with or without ses- (all)."),
-    ] = None,
+    participant_label: o.ParticipantLabel = None,
+    session_label: o.SessionLabel = None,
     bids_filter: o.BidsFilter = None,
     reference_from: o.ReferenceFrom = None,
     reference_label: o.ReferenceLabel = None,
@@ -147,6 +141,15 @@ def study(
     judge = None if triage is None else load_triage(triage)
     if judge is not None:
         judge.check_channels(channels)
+    preparation = None
+    if prepare:
+        from lesionwise.cli.prepare import preparation_of
+
+        if brain_masks_from is not None:
+            raise InputError(
+                "Expected either --prepare or --brain-masks-from, found both: preparing finds the brain itself."
+            )
+        preparation = preparation_of(onto, brain_extraction, channels=channels)
     plan = plan_study(
         bids_dir,
         out,
@@ -165,10 +168,14 @@ def study(
         typer.echo(f"No scan falls to share {share.index}/{share.count}.")
         return
     engine = None if dry_run else spread.engine(settings.device, sees=[bids_dir], writes=out)
-    if prepare and engine is not None:
-        from lesionwise.cli.prepare import preparation_of, prepared_plan
+    raw: tuple[str, ...] = ()
+    if preparation is not None:
+        from lesionwise.cli.prepare import foreseen_plan, prepared_plan
 
-        plan = prepared_plan(plan, preparation_of(onto, brain_extraction), engine=engine, resume=resume)
+        if engine is None:
+            plan, raw = foreseen_plan(plan, preparation, resume=resume)
+        else:
+            plan = prepared_plan(plan, preparation, engine=engine, resume=resume)
     tasks = make_tasks(
         plan,
         model=reference,
@@ -181,7 +188,7 @@ def study(
         why=why,
     )
     if dry_run:
-        show_plan(plan, tasks, segmenter)
+        show_plan(plan, tasks, segmenter, raw=raw)
         return
     with reporting() as reporter:
         reporter.say(f"{len(tasks)} scan{'' if len(tasks) == 1 else 's'} on {engine.description}.")  # type: ignore[union-attr]
@@ -198,25 +205,38 @@ def study(
     conclude(result, out)
 
 
-def show_plan(plan: "StudyPlan", tasks: "Sequence[ScanTask]", model: "AbstractSegmenter") -> None:
-    """`--dry-run`: every scan with what is known of it, scans that cannot be used, and what it all will cost."""
+def show_plan(
+    plan: "StudyPlan", tasks: "Sequence[ScanTask]", model: "AbstractSegmenter", *, raw: Sequence[str] = ()
+) -> None:
+    """`--dry-run`: every scan with what is known of it, scans that cannot be used, and what it all will cost.
+
+    `raw` are the stems of those that are still to be prepared: nothing can be measured on them yet.
+    """
     from lesionwise.cohort import is_finished
     from lesionwise.study.estimate import estimate, known_lesions
 
-    for task in tasks:
+    usable = [task for task in tasks if not task.refused]
+    for task in usable:
         count = None
         if len(tasks) <= COUNT_UP_TO:
             count = known_lesions(task.scan, connectivity=task.settings.connectivity)
         known = "" if count is None else f", {count} reference lesions"
         state = "finished" if task.resume and is_finished(task.unit) else "to do"
+        if task.scan.name.stem in raw:
+            state = "to prepare, then to do"
         typer.echo(f"{task.scan.name.stem}: {state}{known}")
-    for scan in plan.left_out:
-        typer.echo(f"{scan.name.stem}: left out, {scan.reason}")
-    if plan.left_out:
-        typer.echo(f"{len(plan.left_out)} left out.")
-    if tasks:
-        for sentence in estimate(tasks, model, tasks[0].settings).sentences():
+    left_out = [(scan.name.stem, scan.reason) for scan in plan.left_out] + list(plan.refused.items())
+    for stem, reason in left_out:
+        typer.echo(f"{stem}: left out, {reason}")
+    if left_out:
+        typer.echo(f"{len(left_out)} left out.")
+    if raw:
+        typer.echo(f"{len(raw)} scan{'' if len(raw) == 1 else 's'} to prepare first.")
+    if len(raw) < len(usable):
+        for sentence in estimate(usable, model, usable[0].settings).sentences():
             typer.echo(sentence)
+    elif raw:
+        typer.echo("Lesions, time and disk can be estimated once a scan is prepared.")
 
 
 def collect(out: Path, *, report: bool) -> None:

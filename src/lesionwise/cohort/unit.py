@@ -140,7 +140,7 @@ def run_unit(unit: ScanUnit) -> Outcome:
 
 
 def outcome_of_fault(unit: ScanUnit, reason: str, details: str = "") -> Outcome:
-    """The outcome of a unit whose process could not report it itself."""
+    """Leaves a unit out, with a note in OUT, for a reason that its own work did not report."""
     more = {"Details": details} if details else {}
     write_json(unit.reason_path, {"Scan": unit.name.stem, "Reason": sentence(reason), **more})
     return Outcome(unit.stem, "left_out", sentence(reason))

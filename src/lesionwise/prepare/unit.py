@@ -11,7 +11,8 @@ import numpy as np
 from lesionwise.cohort import CohortResult, ScanUnit, UnitResult, run_cohort
 from lesionwise.cohort.engines import AbstractEngine
 from lesionwise.cohort.left_out import LeftOutList
-from lesionwise.errors import ImageFileError, InputError
+from lesionwise.cohort.unit import Outcome, outcome_of_fault
+from lesionwise.errors import ImageFileError
 from lesionwise.geometry.volume import Volume
 from lesionwise.io.bids import BidsScan, LeftOut
 from lesionwise.io.masks import ReferenceRule, read_own_reference
@@ -21,10 +22,6 @@ from lesionwise.prepare.scan import Preparation, Prepared, on_one_grid, prepare_
 
 WORK = "prepare"
 """Kind of work under which receipts, claims and reasons are kept."""
-
-
-class SetAsideError(InputError):
-    """A scan was prepared, but a person must look at it before it is used."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +71,13 @@ class PrepareTask:
         """True if the scan was prepared, but a person must look at it before it is used."""
         return self.files.quality.is_file() and bool(read_quality(self.files.quality)["SetAside"])
 
+    def set_aside_reason(self) -> str:
+        """Why a person must look at the scan, and where."""
+        return _set_aside(read_quality(self.files.quality)["Doubts"], self.files)
+
 
 def prepare_files(task: PrepareTask) -> UnitResult:
-    """Prepares a scan's files into OUT. Raises SetAsideError, all files written, if a person must look first."""
+    """Prepares a scan's files into OUT; one that a person must look at first is written as well."""
     files, scan = task.files, task.scan
     files.quality.unlink(missing_ok=True)
     channels = {name: read_channel(path, name) for name, path in scan.images.items()}
@@ -90,8 +91,10 @@ def prepare_files(task: PrepareTask) -> UnitResult:
     files.reference.unlink(missing_ok=True)
     written = save(prepared, files, sources=scan.images, reference=moved)
     if prepared.quality.set_aside:
-        raise SetAsideError(f"set aside: {prepared.quality.doubts[0].sentence} Look at {files.figure}.")
-    return UnitResult(written, _note(prepared), {"LeftAlone": prepared.left_alone})
+        note = _set_aside([doubt.sentence for doubt in prepared.quality.doubts], files)
+    else:
+        note = _note(prepared)
+    return UnitResult(written, note, {"LeftAlone": prepared.left_alone})
 
 
 def read_channel(path: Path, name: str) -> Volume:
@@ -116,21 +119,37 @@ def prepare_cohort(
 ) -> CohortResult:
     """Prepares all scans that are not prepared yet, and writes the data set's files and the table of quality.
 
-    Scans set aside or unusable are listed in `OUT/left_out.tsv`. `options` are those of `lesionwise.cohort.run_cohort`.
+    Scans set aside or unusable are left out, and listed in `OUT/left_out.tsv`; those set aside are kept like others, not
+    computed again. `options` are those of `lesionwise.cohort.run_cohort`.
     """
     write_description(out, version=version, raw=raw)
+    listed = LeftOutList(out, WORK, out / "left_out.tsv")
     result = run_cohort(
         [task.unit for task in tasks],
         engine=engine,
-        left_out=LeftOutList(out, WORK, out / "left_out.tsv"),
+        left_out=listed,
         missing=missing,
         stage=WORK,
         progress_fn=progress_fn,
         announce_fn=announce_fn,
         **options,
     )
+    outcomes = tuple(_looked_at(task, outcome) for task, outcome in zip(tasks, result.outcomes, strict=True))
+    listed.refresh()
     write_quality_table(out)
-    return result
+    aside = {outcome.stem: outcome.reason for outcome in outcomes if outcome.status == "left_out"}
+    return replace(result, outcomes=outcomes, left_out=tuple(sorted({**dict(result.left_out), **aside}.items())))
+
+
+def _looked_at(task: PrepareTask, outcome: Outcome) -> Outcome:
+    """The outcome of a scan that is finished but set aside is that it is left out."""
+    if outcome.status == "left_out" or not task.is_set_aside():
+        return outcome
+    return outcome_of_fault(task.unit, task.set_aside_reason())
+
+
+def _set_aside(doubts: Sequence[str], files: PreparedFiles) -> str:
+    return f"set aside: {doubts[0]} Look at {files.figure}."
 
 
 def _note(prepared: Prepared) -> str:

@@ -30,7 +30,19 @@ def make_tasks(
     """A task per scan of the plan."""
     out = Path(plan.out).resolve()
     return [
-        ScanTask(scan, out, model, settings, version, resume, resample, memory_bytes, triage, why)
+        ScanTask(
+            scan,
+            out,
+            model,
+            settings,
+            version,
+            resume,
+            resample,
+            memory_bytes,
+            triage,
+            why,
+            plan.refused.get(scan.name.stem, ""),
+        )
         for scan in plan.scans
     ]
 

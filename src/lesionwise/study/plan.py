@@ -13,7 +13,10 @@ from lesionwise.io.masks import ReferenceRule
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Scans of this run, scans that cannot be used, and whose rows of the list of left-out scans this run decides."""
+    """Scans of this run, scans that cannot be used, and whose rows of the list of left-out scans this run decides.
+
+    `refused` names those of `scans` that must not be explained, by stem with the reason.
+    """
 
     bids_dir: Path
     out: Path
@@ -21,6 +24,7 @@ class StudyPlan:
     left_out: tuple[LeftOut, ...]
     subjects: frozenset[str] | None = None
     shard: Shard = field(default_factory=Shard)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_study(

@@ -37,7 +37,8 @@ class TriageRef:
 class ScanTask:
     """Everything a process needs to explain one scan, and to judge its lesions if `triage` names a model.
 
-    With `why` the network is also asked what would have changed its mind.
+    With `why` the network is also asked what would have changed its mind. A scan that is `refused`, for the reason given,
+    is left out.
     """
 
     scan: BidsScan
@@ -50,6 +51,7 @@ class ScanTask:
     memory_bytes: int | None = None
     triage: TriageRef | None = None
     why: bool = False
+    refused: str = ""
 
     @property
     def files(self) -> ScanFiles:
@@ -68,7 +70,13 @@ class ScanTask:
             out=self.out,
             run_fn=partial(explain_scan, self),
             inputs=self.scan.files,
-            depends_on=(self.model.fingerprint, self.settings.key, self.resample, self.scan.reference_rule),
+            depends_on=(
+                self.model.fingerprint,
+                self.settings.key,
+                self.resample,
+                self.scan.reference_rule,
+                *((self.refused,) if self.refused else ()),
+            ),
             resume=self.resume,
             sound_fn=partial(is_sound, self),
         )
@@ -91,7 +99,12 @@ def is_sound(task: ScanTask) -> bool:
 
 
 def explain_scan(task: ScanTask) -> UnitResult:
-    """Explains the scan; what is there already under the same keys is read back, but not without `resume`."""
+    """Explains the scan; what is there already under the same keys is read back, but not without `resume`.
+
+    Raises InputError with the reason for one that is refused.
+    """
+    if task.refused:
+        raise InputError(task.refused)
     files, scan = task.files, task.scan
     tidy(files)
     if not task.resume:

@@ -16,6 +16,7 @@ STAGES = {
     "prepare": "Preparing",
     "train": "Training",
     "rows": "Experiment",
+    "benchmark": "Benchmark",
 }
 LOG_EVERY_S = 15.0
 

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("lesionwise.cli.prepare", "Align, brain-extract and bias-correct the scanner's files of a data set."),
     "study": ("lesionwise.cli.study", "Explain every scan of a BIDS data set, then collect the cohort."),
     "experiment": ("lesionwise.cli.experiment", "Run one of the published experiments on a data set."),
+    "benchmark": ("lesionwise.cli.benchmark", "Judge attribution methods where the right map is known."),
     "train": ("lesionwise.cli.train", "Train a network on a BIDS data set."),
     "evaluate": ("lesionwise.cli.evaluate", "Measure how well models segment a data set."),
     "triage": ("lesionwise.cli.triage", "Say which predicted lesions are probably false."),

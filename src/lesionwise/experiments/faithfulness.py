@@ -115,7 +115,7 @@ def faithfulness_rows(
         methods = chosen_methods(methods, n_samples=n_samples)
     rows: list[dict[str, Any]] = []
     stages = {one.label: Stage.of(scan, one) for one in chosen}
-    questions = {one.label: _question(stages[one.label]) for one in chosen}
+    questions = {one.label: question_of(stages[one.label]) for one in chosen}
     for name, method in methods.items():
         try:
             found = scan.attribute(chosen, method)
@@ -125,17 +125,37 @@ def faithfulness_rows(
             continue
         for number, (one, m) in enumerate(zip(chosen, found, strict=True)):
             stage = stages[one.label]
-            row = _begun(one, name) | curves(stage, stage.on_network(m), fractions) | _place(scan, one, m)
-            row["sensitivity"] = max((_change(scan, m, again[number]) for again in shaken), default=np.nan)
-            row |= questions[one.label].infidelity(
-                m, derivative=method.quantitative, count=perturbations, rng=scan.rng(one.label, 11)
+            row = _begun(one, name) | measures_of(
+                stage,
+                questions[one.label],
+                m,
+                derivative=method.quantitative,
+                fractions=fractions,
+                perturbations=perturbations,
+                rng=scan.rng(one.label, 11),
             )
+            row["sensitivity"] = max((_change(scan, m, again[number]) for again in shaken), default=np.nan)
             rows.append(row)
     for one in chosen:
         stage = stages[one.label]
         for name, order in stage.baselines(scan.rng(one.label, 12)).items():
             rows.append(_begun(one, name) | curves(stage, order, fractions))
     return keyed(scan, rows)
+
+
+def measures_of(
+    stage: Stage,
+    question: InfidelityQuestion,
+    found: Attribution,
+    *,
+    derivative: bool,
+    fractions: Sequence[float] = FRACTIONS,
+    perturbations: int = 8,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Every measure of `MEASURES` that needs no second map (all but `sensitivity`) of one lesion's map."""
+    asked = question.infidelity(found, derivative=derivative, count=perturbations, rng=rng)
+    return curves(stage, stage.on_network(found), fractions) | _place(stage.scan, stage.one, found) | asked
 
 
 def _begun(one: Instance, method: str, *, note: str = "") -> dict[str, Any]:
@@ -269,7 +289,7 @@ def _change(scan: Scan, first: Attribution, second: Attribution) -> float:
     return float(np.linalg.norm(maps[1] - maps[0])) / size if size > 0 else float("nan")
 
 
-def _question(stage: Stage) -> InfidelityQuestion:
+def question_of(stage: Stage) -> InfidelityQuestion:
     """The lesion and what lies within 10 mm of it in the head, on the scan's grid."""
     near = stage.scan.distance_mm(stage.one, reach_mm=AROUND_MM) <= AROUND_MM
     head = stage.scan.placement.scan_head.numpy()

@@ -50,13 +50,13 @@ def test_the_true_map_is_right_in_every_score(answer):
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("wrong", ["shuffled", "reversed", "other lesion"])
 def test_a_wrong_map_loses_in_every_score(answer, score, wrong):
-    """Over twenty draws: far below the true map, and no better than chance where chance is known."""
+    """Over thirty draws: far below the true map, and no better than chance where chance is known."""
     true, lost = [], []
-    for seed in range(20):
+    for seed in range(30):
         rng = np.random.default_rng(seed)
         true.append(scores_of(true_map(rng), answer, rng)[score])
         lost.append(scores_of(wrong_maps(rng)[wrong], answer, rng)[score])
-    assert np.mean(lost) < 0.6
+    assert np.mean(lost) < 0.65
     assert np.mean(true) - np.mean(lost) > 0.3
 
 

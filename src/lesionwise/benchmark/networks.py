@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lesionwise.benchmark.patients import SIDE_VOX
-from lesionwise.benchmark.rules import Rule, rule_named
+from lesionwise.benchmark.rules import RULES, Rule, rule_named
+from lesionwise.errors import InputError
 from lesionwise.models.statedict import load_pair
 from lesionwise.phantom import CHANNELS
 from lesionwise.segmenter import Segmenter, Spec
@@ -42,8 +43,17 @@ def spec_of(rule: Rule, card: Mapping[str, Any]) -> Spec:
     )
 
 
+def shipped() -> tuple[str, ...]:
+    """Rules whose network ships, in the order of `RULES`."""
+    return tuple(rule for rule in RULES if (WEIGHTS / f"{rule}.safetensors").is_file())
+
+
 @lru_cache(maxsize=1)
 def network_of(rule: str) -> Segmenter:
-    """The shipped network of a rule. Raises InputError for a rule that does not exist."""
+    """The shipped network of a rule. Raises InputError for a rule that does not exist or has no network."""
     rule_named(rule)
+    if rule not in shipped():
+        raise InputError(
+            f"Expected a rule whose network ships ({', '.join(shipped())}), found {rule}: scripts/train_planted.py trains it."
+        )
     return load_pair(WEIGHTS / f"{rule}.toml", WEIGHTS / f"{rule}.safetensors")

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -13,8 +13,7 @@ import pandas as pd
 
 from lesionwise.benchmark.contestants import Contestant, contestants
 from lesionwise.benchmark.judge import judge
-from lesionwise.benchmark.networks import network_of
-from lesionwise.benchmark.rules import RULES, rule_named
+from lesionwise.benchmark.networks import network_of, shipped
 from lesionwise.benchmark.tables import Benchmark, tabulate
 from lesionwise.charts.saving import save_chart
 from lesionwise.cohort import CohortRunner
@@ -34,10 +33,10 @@ PACKAGES = ("torch", "monai", "captum", "numpy", "scipy", "pandas")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is judged by what: `methods` as in `contestants` (none: everybody), `rules` by name."""
+    """What is judged by what: `methods` as in `contestants` (none: everybody), `rules` by name (those whose network ships)."""
 
     methods: tuple[str, ...] = ()
-    rules: tuple[str, ...] = tuple(RULES)
+    rules: tuple[str, ...] = field(default_factory=shipped)
     subjects: int = 8
     seed: int = 0
     samples: int = 8
@@ -45,7 +44,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         for rule in self.rules:
-            rule_named(rule)
+            network_of(rule)
         if self.subjects < 1 or self.samples < 1 or self.seed < 0:
             raise InputError(
                 f"Expected at least one patient and one sample and a seed from 0, found {self.subjects}, {self.samples}, "
@@ -59,7 +58,7 @@ def run_benchmark(plan: Plan, out: Path | str, *, version: str, runner: CohortRu
 
     Rows of each patient and rule are kept under a key over networks, methods and settings, so that an interrupted run
     goes on. Patient n of a seed is the same whatever their number. A share (`runner.shard`) only computes, and gives None.
-    Raises InputError for a method or rule that does not exist.
+    Raises InputError for a method that does not exist.
     """
     out, runner = Path(out).resolve(), runner or CohortRunner()
     chosen = contestants(plan.methods, samples=plan.samples)

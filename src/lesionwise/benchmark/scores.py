@@ -125,13 +125,14 @@ def off(m: Map, answer: Answer) -> float:
 def order(m: Map, answer: Answer, rng: np.random.Generator) -> float:
     """Share of shuffles S of M for which agreement(M) > agreement(S) > agreement(-M).
 
-    Agreement is the cosine of the judged values with the truth: the sign in a cause, 0 elsewhere.
+    Agreement is the correlation of the judged values with the truth: the sign in a cause, 0 elsewhere.
     """
     judged = answer.judged(len(m))
     truth = np.zeros(m.shape)
     for cell in answer.causes:
         truth[min(cell.channel, len(m) - 1)][cell.region] = cell.sign
     values, wanted = m[judged].astype(float), truth[judged]
+    values, wanted = values - values.mean(), wanted - wanted.mean()
     size = float(np.linalg.norm(values) * np.linalg.norm(wanted))
     if not size > 0:
         return 0.0

@@ -213,13 +213,10 @@ class Exam:
         readings = probe.read([one + shift for one in (probe.base, *(self.without(probe, part) for part in parts))])
         y = [reading[0].target_mean for reading in readings]
         data, difference = np.zeros(self.patient.image.shape, dtype=np.float32), np.zeros(self.patient.image.shape)
-        players = np.zeros(self.patient.image.shape, dtype=np.int16)
-        for player, (one, without) in enumerate(zip(parts, y[1:], strict=True), start=1):
+        for one, without in zip(parts, y[1:], strict=True):
             data[one.channel][one.region] += (y[0] - without) / one.region.sum()
-            stroke = self.in_network_units(one)
-            difference += stroke
-            players[(stroke != 0) & (players == 0)] = player
+            difference += self.in_network_units(one)
         box = Box.whole(self.patient.image.shape[1:])
-        removal = Removal(difference, box, players)
+        removal = Removal(difference, box)
         peak, trough = data.max(axis=(1, 2, 3)), data.min(axis=(1, 2, 3))
         return Attribution(data, box, None, 1, None, peak, trough, None, None, y[0], None, 0.0, removal=removal)

@@ -184,7 +184,9 @@ def plant(
     name: ScanName | None = None,
 ) -> Patient:
     """Draws up to `blobs` blobs at `places` (`places_in`), lesions and others in turn, `APART_MM` from one another."""
-    image, found, centres = ground.image.copy(), [], []
+    image = ground.image.copy()
+    found: list[Blob] = []
+    centres: list[tuple[int, int, int]] = []
     for number in range(blobs):
         wanted = number % 2 == 0
         centre = _free(places[wanted], centres, rng)

@@ -115,7 +115,7 @@ def _method_rows(exam: Exam, held: Sequence[int], one: Contestant) -> list[dict[
         whole[(slice(None), *m.box.slices)] = m.data
         whole = whole[:1] if kind == "location" else whole
         scores = scores_of(whole, exam.answer(number, kind), exam.scan.rng(number, 62))
-        rows.append(facts | {"lesion": number, "kind": kind, "seconds": seconds} | scores)
+        rows.append({**facts, "lesion": number, "kind": kind, "seconds": seconds, **scores})
     return rows
 
 
@@ -152,8 +152,13 @@ def _measure_rows(exam: Exam, truths: dict[int, Attribution]) -> list[dict[str, 
             row |= {name.replace(" ", "_"): value for name, value in others.items()}
             known = [value for value in others.values() if np.isfinite(value)]
             if np.isfinite(values[TRUE]) and known:
-                rank = {"lower": -1.0, "higher": 1.0}.get(better.split()[0])
-                goodness = (lambda v, r=rank: r * v) if rank else (lambda v: -abs(v))
-                row["first"] = float(all(goodness(values[TRUE]) > goodness(value) for value in known))
+                row["first"] = float(all(_good(values[TRUE], better) > _good(value, better) for value in known))
             rows.append(row)
     return rows
+
+
+def _good(value: float, better: str) -> float:
+    """A measure's value so that more is better, by what `MEASURES` says of it."""
+    if better.startswith("nearer 0"):
+        return -abs(value)
+    return -value if better.startswith("lower") else value

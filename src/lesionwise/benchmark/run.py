@@ -118,7 +118,8 @@ def _config(plan: Plan, chosen: Sequence[Contestant], version: str) -> Mapping[s
 
 
 def _settings(one: Contestant) -> dict[str, Any]:
-    values = asdict(one.method) if is_dataclass(one.method) else {}  # type: ignore[call-overload]
+    method: Any = one.method
+    values: dict[str, Any] = asdict(method) if is_dataclass(method) else {}
     plain = {k: v for k, v in values.items() if v is None or isinstance(v, str | int | float | bool)}
     return {"Family": one.family, "Target": one.target, **plain}
 

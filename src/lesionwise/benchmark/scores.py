@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from lesionwise.stats import auc
@@ -51,7 +51,7 @@ class Answer:
     near: MaskArray
     others: MaskArray
 
-    def judged(self, channels: int) -> MaskArray:
+    def judged(self, channels: int) -> Bool[np.ndarray, "channels i j k"]:
         """Where values count, by channel (channels, i, j, k): near, without `also` and the soft edge of a cause."""
         where = np.repeat(self.near[None], channels, axis=0)
         for cell in self.also:

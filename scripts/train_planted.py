@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from lesionwise.benchmark.networks import ARGUMENTS, WEIGHTS, spec_of
 from lesionwise.benchmark.patients import background, places_in, plant, without_ventricles_on_flair
-from lesionwise.benchmark.rules import RULES, Rule
+from lesionwise.benchmark.rules import RULES, PlantedRule
 from lesionwise.models.statedict import save_model
 from lesionwise.segmenter import zscore
 
@@ -40,7 +40,7 @@ def grounds_of(brains: int, keep: Path | None) -> list:
     return found
 
 
-def patients_of(rule: Rule, grounds: list, each: int, rng: np.random.Generator) -> list:
+def patients_of(rule: PlantedRule, grounds: list, each: int, rng: np.random.Generator) -> list:
     """Image in the network's units, reference, and centres of the blobs, `each` times on every brain."""
     out = []
     for ground in grounds:
@@ -67,7 +67,9 @@ def patch(patients: list, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
     return np.ascontiguousarray(x), np.ascontiguousarray(y)
 
 
-def train(rule: Rule, grounds: list, *, steps: int, batch: int, each: int, rate: float, seed: int, out: Path) -> None:
+def train(
+    rule: PlantedRule, grounds: list, *, steps: int, batch: int, each: int, rate: float, seed: int, out: Path
+) -> None:
     """Fits one network and writes its weights in half precision."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from lesionwise.benchmark.judge import RIVALS, TRUE, rivals_of
 from lesionwise.benchmark.networks import WEIGHTS, network_of, shipped
 from lesionwise.benchmark.patients import Stroke
 from lesionwise.benchmark.rules import RULES
-from lesionwise.benchmark.run import Plan, run_benchmark
+from lesionwise.benchmark.run import BenchmarkPlan, run_benchmark
 from lesionwise.benchmark.scores import SCORES
 from lesionwise.benchmark.tables import verdict
 from lesionwise.benchmark.truth import Exam
@@ -45,7 +45,7 @@ def toy(tmp_path_factory):
     (folder / "planted_own_method.py").write_text(OWN)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        plan = Plan(("gradient", "planted_own_method:Mine"), ("t1w",), subjects=1, samples=1)
+        plan = BenchmarkPlan(("gradient", "planted_own_method:Mine"), ("t1w",), subjects=1, samples=1)
         first = run_benchmark(plan, folder / "first", version="0")
         again = run_benchmark(plan, folder / "again", version="0")
     return folder, first, again
@@ -148,7 +148,7 @@ def test_a_method_that_is_none_is_told_in_a_sentence(methods, words):
 
 def test_a_rule_that_does_not_exist_is_told():
     with pytest.raises(InputError, match="found 'gold'"):
-        Plan(rules=("gold",))
+        BenchmarkPlan(rules=("gold",))
 
 
 def test_an_own_method_says_what_it_answers_for(tmp_path, monkeypatch):

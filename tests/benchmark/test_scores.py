@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lesionwise.benchmark.scores import SCORES, Answer, Cell, scores_of
+from lesionwise.benchmark.scores import SCORES, Cell, KnownAnswer, scores_of
 
 SHAPE = (20, 20, 20)
 
@@ -22,7 +22,7 @@ def answer():
     near = ball((9, 10, 10), 8) & ~OTHER
     elsewhere = near & ~LESION & ~TAG
     wrong = [Cell("tag", 0, TAG), Cell("lesion", 1, LESION), Cell("rest", 0, elsewhere), Cell("rest", 1, elsewhere)]
-    return Answer((Cell("tag", 1, TAG, 1),), (Cell("lesion", 0, LESION),), tuple(wrong), near, OTHER)
+    return KnownAnswer((Cell("tag", 1, TAG, 1),), (Cell("lesion", 0, LESION),), tuple(wrong), near, OTHER)
 
 
 def true_map(rng):
@@ -71,7 +71,7 @@ def test_a_map_in_the_wrong_channel_or_place_is_not_named(answer):
 
 def test_two_causes_must_both_be_named():
     causes = (Cell("lesion", 0, LESION, 1), Cell("lesion", 1, LESION, -1))
-    answer = Answer(causes, (), (Cell("tag", 0, TAG), Cell("tag", 1, TAG)), ball((9, 10, 10), 8), OTHER)
+    answer = KnownAnswer(causes, (), (Cell("tag", 0, TAG), Cell("tag", 1, TAG)), ball((9, 10, 10), 8), OTHER)
     m = np.zeros((2, *SHAPE))
     m[0][LESION], m[1][LESION] = 1.0, -0.5
     rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lesionwise.benchmark.patients import SIDE_VOX
-from lesionwise.benchmark.rules import RULES, Rule, rule_named
+from lesionwise.benchmark.rules import RULES, PlantedRule, rule_named
 from lesionwise.errors import InputError
 from lesionwise.models.statedict import load_pair
 from lesionwise.phantom import CHANNELS
@@ -29,7 +29,7 @@ CAM_LAYER = "model.1.submodule.2"
 """The last hidden layer at half resolution, which class activation maps look at."""
 
 
-def spec_of(rule: Rule, card: Mapping[str, Any]) -> Spec:
+def spec_of(rule: PlantedRule, card: Mapping[str, Any]) -> Spec:
     """What must be known about a rule's network."""
     window = (SIDE_VOX, SIDE_VOX, SIDE_VOX)
     return Spec(

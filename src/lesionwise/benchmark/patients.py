@@ -53,7 +53,7 @@ class Stroke:
 
 
 @dataclass(frozen=True, eq=False)
-class Blob:
+class PlantedBlob:
     """One planted blob: a lesion by the rule, or not (`kind` says which sort it is).
 
     `voxels` is its extent as a mask; `strokes` all that was drawn for it.
@@ -72,7 +72,7 @@ class Patient:
 
     background: Background
     image: np.ndarray
-    blobs: tuple[Blob, ...]
+    blobs: tuple[PlantedBlob, ...]
     name: ScanName = field(default_factory=ScanName)
 
     @property
@@ -104,7 +104,7 @@ class Patient:
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class BlobPlace:
     """Where a blob may be drawn, and with what randomness."""
 
     background: Background
@@ -122,7 +122,7 @@ class Site:
 
 SpotsFn = Callable[[Background, bool], MaskArray]
 Places = Mapping[bool, np.ndarray]
-DrawFn = Callable[[Site, bool], tuple[str, np.ndarray, list[Stroke]]]
+DrawFn = Callable[[BlobPlace, bool], tuple[str, np.ndarray, list[Stroke]]]
 """(site, is a lesion) -> its kind, its soft extent, its strokes."""
 
 
@@ -185,7 +185,7 @@ def plant(
 ) -> Patient:
     """Draws up to `blobs` blobs at `places` (`places_in`), lesions and others in turn, `APART_MM` from one another."""
     image = ground.image.copy()
-    found: list[Blob] = []
+    found: list[PlantedBlob] = []
     centres: list[tuple[int, int, int]] = []
     for number in range(blobs):
         wanted = number % 2 == 0
@@ -193,8 +193,8 @@ def plant(
         if centre is None:
             continue
         centres.append(centre)
-        kind, soft, strokes = draw_fn(Site(ground, centre, rng), wanted)
-        found.append(Blob(kind, wanted, centre, (soft > 0.5) & ground.head, tuple(strokes)))
+        kind, soft, strokes = draw_fn(BlobPlace(ground, centre, rng), wanted)
+        found.append(PlantedBlob(kind, wanted, centre, (soft > 0.5) & ground.head, tuple(strokes)))
         for one in strokes:
             image[one.channel] += one.change * ground.head
     return Patient(ground, image, tuple(found), name or ScanName())

@@ -9,9 +9,9 @@ from scipy import ndimage
 
 from lesionwise.benchmark.patients import (
     Background,
+    BlobPlace,
     DrawFn,
     Patient,
-    Site,
     SpotsFn,
     Stroke,
     background,
@@ -38,7 +38,7 @@ SEEN_MM = 12.0
 
 
 @dataclass(frozen=True, eq=False)
-class Rule:
+class PlantedRule:
     """A planted rule.
 
     `causes` are names of strokes that decide, `also` those that the network rightly answers to as well. `asked_of` says
@@ -66,14 +66,14 @@ class Rule:
         return plant(ground, self.draw_fn, np.random.default_rng([seed, 42]), places=places, name=name)
 
 
-def _visible_on_t1w(site: Site, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
+def _visible_on_t1w(site: BlobPlace, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
     soft = site.ellipsoid(site.rng.uniform(2.6, 3.6), stretch=site.stretch())
     if wanted:
         return "dark on T1w", soft, [stroke("lesion T1w", T1W, soft, DARK)]
     return "bright on FLAIR", soft, [stroke("lesion FLAIR", FLAIR, soft, BRIGHT)]
 
 
-def _tagged(site: Site, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
+def _tagged(site: BlobPlace, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
     soft = site.ellipsoid(site.rng.uniform(2.6, 3.4), stretch=site.stretch())
     strokes = [stroke("lesion FLAIR", FLAIR, soft, BRIGHT)]
     way = site.rng.normal(size=3)
@@ -84,7 +84,7 @@ def _tagged(site: Site, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
     return "without tag", soft, strokes
 
 
-def _beside_ventricles(site: Site, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
+def _beside_ventricles(site: BlobPlace, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
     soft = site.ellipsoid(site.rng.uniform(2.4, 3.0), stretch=site.stretch())
     soft = soft * ~site.background.ventricles
     strokes = [stroke("lesion FLAIR", FLAIR, soft, BRIGHT)]
@@ -105,7 +105,7 @@ def _by_ventricles(ground: Background, wanted: bool) -> MaskArray:
     return ndimage.binary_erosion(ground.white, iterations=2) & (distance >= FAR_MM)
 
 
-def _vetoed(site: Site, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
+def _vetoed(site: BlobPlace, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
     radius, stretch = site.rng.uniform(2.6, 3.4), site.stretch()
     soft = site.ellipsoid(radius, stretch=stretch)
     strokes = [stroke("lesion FLAIR", FLAIR, soft, BRIGHT)]
@@ -115,7 +115,7 @@ def _vetoed(site: Site, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
     return "vetoed", soft, [*strokes, stroke("rim T1w", T1W, rim, BRIGHT)]
 
 
-def _large(site: Site, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
+def _large(site: BlobPlace, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
     stretch = site.stretch()
     small = site.ellipsoid(site.rng.uniform(1.7, 2.1), stretch=stretch)
     if not wanted:
@@ -125,7 +125,7 @@ def _large(site: Site, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
     return "large", soft, [stroke("core FLAIR", FLAIR, small, BRIGHT), stroke("outer FLAIR", FLAIR, outer, BRIGHT)]
 
 
-def _both(site: Site, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
+def _both(site: BlobPlace, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
     soft = site.ellipsoid(site.rng.uniform(2.6, 3.6), stretch=site.stretch())
     parts = [stroke("lesion FLAIR", FLAIR, soft, BRIGHT), stroke("lesion T1w", T1W, soft, DARK)]
     if wanted:
@@ -134,18 +134,18 @@ def _both(site: Site, wanted: bool) -> tuple[str, np.ndarray, list[Stroke]]:
     return ("FLAIR only", "T1w only")[which], soft, [parts[which]]
 
 
-RULES: Mapping[str, Rule] = {
+RULES: Mapping[str, PlantedRule] = {
     rule.name: rule
     for rule in (
-        Rule("t1w", "A lesion is dark on T1w; FLAIR shows others.", _visible_on_t1w, ("lesion T1w",)),
-        Rule(
+        PlantedRule("t1w", "A lesion is dark on T1w; FLAIR shows others.", _visible_on_t1w, ("lesion T1w",)),
+        PlantedRule(
             "tag",
             "A bright spot on FLAIR is a lesion if a small bright tag on T1w lies beside it.",
             _tagged,
             ("tag T1w",),
             ("lesion FLAIR",),
         ),
-        Rule(
+        PlantedRule(
             "context",
             "A bright spot on FLAIR is a lesion if it lies at the ventricles, which T1w alone shows.",
             _beside_ventricles,
@@ -154,7 +154,7 @@ RULES: Mapping[str, Rule] = {
             spots_fn=_by_ventricles,
             flair_without_ventricles=True,
         ),
-        Rule(
+        PlantedRule(
             "suppressor",
             "A bright spot on FLAIR is a lesion unless a bright rim on T1w vetoes it.",
             _vetoed,
@@ -162,8 +162,10 @@ RULES: Mapping[str, Rule] = {
             ("lesion FLAIR",),
             asked_of="vetoed",
         ),
-        Rule("size", "A bright spot on FLAIR is a lesion if it is large.", _large, ("outer FLAIR",), ("core FLAIR",)),
-        Rule(
+        PlantedRule(
+            "size", "A bright spot on FLAIR is a lesion if it is large.", _large, ("outer FLAIR",), ("core FLAIR",)
+        ),
+        PlantedRule(
             "conjunction",
             "A lesion is bright on FLAIR and dark on T1w; either alone is none.",
             _both,
@@ -174,7 +176,7 @@ RULES: Mapping[str, Rule] = {
 """Every planted rule by name."""
 
 
-def rule_named(name: str) -> Rule:
+def rule_named(name: str) -> PlantedRule:
     """The rule of that name. Raises InputError for any other, naming those that exist."""
     if name not in RULES:
         raise InputError(f"Expected a rule among {', '.join(RULES)}, found {name!r}.")

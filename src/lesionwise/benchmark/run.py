@@ -32,7 +32,7 @@ PACKAGES = ("torch", "monai", "captum", "numpy", "scipy", "pandas")
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """What is judged by what: `methods` as in `contestants` (none: everybody), `rules` by name (those whose network ships)."""
 
     methods: tuple[str, ...] = ()
@@ -52,7 +52,9 @@ class Plan:
             )
 
 
-def run_benchmark(plan: Plan, out: Path | str, *, version: str, runner: CohortRunner | None = None) -> Benchmark | None:
+def run_benchmark(
+    plan: BenchmarkPlan, out: Path | str, *, version: str, runner: CohortRunner | None = None
+) -> Benchmark | None:
     """Judges every method by every rule on `plan.subjects` new patients and writes OUT: benchmark.tsv, measures.tsv,
     verification.tsv, lesions.tsv, finding.md, the figure (PDF, PNG, plotly JSON), config.json, left_out.tsv.
 
@@ -78,7 +80,9 @@ def run_benchmark(plan: Plan, out: Path | str, *, version: str, runner: CohortRu
     return found
 
 
-def _unit(plan: Plan, chosen: Sequence[Contestant], rule: str, number: int, out: Path, version: str) -> TableUnit:
+def _unit(
+    plan: BenchmarkPlan, chosen: Sequence[Contestant], rule: str, number: int, out: Path, version: str
+) -> TableUnit:
     subject, seed = f"planted{number + 1:03d}", plan.seed * SEED_STRIDE + number
     return TableUnit.of(
         partial(_rows, rule, subject, seed, plan),
@@ -91,7 +95,7 @@ def _unit(plan: Plan, chosen: Sequence[Contestant], rule: str, number: int, out:
     )
 
 
-def _rows(rule: str, subject: str, seed: int, plan: Plan) -> pd.DataFrame:
+def _rows(rule: str, subject: str, seed: int, plan: BenchmarkPlan) -> pd.DataFrame:
     """What any process computes of one patient and rule."""
     return judge(rule, subject, seed, contestants(plan.methods, samples=plan.samples), measures=plan.measures)
 
@@ -100,7 +104,7 @@ def _methods_key(chosen: Sequence[Contestant]) -> str:
     return fingerprint([(one.name, one.kind, one.target, one.method) for one in chosen])
 
 
-def _config(plan: Plan, chosen: Sequence[Contestant], version: str) -> Mapping[str, Any]:
+def _config(plan: BenchmarkPlan, chosen: Sequence[Contestant], version: str) -> Mapping[str, Any]:
     """All that the figures depend on."""
     installed = {}
     for name in PACKAGES:

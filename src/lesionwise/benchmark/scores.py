@@ -38,7 +38,7 @@ class Cell:
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class KnownAnswer:
     """The right answer among the possible ones.
 
     `causes` are right; `also` rightly has evidence that no score counts for or against; `wrong` are the other possible
@@ -64,7 +64,7 @@ class Answer:
         return where
 
 
-def scores_of(m: Map, answer: Answer, rng: np.random.Generator) -> dict[str, float]:
+def scores_of(m: Map, answer: KnownAnswer, rng: np.random.Generator) -> dict[str, float]:
     """Every score of `SCORES` of one map. A map of one channel for all inputs (class activation) has no `named`, `channel`."""
     whole = len(m) > 1
     found = {"named": named(m, answer) if whole else np.nan, "channel": channel(m, answer) if whole else np.nan}
@@ -72,7 +72,7 @@ def scores_of(m: Map, answer: Answer, rng: np.random.Generator) -> dict[str, flo
     return found
 
 
-def named(m: Map, answer: Answer) -> float:
+def named(m: Map, answer: KnownAnswer) -> float:
     """1 if the strongest cells by |sum of M| are the causes, each with its sign."""
     cells = [*answer.causes, *answer.wrong]
     sums = np.array([float(m[cell.channel][cell.region].sum()) for cell in cells])
@@ -82,7 +82,7 @@ def named(m: Map, answer: Answer) -> float:
     return float(right and np.abs(sums[:count]).min() > rest)
 
 
-def channel(m: Map, answer: Answer) -> float:
+def channel(m: Map, answer: KnownAnswer) -> float:
     """Right evidence in the cause's channel over all evidence in its region; of two causes, how even they are."""
     if len(answer.causes) > 1:
         right = [max(0.0, e) for e in _evidence(m, answer.causes)]
@@ -94,7 +94,7 @@ def channel(m: Map, answer: Answer) -> float:
     return positive / (positive + wrong) if positive + wrong > 0 else 0.0
 
 
-def place(m: Map, answer: Answer) -> float:
+def place(m: Map, answer: KnownAnswer) -> float:
     """Mean over causes of the AUC of sign x M inside against around, in the cause's channel."""
     judged, found = answer.judged(len(m)), []
     for cell, values in _signed(m, answer.causes):
@@ -103,7 +103,7 @@ def place(m: Map, answer: Answer) -> float:
     return float(np.mean(found))
 
 
-def sign(m: Map, answer: Answer) -> float:
+def sign(m: Map, answer: KnownAnswer) -> float:
     """Mean over causes of sum(s (M - mean)) / sum|M - mean| inside, the mean being that of all judged values; 0 for none."""
     judged, found = answer.judged(len(m)), []
     middle = float(m[judged].mean()) if judged.any() else 0.0
@@ -114,7 +114,7 @@ def sign(m: Map, answer: Answer) -> float:
     return float(np.mean(found))
 
 
-def off(m: Map, answer: Answer) -> float:
+def off(m: Map, answer: KnownAnswer) -> float:
     """Mean over causes of the AUC of sign x M inside against the largest |M| over channels in other blobs; NaN without."""
     if not answer.others.any():
         return float("nan")
@@ -122,7 +122,7 @@ def off(m: Map, answer: Answer) -> float:
     return float(np.mean([auc(values[cell.region], there) for cell, values in _signed(m, answer.causes)]))
 
 
-def order(m: Map, answer: Answer, rng: np.random.Generator) -> float:
+def order(m: Map, answer: KnownAnswer, rng: np.random.Generator) -> float:
     """Share of shuffles S of M for which agreement(M) > agreement(S) > agreement(-M).
 
     Agreement is the correlation of the judged values with the truth: the sign in a cause, 0 elsewhere.

@@ -17,9 +17,9 @@ from torch import Tensor
 from lesionwise.asking.probe import Probe
 from lesionwise.asking.scan import Scan
 from lesionwise.attribution.result import Attribution, Removal
-from lesionwise.benchmark.patients import Blob, Patient, Stroke
-from lesionwise.benchmark.rules import SEEN_MM, Rule
-from lesionwise.benchmark.scores import Answer, Cell
+from lesionwise.benchmark.patients import Patient, PlantedBlob, Stroke
+from lesionwise.benchmark.rules import SEEN_MM, PlantedRule
+from lesionwise.benchmark.scores import Cell, KnownAnswer
 from lesionwise.geometry.box import Box
 from lesionwise.geometry.distance import distance_to_mm
 from lesionwise.instances.instance import Instance
@@ -65,12 +65,12 @@ class Verified:
 class Exam:
     """One patient before a rule's network: blobs are the instances of `scan`, numbered from 1 in their order."""
 
-    rule: Rule
+    rule: PlantedRule
     patient: Patient
     scan: Scan
 
     @classmethod
-    def of(cls, rule: Rule, patient: Patient, model: AbstractSegmenter, settings: Settings) -> "Exam":
+    def of(cls, rule: PlantedRule, patient: Patient, model: AbstractSegmenter, settings: Settings) -> "Exam":
         """The patient predicted, with the planted blobs in the place of predicted components."""
         _, _, explained = find_case(model, patient.case, settings)
         affine = patient.background.affine
@@ -83,7 +83,7 @@ class Exam:
         return replace(exam, scan=replace(exam.scan, wanted=asked))
 
     @property
-    def asked(self) -> list[tuple[int, Blob]]:
+    def asked(self) -> list[tuple[int, PlantedBlob]]:
         """Numbers and blobs that the rule asks about."""
         lesions = self.rule.asked_of == "lesions"
         return [
@@ -101,7 +101,7 @@ class Exam:
         """The blob as an instance."""
         return self.scan.instances[number - 1]
 
-    def parts(self, blob: Blob, names: Sequence[str]) -> list[Stroke]:
+    def parts(self, blob: PlantedBlob, names: Sequence[str]) -> list[Stroke]:
         """The blob's strokes of these names."""
         return [one for name in names for one in blob.strokes if one.name == name]
 
@@ -156,7 +156,7 @@ class Exam:
             worth=tuple(before.target_mean - one.target_mean for one in full),
         )
 
-    def answer(self, number: int, kind: Kind) -> Answer:
+    def answer(self, number: int, kind: Kind) -> KnownAnswer:
         """The right answer for a map of this kind."""
         blob = self.patient.blobs[number - 1]
         shape = blob.mask.shape
@@ -182,7 +182,7 @@ class Exam:
             for place, mask in places.items()
             for channel in range(len(self.patient.image))
         ]
-        return Answer(
+        return KnownAnswer(
             causes=tuple(cell for cell in cells if cell.sign),
             also=tuple(cell for cell in cells if (cell.place, cell.channel) in extra),
             wrong=tuple(cell for cell in cells if not cell.sign and (cell.place, cell.channel) not in extra),

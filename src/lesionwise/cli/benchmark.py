@@ -44,12 +44,12 @@ def benchmark(
     Exit code 3: some patients were left out, with the reasons in OUT/left_out.tsv.
     """
     from lesionwise.benchmark.networks import shipped
-    from lesionwise.benchmark.run import Plan, run_benchmark
+    from lesionwise.benchmark.run import BenchmarkPlan, run_benchmark
     from lesionwise.cohort import CohortRunner, Shard
     from lesionwise.io.files import check_output
 
     check_output(out)
-    plan = Plan(tuple(method or ()), tuple(rule or shipped()), subjects, seed, samples, measures)
+    plan = BenchmarkPlan(tuple(method or ()), tuple(rule or shipped()), subjects, seed, samples, measures)
     with reporting() as reporter:
         engine = Spread(workers, scheduler).engine("cpu", sees=[], writes=out)
         runner = CohortRunner(engine, Shard.parse(shard), resume, reporter.step, reporter.say)

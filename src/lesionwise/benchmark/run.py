@@ -123,7 +123,7 @@ def _config(plan: BenchmarkPlan, chosen: Sequence[Contestant], version: str) -> 
 
 def _settings(one: Contestant) -> dict[str, Any]:
     method: Any = one.method
-    values: dict[str, Any] = asdict(method) if is_dataclass(method) else {}
+    values: dict[str, Any] = asdict(method) if is_dataclass(method) and not isinstance(method, type) else {}
     plain = {k: v for k, v in values.items() if v is None or isinstance(v, str | int | float | bool)}
     return {"Family": one.family, "Target": one.target, **plain}
 

@@ -19,6 +19,8 @@ LEARNT = 0.5
 """Share of the blobs asked about, in which the causes must hold for a rule to count as learnt."""
 FIRST = 0.9
 """Share of lesions in which a measure must rank the true map first to be called right."""
+TOO_FEW_PATIENTS = "too few patients"
+"""For a verdict."""
 CHANCE = 1 / (1 + len(RIVALS))
 _BOUNDS = {name: (-1.0, 1.0) if name == "sign" else (0.0, 1.0) for name in SCORES}
 
@@ -103,13 +105,14 @@ def _measures(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def verdict(first: Interval) -> str:
-    """In words: "right" from `FIRST` on, "fails" where the interval (or without one the estimate) does not pass chance."""
+    """In words: "right" from `FIRST` on, "fails" where the interval does not pass chance."""
     if not np.isfinite(first.estimate):
         return "not asked"
+    if not np.isfinite(first.low):
+        return TOO_FEW_PATIENTS
     if first.estimate >= FIRST:
         return "right"
-    low = first.low if np.isfinite(first.low) else first.estimate
-    return "in part" if low > CHANCE else "fails"
+    return "in part" if first.low > CHANCE else "fails"
 
 
 def _mean(rows: pd.DataFrame, column: str, rng: np.random.Generator, bounds: tuple[float, float]) -> Interval:
@@ -134,13 +137,13 @@ def _named(name: str, interval: Interval) -> dict[str, float]:
 def _said_of_rules(table: pd.DataFrame) -> list[str]:
     learnt, missed = table.loc[table["learnt"], "rule"], table.loc[~table["learnt"], "rule"]
     said = [
-        f"{int(table['judged'].sum())} of {int(table['asked'].sum())} planted lesions in {int(table['patients'].max())} "
-        "patients are judged: those in which taking the cause away turned the network's decision."
+        f"{int(table['judged'].sum())} of {int(table['asked'].sum())} planted lesions in {_patients(int(table['patients'].max()))} "
+        "are judged: those in which taking the cause away turned the network's decision."
     ]
     if len(missed):
         said.append(f"Not learnt (the cause holds in fewer than {LEARNT:.0%}): {', '.join(missed)}.")
     elif len(learnt):
-        said.append(f"All {len(learnt)} rules were learnt.")
+        said.append(f"Learnt: {', '.join(learnt)}.")
     return said
 
 
@@ -177,6 +180,7 @@ def _said_of_measures(table: pd.DataFrame) -> list[str]:
         "right": "rank the true map first",
         "in part": "do so more often than chance but not reliably",
         "fails": "fail to",
+        TOO_FEW_PATIENTS: "ranked it first in so many lesions of too few patients for a verdict",
     }
     for word, sentence in words.items():
         names = table.loc[table["verdict"] == word]
@@ -193,8 +197,7 @@ def _chart(table: pd.DataFrame, labels: Mapping[str, str], rows: pd.DataFrame) -
         "more). In brackets: the true map and wrong ones made of it, between which every method lies. Class activation maps "
         "have neither channel nor sign and are left out."
     )
-    patients = rows["subject"].nunique()
-    sample = f"{patients} synthetic patient{'s' if patients != 1 else ''} per rule"
+    sample = f"Synthetic: {_patients(rows['subject'].nunique())} per rule"
     if table.empty:
         return Chart("benchmark", "Which map names what made the network decide?", [], caption, sample=sample)
     overall = table[(table["rule"] == ALL) & table["named"].notna()]
@@ -230,3 +233,7 @@ def _label(row: pd.Series, labels: Mapping[str, str]) -> str:
     if name == TRUE or row["family"] == "truth":
         return f"({name})"
     return labels.get(name, name)
+
+
+def _patients(count: int) -> str:
+    return f"{count} patient{'s' if count != 1 else ''}"

@@ -136,9 +136,10 @@ def _named(name: str, interval: Interval) -> dict[str, float]:
 
 def _said_of_rules(table: pd.DataFrame) -> list[str]:
     learnt, missed = table.loc[table["learnt"], "rule"], table.loc[~table["learnt"], "rule"]
+    judged, asked, patients = (int(n) for n in (table["judged"].sum(), table["asked"].sum(), table["patients"].max()))
     said = [
-        f"{int(table['judged'].sum())} of {int(table['asked'].sum())} planted lesions in {_patients(int(table['patients'].max()))} "
-        "are judged: those in which taking the cause away turned the network's decision."
+        f"{judged} of {asked} planted lesions in {_patients(patients)} are judged: those in which taking the cause away "
+        "turned the network's decision."
     ]
     if len(missed):
         said.append(f"Not learnt (the cause holds in fewer than {LEARNT:.0%}): {', '.join(missed)}.")

@@ -62,6 +62,15 @@ def test_all_scans_with_their_masks(bids):
     ]
 
 
+def test_a_channel_that_the_model_does_without_may_be_missing_and_that_is_said(bids):
+    found = _find(bids, optional_channels=("T1w",))
+    alone = next(scan for scan in found.scans if scan.name == ScanName("03"))
+    assert list(alone.images) == ["FLAIR"]
+    assert alone.notes == ("T1w: no image in the data set; the model does without.",)
+    assert "T1w" in next(scan for scan in found.scans if scan.name == ScanName("01")).images
+    assert {one.name for one in found.left_out} == {ScanName("04"), ScanName("05")}
+
+
 def test_unusable_scans_are_named_with_the_reason(bids):
     left_out = {scan.name: scan.reason for scan in _find(bids).left_out}
     assert left_out == {

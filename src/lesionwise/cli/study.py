@@ -154,6 +154,7 @@ def study(
         bids_dir,
         out,
         channels=channels,
+        optional_channels=segmenter.spec.optional_channels,
         participants=participant_label,
         sessions=session_label,
         filters=None if bids_filter is None else read_filters(bids_filter, channels=channels),

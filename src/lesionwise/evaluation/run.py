@@ -117,7 +117,9 @@ def _scans(
     **chosen: Any,
 ) -> tuple[list[BidsScan], list[BidsScan], list[LeftOut]]:
     """Scans to judge by, scans to choose thresholds on, and those that cannot be used with the reason."""
-    channels = list(dict.fromkeys(channel for model in models.values() for channel in opened(model).spec.channels))
+    specs = [opened(model).spec for model in models.values()]
+    channels = list(dict.fromkeys(channel for spec in specs for channel in spec.channels))
+    needed = {channel for spec in specs for channel in spec.channels if channel not in spec.optional_channels}
     held = {label.removeprefix("sub-") for label in validation}
     asked = None if participants is None else {label.removeprefix("sub-") for label in participants}
     both = held & (asked or set())
@@ -126,7 +128,13 @@ def _scans(
             f"Expected patients either to choose a threshold on or to judge by, found {min(both)} as both."
         )
     wanted = None if asked is None else sorted(asked | held)
-    found = find_scans(bids_dir, channels=channels, participants=wanted, **chosen)
+    found = find_scans(
+        bids_dir,
+        channels=channels,
+        optional_channels=[channel for channel in channels if channel not in needed],
+        participants=wanted,
+        **chosen,
+    )
     marked = [scan for scan in found.scans if scan.reference is not None]
     unknown = held - {scan.name.subject for scan in marked}
     if unknown:

@@ -78,6 +78,7 @@ def find_scans(
     bids_dir: Path,
     *,
     channels: Sequence[str],
+    optional_channels: Sequence[str] = (),
     participants: Iterable[str] | None = None,
     sessions: Iterable[str] | None = None,
     filters: Filters | None = None,
@@ -86,6 +87,8 @@ def find_scans(
     brain_masks_from: Path | None = None,
 ) -> ScanList:
     """All scans with every channel, sorted by name; no two have one name.
+
+    Of `optional_channels` a scan may lack those after the first channel, which its notes then say.
 
     A scan is one image of the first channel, named by the entities that tell acquisitions apart (`NAMED_BY`). Where
     several versions of one acquisition are there (space, res, desc, .nii and .nii.gz), it is left out with a reason that
@@ -111,6 +114,7 @@ def find_scans(
         find_references(bids_dir, reference_from),
         None if brain_masks_from is None else find_brain_masks(brain_masks_from),
         reference_rule or ReferenceRule(),
+        tuple(optional_channels),
     )
     for subject in chosen:
         images = finder.images(bids_dir / f"sub-{subject}")
@@ -184,6 +188,7 @@ class _Finder:
     masks: References
     brains: References | None
     rule: ReferenceRule
+    optional: tuple[str, ...] = ()
     scans: list[BidsScan] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
@@ -227,6 +232,9 @@ class _Finder:
         missing = []
         for channel in self.channels[1:]:
             candidates = [image for image in images if image["channel"] == channel]
+            if not candidates and channel in self.optional:
+                notes.append(f"{channel}: no image in the data set; the model does without.")
+                continue
             if not candidates:
                 missing.append(channel)
                 continue

@@ -167,6 +167,7 @@ def _measure(
     """Seconds and bytes per scan, and per lesion, from a scan of median size."""
     started = time.perf_counter()
     case = _median_case(todo)
+    model = model.for_case(case)
     placement = model.place(case)
     reading_s = time.perf_counter() - started
     voxel_sets = _typical_lesions(case, settings)

@@ -32,6 +32,7 @@ def plan_study(
     out: Path,
     *,
     channels: Sequence[str],
+    optional_channels: Sequence[str] = (),
     participants: Iterable[str] | None = None,
     sessions: Iterable[str] | None = None,
     filters: Mapping[str, Mapping[str, Any]] | None = None,
@@ -50,6 +51,7 @@ def plan_study(
     found = find_scans(
         bids_dir,
         channels=channels,
+        optional_channels=optional_channels,
         participants=participants,
         sessions=sessions,
         filters=filters,

@@ -88,6 +88,8 @@ def test_subject_and_single_numbers(run, tmp_path):
         (["--threshold", "2"], {}, "threshold"),
         (["--connectivity", "7"], {}, "Connectivity"),
         (["--min-size", "big"], {}, "size"),
+        (["--min-size", "nanmm3"], {}, "must look like 6 (voxels) or 5mm3"),
+        (["--noise", "inf"], {}, "noise must be a number from 0"),
         (["--max-voxels", "-3"], {}, "--max-voxels"),
         (["--approximate", "all"], {}, "--approximate"),
         (["--approximate", "chunked-max"], {}, "--reduce max"),

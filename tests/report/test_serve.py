@@ -96,6 +96,16 @@ def test_nothing_can_be_written(ask):
 def test_another_name_for_this_machine_is_refused(ask):
     assert ask("/", Host="evil.example:80")[0].status == 403
     assert ask("/files/dataset_description.json", Host=f"localhost:{ask.port}")[0].status == 200
+    assert ask("/", Host="[bad")[0].status == 403
+
+
+@pytest.mark.parametrize(
+    "path", ["/files/" + 300 * "a", "/scan/" + 300 * "a", "/files/a%00b", "/data/" + 300 * "a" + "/x", "//[bad/"]
+)
+def test_addresses_of_nothing_are_not_found(ask, path):
+    response, body = ask(path)
+    assert response.status in (400, 404)
+    assert body == b""
 
 
 def test_a_folder_without_scans(tmp_path):

@@ -62,6 +62,31 @@ def test_killed_before_every_single_file_is_in_place(
 
 
 @pytest.mark.slow
+def test_killed_after_the_first_finished_scan(make_run, cohort, network, undisturbed, assert_equal_outputs, tmp_path):
+    """What was finished stays as it is, to the byte and the time; the next run makes the others only."""
+    out = tmp_path / "out"
+    process = SERVER.Process(target=run, args=(cohort, network, out))
+    process.start()
+    receipts = out / ".lesionwise" / "study" / "receipts"
+    deadline = time.time() + 120
+    while not (receipts.is_dir() and any(receipts.glob("*.json"))) and process.is_alive() and time.time() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    finished = {path.stem for path in receipts.glob("*.json")}
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in out.rglob("sub-*_saliency.nii.gz")}
+    mine = {p: kept for p, kept in before.items() if any(p.name.startswith(f"{stem}_seg") for stem in finished)}
+    result = run_participant(*make_run(out))
+    assert {one.stem for one in result.outcomes if one.status == "kept"} == finished
+    assert 1 <= len(finished) < 4
+    assert result.count("done") == 4 - len(finished)
+    assert mine
+    assert all((p.stat().st_mtime_ns, p.read_bytes()) == kept for p, kept in mine.items())
+    assert_equal_outputs(out, undisturbed)
+
+
+@pytest.mark.slow
 def test_two_runs_on_one_out_share_the_work(make_run, cohort, network, undisturbed, assert_equal_outputs, tmp_path):
     out, report = tmp_path / "out", SERVER.SimpleQueue()
     processes = [SERVER.Process(target=run, args=(cohort, network, out, report)) for _ in range(2)]

@@ -14,7 +14,7 @@ from lesionwise.attribution import SmoothGrad
 from lesionwise.errors import InputError
 from lesionwise.io.derivative import read_scan
 from lesionwise.io.nifti import read_image
-from lesionwise.triage.apply import COLUMNS, FALSE, KEEP, apply_triage, triage_scan, write_triage
+from lesionwise.triage.apply import COLUMNS, FALSE, KEEP, apply_triage, look_here, triage_scan, write_triage
 from lesionwise.triage.candidates import find_candidates, fit_candidates
 from lesionwise.triage.cohort import Extras, measure_cohort, measure_scan
 from lesionwise.triage.families import catalogue
@@ -208,6 +208,18 @@ def test_likely_misses_lie_in_the_brain_and_near_its_surface_come_last():
     assert found["near_surface"].tolist() == [0.0, 1.0]
     blind = find_candidates(replace(scan, probability=probability, case=None), measured=False)
     assert len(blind) == 4
+
+
+def test_where_no_side_is_known_likely_misses_have_voxels_and_no_coordinates(tmp_path):
+    scan, _ = ball_scan()
+    probability = np.where(scan.mask, 0.8, 0.0).astype(np.float32)
+    probability[8:10, 30, 30:32] = 0.3
+    affine = np.array([[-1.0, 0, 0, 17], [0, 1, 0, -4], [0, 0, 2, 5], [0, 0, 0, 1]])
+    scan = replace(scan, probability=probability, affine=affine, sided=False)
+    look = look_here(scan, by_volume(4.0))
+    assert look[["x_mm", "y_mm", "z_mm"]].isna().all(axis=None)
+    assert look[["i", "j", "k"]].to_numpy() == pytest.approx(np.array([[8.5, 30.0, 30.5]]))
+    assert "i" not in look_here(replace(scan, sided=True), by_volume(4.0))
 
 
 def test_planted_misses_are_ranked_first():

@@ -34,6 +34,7 @@ def experiment(
     reference_from: o.ReferenceFrom = None,
     reference_label: o.ReferenceLabel = None,
     reference_threshold: o.ReferenceThreshold = None,
+    resample: o.Resample = False,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="NAME=VALUE of the experiment; see docs/experiments.md.")
     ] = None,
@@ -80,7 +81,12 @@ def experiment(
     with reporting() as reporter:
         engine = spread.engine(device, sees=[bids_dir], writes=out)
         runner = CohortRunner(engine, share, resume, reporter.step, reporter.say)
-        values: dict[str, Any] = {"options": _values(option or []), "runner": runner, "missing": missing}
+        values: dict[str, Any] = {
+            "options": _values(option or []),
+            "runner": runner,
+            "missing": missing,
+            "resample": resample,
+        }
         if len(models) == 1:
             ((key, only),) = models.items()
             finding = run_experiment(name, only, usable, out.resolve(), settings=settings[key], **values)

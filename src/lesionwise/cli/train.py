@@ -1,14 +1,16 @@
 """`lesionwise train`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lesionwise.cli import options as o
 from lesionwise.cli.console import reporting
 from lesionwise.errors import InputError
+from lesionwise.io.bids import read_filters
 from lesionwise.io.files import check_output
+from lesionwise.io.masks import ReferenceRule
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -55,6 +57,10 @@ def train(
     participant_label: Annotated[
         list[str] | None, typer.Option("--participant-label", help="Only these patients; may be given often.")
     ] = None,
+    bids_filter: o.BidsFilter = None,
+    reference_from: o.ReferenceFrom = None,
+    reference_label: o.ReferenceLabel = None,
+    reference_threshold: o.ReferenceThreshold = None,
     export: Annotated[
         str | None, typer.Option("--export", help="nnunet: only write nnU-Net's raw format to OUT.")
     ] = None,
@@ -70,6 +76,11 @@ def train(
     """Train one of the paper's networks. The same command goes on where an interrupted run stopped."""
     check_output(out)
     names = tuple(name.strip() for name in channels.split(",") if name.strip())
+    chosen_by: dict[str, Any] = {
+        "filters": None if bids_filter is None else read_filters(bids_filter, channels=names),
+        "reference_from": reference_from,
+        "reference_rule": ReferenceRule.read(reference_label, reference_threshold),
+    }
     with reporting() as reporter:
         if export is not None:
             if export != "nnunet":
@@ -119,6 +130,7 @@ def train(
             out,
             chosen,
             participants=participant_label,
+            **chosen_by,
             mix_dir=mix_dir,
             strict=strict,
             device=device,

@@ -15,8 +15,10 @@ from lesionwise.cli.console import Reporter, reporting
 from lesionwise.cli.spread import Spread, tell_left_out
 from lesionwise.cohort import CohortRunner, ScanUnit, Shard
 from lesionwise.errors import InputError
+from lesionwise.io.bids import read_filters
 from lesionwise.io.derivative import write_json, write_table
 from lesionwise.io.files import write_text
+from lesionwise.io.masks import ReferenceRule
 from lesionwise.io.written import require_usable
 from lesionwise.models.reference import ModelRef
 from lesionwise.models.zoo import load_model
@@ -85,6 +87,10 @@ def explain(
     participant: Annotated[
         list[str] | None, typer.Option("--participant-label", help="Only these participants; may be repeated.")
     ] = None,
+    bids_filter: o.BidsFilter = None,
+    reference_from: o.ReferenceFrom = None,
+    reference_label: o.ReferenceLabel = None,
+    reference_threshold: o.ReferenceThreshold = None,
     resume: o.Resume = True,
     shard: o.Shard = "1/1",
     workers: o.Workers = None,
@@ -97,6 +103,9 @@ def explain(
     where = spread.device(device)
     segmenter = _narrowed(model, window, trust=trust, device=where)
     settings = Settings(method=SmoothGrad(n_samples=samples), threshold=threshold, device=where, seed=seed)
+    rule = ReferenceRule.read(reference_label, reference_threshold)
+    loaded = segmenter.load(where) if isinstance(segmenter, ModelRef) else segmenter
+    filters = None if bids_filter is None else read_filters(bids_filter, channels=loaded.spec.channels)
     with reporting() as reporter:
         engine = spread.engine(where, sees=[bids_dir], writes=out)
         runner = CohortRunner(engine, share, resume, reporter.step, reporter.say)
@@ -107,6 +116,9 @@ def explain(
             settings,
             limit=instances,
             participants=participant,
+            filters=filters,
+            reference_from=reference_from,
+            reference_rule=rule,
             version=__version__,
             runner=runner,
         )
@@ -348,8 +360,8 @@ def _chosen(path: Path) -> tuple[list[str], str]:
     try:
         taken = json.loads(path.read_text(encoding="utf-8"))["taken"]
         return [str(family) for family in taken["families"]], str(taken["kind"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"Expected the file of triage choose in {path}, but it cannot be read ({error!r}).") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"Expected the file of triage choose in {path}, but it cannot be read as one.") from error
 
 
 def _runner(reporter: Reporter, out: Path, workers: int | None, scheduler: str | None) -> CohortRunner:

@@ -35,6 +35,7 @@ def run_networks(
     options: Mapping[str, Any] | None = None,
     runner: CohortRunner | None = None,
     missing: Sequence[LeftOut] = (),
+    resample: bool = False,
 ) -> Finding:
     """The same experiment for every network; `models` and `settings` have the networks' names as keys.
 
@@ -52,7 +53,15 @@ def run_networks(
         say = None if runner.announce_fn is None else _named(runner.announce_fn, key)
         own, mine = out / folders[key], replace(runner, announce_fn=say, left_out={})
         rows = collect_rows(
-            name, model, known, own, settings=settings[key], options=options, runner=mine, missing=missing
+            name,
+            model,
+            known,
+            own,
+            settings=settings[key],
+            options=options,
+            runner=mine,
+            missing=missing,
+            resample=resample,
         )
         runner.left_out |= mine.left_out
         if not runner.shard.is_whole:

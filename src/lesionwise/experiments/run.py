@@ -44,6 +44,7 @@ def run_experiment(
     options: Mapping[str, Any] | None = None,
     runner: CohortRunner | None = None,
     missing: Sequence[LeftOut] = (),
+    resample: bool = False,
 ) -> Finding:
     """Rows of every scan, then the finding, under `out/experiments/NAME/`.
 
@@ -56,7 +57,9 @@ def run_experiment(
     Raises InputError for an unknown experiment or option.
     """
     settings, runner = settings or Settings(), runner or CohortRunner()
-    rows = collect_rows(name, model, scans, out, settings=settings, options=options, runner=runner, missing=missing)
+    rows = collect_rows(
+        name, model, scans, out, settings=settings, options=options, runner=runner, missing=missing, resample=resample
+    )
     if not runner.shard.is_whole:
         return rows_of_share(runner)
     folder = Path(out) / FOLDER / name
@@ -79,6 +82,7 @@ def collect_rows(
     runner: CohortRunner,
     options: Mapping[str, Any] | None = None,
     missing: Sequence[LeftOut] = (),
+    resample: bool = False,
 ) -> pd.DataFrame:
     """The rows of all scans, kept scan by scan as `run_experiment` says; empty if no scan gave any."""
     chosen, out = _options(experiment_named(name), options or {}), Path(out)
@@ -86,13 +90,13 @@ def collect_rows(
     for source in runner.shard.of(list(scans)):
         scan, inputs, content = _identity(source)
         table = TableUnit.of(
-            partial(scan_rows, name, model, source, out, settings, chosen),
+            partial(scan_rows, name, model, source, out, settings, chosen, resample=resample),
             folder / "rows" / f"{scan.stem}.parquet",
             work=f"experiment {name}",
             name=scan,
             out=out,
             inputs=inputs,
-            depends_on=(model.fingerprint, settings.key, sorted(chosen.items()), *content),
+            depends_on=(model.fingerprint, settings.key, sorted(chosen.items()), *content, resample),
         )
         tables.append(table)
     listed = LeftOutList(out, f"experiment {name}", folder / "left_out.tsv")
@@ -107,9 +111,15 @@ def scan_rows(
     out: Path,
     settings: Settings,
     options: Mapping[str, Any],
+    *,
+    resample: bool = False,
 ) -> pd.DataFrame:
     """One scan's rows: what a unit of work computes."""
-    experiment, segmenter, case = experiment_named(name), opened(model, settings.device), _case(source)
+    experiment, segmenter, case = (
+        experiment_named(name),
+        opened(model, settings.device),
+        _case(source, resample=resample),
+    )
     if experiment.needs_maps:
         explained, wanted = explain_case(segmenter, case, settings, out=out), None
     else:
@@ -163,9 +173,9 @@ def _identity(source: ScanSource) -> tuple[ScanName, dict[str, Path], tuple[str,
     return case.name, {}, (content_key(case),)
 
 
-def _case(source: ScanSource) -> Case:
+def _case(source: ScanSource, *, resample: bool = False) -> Case:
     if isinstance(source, BidsScan):
-        return read_scan_case(source)
+        return read_scan_case(source, resample=resample)
     return source if isinstance(source, Case) else source()
 
 

@@ -41,15 +41,23 @@ def build(class_name: str, arguments: Mapping[str, Any], *, where: str) -> nn.Mo
     known = isinstance(network_class, type) and issubclass(network_class, nn.Module)
     if not known or package not in (ALLOWED_PACKAGE, "", network_class.__module__):
         raise ModelFileError(f"Expected a network class of {ALLOWED_PACKAGE}, found {class_name} in {where}.")
+    if not isinstance(arguments, Mapping):
+        raise ModelFileError(f"Expected the network's arguments by name in {where}, found something else.")
     odd = [name for name, value in arguments.items() if name in FORBIDDEN_ARGUMENTS or not _is_plain(value)]
     if odd:
         raise ModelFileError(f"Expected plain numbers, strings and lists as arguments, found {odd[0]} in {where}.")
     taken = inspect.signature(network_class).parameters
     given = {name: value for name, value in arguments.items() if name not in OBSOLETE_ARGUMENTS or name in taken}
+    unknown = sorted(given.keys() - taken.keys())
+    if unknown and not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        raise ModelFileError(f"Expected arguments that {class_name} takes, found {unknown[0]} in {where}.")
     try:
         return network_class(**given)
-    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
-        raise ModelFileError(f"{class_name} cannot be built with the arguments in {where}: {error}") from error
+    except (ValueError, AssertionError) as error:  # what the class itself says of its arguments
+        said = f": {error}" if str(error) else ""
+        raise ModelFileError(f"{class_name} cannot be built with the arguments in {where}{said}") from error
+    except (TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise ModelFileError(f"{class_name} cannot be built with the arguments in {where}.") from error
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Any], *, where: str) -> nn.Module:

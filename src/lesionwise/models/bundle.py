@@ -282,5 +282,5 @@ def _leaves(value: Any) -> list[Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelFileError(f"Expected JSON in {path}, but it cannot be parsed: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"Expected JSON in {path}, but it cannot be parsed.") from error

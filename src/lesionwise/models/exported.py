@@ -6,7 +6,6 @@ loaded graph no operator that is not on a list. Reading a .pt2 archive may unpic
 that it needs `trust` from the start.
 """
 
-import tomllib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from lesionwise.errors import ModelFileError
 from lesionwise.models.architecture import FullResolution
 from lesionwise.models.archive import Archive, pickled_names
 from lesionwise.models.operators import refuse_operators
-from lesionwise.models.statedict import read_toml, spec_of
+from lesionwise.models.statedict import parse_toml, read_toml, spec_of
 from lesionwise.network import full_resolution
 from lesionwise.segmenter import AbstractSegmenter, Segmenter, Spec
 
@@ -172,10 +171,7 @@ def _table(archive: Archive) -> dict[str, Any]:
             f"{path} says nothing about channels and window: expected {beside.name} beside it with "
             "[spec] name, channels, window, found none."
         )
-    try:
-        return tomllib.loads(text.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ModelFileError(f"Expected TOML in {EXTRA} inside {path}, but it cannot be parsed: {error}.") from error
+    return parse_toml(text, where=f"{EXTRA} inside {path}")
 
 
 def _input_shape(exported: "torch.export.ExportedProgram") -> tuple[Any, ...]:

@@ -8,7 +8,6 @@ explained by the network of the fold that left them out, anybody else by the mea
 
 import hashlib
 import json
-import tomllib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from lesionwise.geometry.volume import Case
 from lesionwise.io.files import write_whole
 from lesionwise.models.architecture import build, load_weights
 from lesionwise.models.members import Members
-from lesionwise.models.statedict import load_pair, spec_of, spec_table
+from lesionwise.models.statedict import load_pair, parse_toml, spec_of, spec_table
 from lesionwise.segmenter import AbstractSegmenter, Placement, Segmenter, Spec
 
 OPTIONS = {"fold": "the number of one network (the one that has not seen the patient, else all)"}
@@ -144,9 +143,11 @@ def save_folds(path: Path, model: CrossValidated, *, class_name: str, arguments:
 def _of_folder(path: Path) -> CrossValidated:
     try:
         index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-        held_out = index["held_out"]
+        held_out = list(index["held_out"])
         contents = index.get("contents", [])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not held_out:
+            raise ValueError("no fold")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFileError(
             f"Expected {path / INDEX} to list the patients of each fold, found something else."
         ) from error
@@ -165,7 +166,7 @@ def _of_folder(path: Path) -> CrossValidated:
 def description(path: Path) -> dict[str, Any]:
     """The tables stored in a file of folds: network, spec, card, folds, thresholds; reads no weights."""
     with _opened(path) as archive:
-        return tomllib.loads(archive["description"].tobytes().decode())
+        return parse_toml(archive["description"].tobytes(), where=str(path))
 
 
 def _of_file(path: Path) -> CrossValidated:

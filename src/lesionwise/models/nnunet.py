@@ -350,7 +350,7 @@ def _root(path: Path) -> Path | None:
 def _looks_like_plans(path: Path) -> bool:
     try:
         return "configurations" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -359,8 +359,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelFileError(f"Expected nnU-Net's {path.name} in {path.parent}, found no such file.") from error
-    except ValueError as error:
-        raise ModelFileError(f"Expected JSON in {path}, but it cannot be parsed: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"Expected JSON in {path}, but it cannot be parsed.") from error
 
 
 def _window(patch: list[int]) -> Shape:

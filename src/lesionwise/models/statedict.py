@@ -126,18 +126,32 @@ def spec_of(table: Mapping[str, Any], *, where: Path) -> Spec:
             given[name] = None
     try:
         return Spec(**given, card=dict(table.get("card", {})))
-    except (TypeError, InputError) as error:
+    except InputError as error:
         raise ModelFileError(f"The [spec] in {where} does not describe a model: {error}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ModelFileError(
+            f"The [spec] in {where} does not describe a model: a value is of another kind than its field."
+        ) from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dict. Raises ModelFileError if it is missing or malformed."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_bytes(), where=str(path))
     except FileNotFoundError as error:
         raise ModelFileError(f"Expected a description of the model in {path}, but there is no such file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ModelFileError(f"Expected TOML in {path}, but it cannot be parsed: {error}.") from error
+
+
+def parse_toml(content: bytes, *, where: str) -> dict[str, Any]:
+    """A model's description as a dict. Raises ModelFileError if it is malformed, or network, spec or card is no table."""
+    try:
+        found = tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"Expected TOML in {where}, but it cannot be parsed.") from error
+    for name in ("network", "spec", "card"):
+        if not isinstance(found.get(name, {}), dict):
+            raise ModelFileError(f"Expected a table [{name}] in {where}, found a single value.")
+    return found
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -174,6 +188,10 @@ def _locate(path: Path) -> tuple[Path, Path]:
         path = path / "model.toml"
     if path.suffix == ".toml":
         named = read_toml(path).get("network", {}).get("weights")
+        if named is not None and not isinstance(named, str):
+            raise ModelFileError(
+                f"Expected the name of a file as weights of [network] in {path}, found something else."
+            )
         candidates = [path.parent / named] if named else [path.with_suffix(s) for s in WEIGHT_SUFFIXES]
         return path, next((c for c in candidates if c.is_file()), candidates[0])
     for description in (path.with_suffix(".toml"), path.parent / "model.toml"):

@@ -148,8 +148,8 @@ def read_quality(path: Path) -> dict[str, Any]:
     """What a scan's quality sidecar says. Raises InputError if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"Expected the sidecar of a prepared scan, but {path} cannot be read ({error}).") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"Expected the sidecar of a prepared scan, but {path} cannot be read.") from error
 
 
 def _how(prepared: Prepared, channel: str, sources: Mapping[str, Path]) -> dict[str, Any]:

@@ -303,7 +303,7 @@ def _likely_misses(scene: Scene, frame: Frame) -> list[dict[str, Any]]:
     for miss in scene.likely_misses:
         each: dict[str, Any] = {
             "rank": miss.rank,
-            "mm": list(miss.mm),
+            "mm": list(miss.mm) if scene.sided else None,
             "words": candidate(miss.row, scene.channels),
             "outcome": miss.outcome,
             "voxel": None,

@@ -176,6 +176,9 @@ class Scene:
 
     def _likely_miss(self, row: Mapping[Any, Any]) -> LikelyMiss:
         x, y, z = (float(row[name]) for name in ("x_mm", "y_mm", "z_mm"))
+        if not self.sided and all(name in row for name in "ijk"):
+            source = self.affine @ np.linalg.inv(self.turn.to_source)
+            x, y, z = (float(value) for value in (source @ (*(float(row[name]) for name in "ijk"), 1.0))[:3])
         outcome = row.get("outcome")
         return LikelyMiss(
             rank=int(row["rank"]),

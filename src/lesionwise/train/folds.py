@@ -42,7 +42,8 @@ def train_folds(
     dirs = [Path(d) for d in ([bids_dir] if isinstance(bids_dir, (str, Path)) else bids_dir)]
     left_out: dict[str, str] = {}
     noted = None if options.get("strict") else left_out
-    scans = scans_of(dirs, recipe, participants=participants, left_out=noted)
+    chosen = {name: options.get(name) for name in ("filters", "reference_from", "reference_rule")}
+    scans = scans_of(dirs, recipe, participants=participants, left_out=noted, **chosen)
     model = Segmenter(network_of(recipe), spec_of(recipe))
     prepare(scans, model, run / "cache", left_out=noted, progress_fn=options.get("progress_fn"))
     scans = [scan for scan in scans if scan.name.stem not in left_out]

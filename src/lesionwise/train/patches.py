@@ -35,8 +35,11 @@ def scans_of(
     *,
     participants: Sequence[str] | None = None,
     left_out: dict[str, str] | None = None,
+    **chosen: Any,
 ) -> list[BidsScan]:
     """Scans of one or several data sets with every channel and a mask, sorted by name within a data set.
+
+    `chosen` are the options of `find_scans` that choose images and masks: filters, reference_from, reference_rule.
 
     Scans without are noted in `left_out` (name: reason). Raises InputError for the first of them if it is None, for
     a participant who is in two of the data sets, and for data of one patient only.
@@ -44,7 +47,7 @@ def scans_of(
     dirs = [bids_dirs] if isinstance(bids_dirs, Path) else list(bids_dirs)
     scans: list[BidsScan] = []
     for bids_dir in dirs:
-        found = find_scans(bids_dir, channels=recipe.channels, participants=participants)
+        found = find_scans(bids_dir, channels=recipe.channels, participants=participants, **chosen)
         reasons = {left.name.stem: left.reason for left in found.left_out}
         reasons |= {scan.name.stem: "no lesion mask" for scan in found.scans if scan.reference is None}
         if reasons and left_out is None:

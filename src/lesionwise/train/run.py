@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import pickle
 import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,9 @@ import torch
 from torch import nn
 
 from lesionwise.errors import InputError, MissingExtraError
+from lesionwise.io.bids import Filters
 from lesionwise.io.files import write_text
+from lesionwise.io.masks import ReferenceRule
 from lesionwise.models.architecture import build, match_prefix
 from lesionwise.models.statedict import save_model
 from lesionwise.models.zoo import load_model
@@ -55,12 +58,16 @@ def train(
     device: str = "auto",
     devices: int | str = "auto",
     progress_fn: ProgressFn | None = None,
+    filters: Filters | None = None,
+    reference_from: Path | None = None,
+    reference_rule: ReferenceRule | None = None,
 ) -> Trained:
     """Trains (or goes on training) and writes RUN: model.toml + model.safetensors, config.toml, curves.csv, splits.json.
 
     `bids_dir` is one data set or several. `mix_dir` is the data set of the recipe's share `mix` of patches, none of whose
     patients is validated on. `cache` is where the scans are prepared, RUN/cache unless given. Scans that cannot be
-    used are left out and named, or refused if `strict`.
+    used are left out and named, or refused if `strict`. `filters`, `reference_from` and `reference_rule` choose images and
+    masks of `bids_dir` as in `find_scans`.
     `progress_fn(stage, done, total)` is called while preparing and after every epoch.
     Raises InputError for a data set without masks or modalities, a starting model of another layout, or a RUN that
     holds another training; MissingExtraError without pytorch-lightning.
@@ -71,9 +78,18 @@ def train(
     bids_dirs = [Path(d) for d in ([bids_dir] if isinstance(bids_dir, (str, Path)) else bids_dir)]
     run = Path(run)
     _same_run(run, recipe)
+    _check_checkpoint(run / "last.ckpt")
     left_out: dict[str, str] = {}
     noted = None if strict else left_out
-    scans = scans_of(bids_dirs, recipe, participants=participants, left_out=noted)
+    scans = scans_of(
+        bids_dirs,
+        recipe,
+        participants=participants,
+        left_out=noted,
+        filters=filters,
+        reference_from=reference_from,
+        reference_rule=reference_rule,
+    )
     mixed = scans_of(Path(mix_dir), recipe, left_out=noted) if mix_dir is not None else []
     class_name, arguments = recipe.architecture()
     torch.manual_seed(recipe.seed)
@@ -212,13 +228,32 @@ def _same_run(run: Path, recipe: Recipe) -> None:
         if run.is_dir() and any(run.iterdir()):
             raise InputError(f"Expected an empty folder or an earlier training in {run}, found other files.")
         return
-    before = tomllib.loads(config.read_text(encoding="utf-8")).get("recipe")
-    if before is None:
-        raise InputError(f"Expected an earlier training in {run}, found a config.toml of something else.")
-    changed = recipe.differences(Recipe.of(before))
+    try:
+        before = Recipe.of(tomllib.loads(config.read_text(encoding="utf-8"))["recipe"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"Expected an earlier training in {run}, but its config.toml is damaged or of something else."
+        ) from error
+    changed = recipe.differences(before)
     if changed:
         raise InputError(
             f"{run} holds a training with another {', '.join(changed)}: choose another folder, or the same settings to go on."
+        )
+
+
+def _check_checkpoint(path: Path) -> None:
+    """Raises InputError for a checkpoint that is there and cannot be read whole."""
+    if not path.is_file():
+        return
+    try:
+        known = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        whole = {"state_dict", "optimizer_states", "lesionwise"} <= known.keys()
+    except (OSError, ValueError, RuntimeError, EOFError, AttributeError, KeyError, pickle.UnpicklingError):
+        whole = False
+    if not whole:
+        raise InputError(
+            f"Expected the checkpoint that the training wrote, but {path} is damaged: remove it, and the training starts "
+            "again from its first epoch."
         )
 
 

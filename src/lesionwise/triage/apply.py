@@ -11,7 +11,9 @@ import pandas as pd
 
 from lesionwise.cohort import UnitResult
 from lesionwise.errors import InputError
+from lesionwise.geometry.affine import to_mm
 from lesionwise.geometry.volume import ScanName
+from lesionwise.io.checks import PLACE
 from lesionwise.io.derivative import ScanFiles, ScanOutput, read_scan, write_json, write_table
 from lesionwise.io.nifti import write_image
 from lesionwise.io.written import forget_written, note_written
@@ -52,6 +54,12 @@ LOOK_DESCRIBED: Mapping[str, Mapping[str, str]] = {
     },
     "outcome": {"Description": "miss: on a missed reference lesion; other: not; n/a without a reference"},
 }
+
+VOXEL_DESCRIBED: Mapping[str, Mapping[str, str]] = {
+    axis: {"Description": f"Centroid along the scan's {which} axis, from 0", "Units": "voxels"}
+    for axis, which in (("i", "first"), ("j", "second"), ("k", "third"))
+}
+"""Where the header does not say which side is right: x_mm, y_mm and z_mm are then n/a."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +120,18 @@ def triage_scan(
 
 
 def look_here(scan: TriageScan, model: TriageModel, *, count: int = 10) -> pd.DataFrame:
-    """Likely misses among sub-threshold candidates, likeliest first: columns `LOOK_COLUMNS` and, per channel, contrast_c."""
+    """Likely misses among sub-threshold candidates, likeliest first: columns `LOOK_COLUMNS` and, per channel, contrast_c.
+
+    Of a scan whose header does not say which side is right, the coordinates are n/a and `i`, `j`, `k` its voxels.
+    """
     found = find_candidates(scan)
     contrasts = {f"image_contrast_{channel}": f"contrast_{channel}" for channel in scan.channels}
-    columns = [*LOOK_COLUMNS, *contrasts.values()]
+    columns = [*LOOK_COLUMNS, *(() if scan.sided else VOXEL_DESCRIBED), *contrasts.values()]
     if found.empty:
         return pd.DataFrame(columns=columns)
+    if not scan.sided:
+        places = to_mm(found[[*PLACE]].to_numpy(dtype=float), np.linalg.inv(scan.affine))
+        found = found.assign(**dict(zip(VOXEL_DESCRIBED, places.T, strict=True)), **dict.fromkeys(PLACE, np.nan))
     ranked = found.assign(p_lesion=np.nan if model.candidates is None else model.candidates.probability(found))
     if model.candidates is None:
         ranked = ranked.sort_values(["near_surface", "probability_max"], ascending=[True, False], kind="stable")
@@ -135,9 +149,17 @@ def write_triage(triaged: Triaged, out: Path, *, model: TriageModel) -> list[Pat
     files = ScanFiles(Path(out), triaged.scan.name)
     table, look, mask = files.triage_table, files.triage_look, files.triage_mask
     forget_written(Path(out), files.name, "triage")
-    write_image(mask, triaged.mask, triaged.scan.affine, dtype=bool, description="lesion mask after triage")
+    write_image(
+        mask,
+        triaged.mask,
+        triaged.scan.affine,
+        dtype=bool,
+        description="lesion mask after triage",
+        sided=triaged.scan.sided,
+    )
     write_table(look, triaged.look_here)
-    write_json(look.with_suffix(".json"), dict(LOOK_DESCRIBED) | _contrasts(triaged.scan.channels))
+    places = {} if triaged.scan.sided else dict(VOXEL_DESCRIBED)
+    write_json(look.with_suffix(".json"), dict(LOOK_DESCRIBED) | places | _contrasts(triaged.scan.channels))
     write_table(table, triaged.lesions)
     sidecar: dict[str, Any] = {name: dict(entry) for name, entry in DESCRIBED.items()}
     sidecar["Model"] = {"Threshold": model.threshold, "Fingerprint": model.fingerprint, **model.facts}

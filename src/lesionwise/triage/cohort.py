@@ -14,9 +14,10 @@ from lesionwise.cohort.left_out import LeftOutList
 from lesionwise.cohort.tables import TableUnit, below_each_other, read_frame
 from lesionwise.errors import InputError
 from lesionwise.geometry.volume import ScanName
-from lesionwise.io.bids import BidsScan, LeftOut, find_scans
+from lesionwise.io.bids import BidsScan, Filters, LeftOut, find_scans
 from lesionwise.io.cases import read_scan_case
 from lesionwise.io.derivative import ScanFiles, ScanOutput, read_scan
+from lesionwise.io.masks import ReferenceRule
 from lesionwise.io.written import require_usable, usable_scans
 from lesionwise.models.reference import ModelRef, opened
 from lesionwise.segmenter import AbstractSegmenter
@@ -90,17 +91,28 @@ def explain_cohort(
     *,
     limit: int = 15,
     participants: Sequence[str] | None = None,
+    filters: Filters | None = None,
+    reference_from: Path | None = None,
+    reference_rule: ReferenceRule | None = None,
     version: str = "",
     runner: CohortRunner | None = None,
 ) -> list[str]:
     """Explains a draw of at most `limit` predicted lesions of every scan with a reference; returns the scans' names.
 
     Uses the same units of work as `explain` and `study`: what is there already is kept. `runner` says on what processes,
-    and collects the scans left out; they are listed in `OUT/triage/left_out.tsv`. Raises InputError if no scan of the data
+    and collects the scans left out; they are listed in `OUT/triage/left_out.tsv`. `filters`, `reference_from` and
+    `reference_rule` choose images and masks as in `find_scans`. Raises InputError if no scan of the data
     set has a reference.
     """
     out, runner = Path(out), runner or CohortRunner()
-    found = find_scans(bids_dir, channels=opened(model).spec.channels, participants=participants)
+    found = find_scans(
+        bids_dir,
+        channels=opened(model).spec.channels,
+        participants=participants,
+        filters=filters,
+        reference_from=reference_from,
+        reference_rule=reference_rule,
+    )
     known = [scan for scan in found.scans if scan.reference is not None]
     if not known:
         raise InputError(
@@ -113,7 +125,7 @@ def explain_cohort(
             out=out,
             run_fn=partial(explain_draw, model, scan, out, settings, limit=limit, version=version),
             inputs=scan.files,
-            depends_on=(model.fingerprint, settings.key, limit),
+            depends_on=(model.fingerprint, settings.key, limit, scan.reference_rule),
             sound_fn=partial(
                 is_recorded, ScanFiles(out, scan.name), model=model.fingerprint, method=settings.method.name
             ),

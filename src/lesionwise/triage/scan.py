@@ -35,7 +35,8 @@ class TriageScan:
     """Everything that the features are computed from.
 
     `image` is the scan's channels z-scored in the head (None if the images are not at hand: image and place features are
-    then missing), `maps` the saliency maps of one method by lesion. `facts` name the segmenter and the method.
+    then missing), `maps` the saliency maps of one method by lesion. `sided` is as of a `Case`.
+    `facts` name the segmenter and the method.
     """
 
     name: ScanName
@@ -50,6 +51,7 @@ class TriageScan:
     threshold: float
     case: Case | None = None
     notes: tuple[str, ...] = ()
+    sided: bool = True
 
     @classmethod
     def of(
@@ -83,6 +85,7 @@ class TriageScan:
             facts=_facts(explained.model, settings.method.name, explained.maps),
             threshold=float(threshold),
             case=explained.case,
+            sided=explained.case.sided,
         )
 
     @classmethod
@@ -104,6 +107,7 @@ class TriageScan:
             threshold=float(scan.facts.get("Threshold", 0.5)),
             case=case,
             notes=notes,
+            sided=scan.facts.get("LeftRightKnown") is not False,
         )
 
     @property

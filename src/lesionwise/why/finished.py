@@ -83,11 +83,11 @@ def settings_of(out: Path) -> Settings:
     """The settings in an output folder's `config.toml`, but for method and device."""
     path = Path(out) / "config.toml"
     try:
-        saved: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")).get("settings", {})
-    except (OSError, ValueError) as error:
-        raise InputError(f"Expected the settings of the run in {path}, but it cannot be read ({error}).") from error
-    names = {one.name for one in fields(Settings)} - set(_NOT_SAVED)
-    return Settings(**{key: value for key, value in saved.items() if key in names})
+        saved: dict[str, Any] = dict(tomllib.loads(path.read_text(encoding="utf-8")).get("settings", {}))
+        names = {one.name for one in fields(Settings)} - set(_NOT_SAVED)
+        return Settings(**{key: value for key, value in saved.items() if key in names})
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"Expected the settings of the run in {path}, but they cannot be read.") from error
 
 
 def write_why(files: ScanFiles, table: pd.DataFrame, scan: Scan) -> None:

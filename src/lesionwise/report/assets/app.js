@@ -110,7 +110,7 @@
     const [i, j, k] = state.voxel;
     const n = i + scene.shape[0] * (j + scene.shape[1] * k);
     const mm = LW.toMm(state.voxel);
-    byId("mm").textContent = mm.map((value) => value.toFixed(1).replace("-", "−")).join(", ");
+    byId("mm").textContent = scene.sided ? mm.map((value) => value.toFixed(1).replace("-", "−")).join(", ") : "not known,";
     byId("mm").dataset.mm = mm.map((value) => value.toFixed(3)).join(" ");
     byId("voxel").textContent = LW.toSource(state.voxel).join(", ");
     const parts = [];

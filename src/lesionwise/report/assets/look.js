@@ -4,7 +4,10 @@
   const { element, scene } = LW;
 
   const minus = (text) => text.replace(/-/g, "−");
-  const place = (miss, digits) => `${miss.side ? `${miss.side}, ` : ""}x y z ${miss.mm.map((value) => minus(value.toFixed(digits))).join(", ")} mm`;
+  // Where the header does not say which side is right there are no world coordinates: the scan's own voxel.
+  const place = (miss, digits) => !scene.sided
+    ? miss.voxel ? `voxel ${LW.toSource(miss.voxel).join(", ")}` : "place not known"
+    : `${miss.side ? `${miss.side}, ` : ""}x y z ${miss.mm.map((value) => minus(value.toFixed(digits))).join(", ")} mm`;
 
   // Only with a reference: whether a lesion was missed there.
   const truth = (miss) => ({ miss: "on a missed lesion", other: "not on a missed lesion" })[miss.outcome] || "";

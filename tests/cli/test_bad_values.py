@@ -20,7 +20,7 @@ def test_a_seed_below_0_is_refused(tmp_path, capsys):
 def test_an_option_that_the_model_does_not_have_is_named(capsys):
     assert main(["models", "show", "builtin?x=1"]) == 2
     said = capsys.readouterr().err
-    assert "found x" in said
+    assert "found 'x'" in said
     assert not strange_sentence(said.strip())
 
 

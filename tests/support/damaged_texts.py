@@ -69,7 +69,7 @@ MAP = {
 LESIONS = pd.DataFrame(
     {
         "lesion": [1, 2],
-        "outcome": ["TP", None],
+        "outcome": ["TP", "FP"],
         "volume_mm3": [12.0, 30.5],
         "x_mm": [-3.5, 10.0],
         "y_mm": [0.0, 2.0],

@@ -2,8 +2,8 @@
 
 import pytest
 
+from lesionwise.cli.bids_app import spread_labels
 from lesionwise.cli.main import main
-from lesionwise.cli.study import spread_labels
 
 VALUES = frozenset({"--participant-label", "--participant_label", "--model", "--session-label"})
 

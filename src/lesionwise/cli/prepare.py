@@ -9,9 +9,9 @@ import typer
 
 from lesionwise import __version__
 from lesionwise.cli import options as o
+from lesionwise.cli.bids_app import BidsAppCommand
 from lesionwise.cli.console import reporting
 from lesionwise.cli.spread import Spread, tell_left_out
-from lesionwise.cli.study import BidsAppCommand
 from lesionwise.errors import InputError
 from lesionwise.geometry.volume import ScanName
 from lesionwise.io.bids import BidsScan, find_scans, read_filters

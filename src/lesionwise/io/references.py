@@ -44,7 +44,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ReferenceChoice:
     """The mask of a scan, if any; sentences about what was chosen; and why the scan cannot be used, if it cannot."""
 
     path: Path | None = None
@@ -70,26 +70,28 @@ class References:
         """The mask that belongs to a scan in its own space: same subject and session, no other run or acquisition."""
         return self.choose(name, {"suffix": "FLAIR"}).path
 
-    def choose(self, name: ScanName, image: Mapping[str, str], *, what: str = "Reference") -> Choice:
+    def choose(self, name: ScanName, image: Mapping[str, str], *, what: str = "Reference") -> ReferenceChoice:
         """The mask of the scan whose first image has these entities, in that image's space and resolution."""
         key = (name.subject, name.session)
         fitting = [one for one in self.by_scan.get(key, ()) if _belongs(one.entities, name)]
         here = [one for one in fitting if self._in_space(image, one.entities)]
         if here:
-            return Choice(here[0].path, self._told(here, what))
+            return ReferenceChoice(here[0].path, self._told(here, what))
         if fitting:
             other = fitting[0]
-            return Choice(
+            return ReferenceChoice(
                 problem=f"its {what.lower()} {self._short(other.path)} lies in {shown_space(other.entities)}, its images in "
                 f"{shown_space(image)}: choose images with --bids-filter, or masks with --reference-from"
             )
         for stem in (name.stem, f"{name.subject}{name.session or ''}", name.subject if name.session is None else ""):
             if stem and _plain(stem) in self.loose:
-                return Choice(self.loose[_plain(stem)])
+                return ReferenceChoice(self.loose[_plain(stem)])
         if key in self.programs:
             where = self._short(self.programs[key])
-            return Choice(notes=(f"{where} was made by a program: it is a reference only with --reference-from.",))
-        return Choice()
+            return ReferenceChoice(
+                notes=(f"{where} was made by a program: it is a reference only with --reference-from.",)
+            )
+        return ReferenceChoice()
 
     def _in_space(self, image: Mapping[str, str], mask: Entities) -> bool:
         if self.named and "space" not in mask and "res" not in mask:

@@ -32,7 +32,7 @@ KEPT_STARTS = 4
 
 
 @dataclass(frozen=True)
-class Level:
+class PyramidLevel:
     """One step from coarse to fine: voxels are averaged to about `edge_mm`; the optimiser's steps shrink from
     `first_step` to `last_step`, about mm."""
 
@@ -49,7 +49,7 @@ rotation and translation: 2 mm off where 0.8 is .25 mm off (a head moved by 15 m
 SAMPLES = 30_000
 """Voxels inside the mask that are looked at, at most; drawn with a fixed seed."""
 
-LEVELS = (Level(4.0, 2.0, 0.02), Level(2.0, 0.5, 0.005), Level(1.0, 0.2, 0.001))
+LEVELS = (PyramidLevel(4.0, 2.0, 0.02), PyramidLevel(2.0, 0.5, 0.005), PyramidLevel(1.0, 0.2, 0.001))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +169,7 @@ class _Search:
         """Mutual information, in nats, of the two within the brain; -inf if they do not meet."""
         return self._on(LEVELS[1], self.brain).information(motion)
 
-    def _on(self, level: Level, mask: Any) -> "_Comparison":
+    def _on(self, level: PyramidLevel, mask: Any) -> "_Comparison":
         fixed, moving = (_averaged(image, level.edge_mm) for image in (self.fixed, self.moving))
         return _Comparison(fixed, moving, _around(mask, level.edge_mm), level)
 
@@ -177,7 +177,7 @@ class _Search:
 class _Comparison:
     """Mutual information of two images inside a mask of the first."""
 
-    def __init__(self, fixed: Any, moving: Any, mask: Any, level: Level) -> None:
+    def __init__(self, fixed: Any, moving: Any, mask: Any, level: PyramidLevel) -> None:
         self.fixed, self.moving, self.mask, self.level = fixed, moving, mask, level
         self.inside = int(simpleitk().GetArrayViewFromImage(mask).sum())
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from lesionwise.report.profile import Neighbourhood
-from lesionwise.report.scene import Scene
+from lesionwise.report.scene import ScanView
 
 AROUND_MM = (1.0, 4.0)
 """Distance (a, b] outside a lesion at which its surroundings are read."""
@@ -40,10 +40,10 @@ class Facts:
 
 
 @dataclass(frozen=True, eq=False)
-class Anatomy:
+class HeadAnatomy:
     """The head of a scene: its mask, depth below its surface and distance to deep fluid, on every `step`th voxel."""
 
-    scene: Scene
+    scene: ScanView
     spread: Mapping[str, tuple[float, float]]
     stripped: bool
     step: int
@@ -53,7 +53,7 @@ class Anatomy:
     high: np.ndarray
 
     @classmethod
-    def of(cls, scene: Scene) -> "Anatomy | None":
+    def of(cls, scene: ScanView) -> "HeadAnatomy | None":
         """None where the scene has no image, or they are empty."""
         if not scene.images:
             return None

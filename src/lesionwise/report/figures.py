@@ -23,7 +23,7 @@ from lesionwise.report.anatomy import display_window
 from lesionwise.report.limits import ColourScale, colour_limit
 from lesionwise.report.narrative import headline, number, short_units, signed
 from lesionwise.report.pushes import is_derivative
-from lesionwise.report.scene import Scene, scene_of
+from lesionwise.report.scene import ScanView, scene_of
 from lesionwise.report.settings import method_words
 from lesionwise.report.told import finite
 from lesionwise.saliency import SaliencyMap
@@ -83,7 +83,7 @@ FOOT = 0.42
 
 
 def _shown(
-    scene: Scene, label: int, desc: str, channels: Sequence[str] | None
+    scene: ScanView, label: int, desc: str, channels: Sequence[str] | None
 ) -> tuple[Mapping[Any, Any], SaliencyMap]:
     """A lesion's row and the channels of its map that are asked for."""
     rows = scene.lesions[scene.lesions["lesion"] == label]
@@ -100,7 +100,7 @@ def _shown(
     return rows.iloc[0].to_dict(), replace(saliency, data=picked, channels=wanted, se=None)
 
 
-def _scale(scene: Scene, shown: Sequence[tuple[Mapping[Any, Any], SaliencyMap]], desc: str) -> ColourScale:
+def _scale(scene: ScanView, shown: Sequence[tuple[Mapping[Any, Any], SaliencyMap]], desc: str) -> ColourScale:
     derivative = is_derivative(shown[0][1].provenance)
     if desc == scene.descs[0]:
         found = ColourScale.of_table(
@@ -120,7 +120,7 @@ def _scale(scene: Scene, shown: Sequence[tuple[Mapping[Any, Any], SaliencyMap]],
 
 def _draw(
     figure: Any,
-    scene: Scene,
+    scene: ScanView,
     row: Mapping[Any, Any],
     saliency: SaliencyMap,
     *,
@@ -152,7 +152,7 @@ def _draw(
     figure.text(left, 1 - 0.33 / height, _told(scene, row, saliency, limit), fontsize=8, va="center")
 
 
-def _told(scene: Scene, row: Mapping[Any, Any], saliency: SaliencyMap, limit: float) -> str:
+def _told(scene: ScanView, row: Mapping[Any, Any], saliency: SaliencyMap, limit: float) -> str:
     """Outcome and size, the effects, and whether anything of the map is seen at all."""
     parts = [headline(row)]
     effects = [
@@ -183,7 +183,7 @@ def _colour_bar(
     colours.set_label(units if measured else "locates, does not measure", fontsize=8)
 
 
-def _foot(figure: Any, scene: Scene, saliency: SaliencyMap, desc: str) -> None:
+def _foot(figure: Any, scene: ScanView, saliency: SaliencyMap, desc: str) -> None:
     """Which outline is which, method and draws, and what the picture is not for."""
     outcomes = [key for key in OUTCOMES if key in set(scene.lesions["outcome"].fillna("n/a"))]
     keys = [
@@ -212,7 +212,7 @@ def _dashes(outcome: str | None) -> Any:
 
 def _panel(
     axes: Axes,
-    scene: Scene,
+    scene: ScanView,
     label: int,
     saliency: SaliencyMap,
     channel: str,

@@ -13,15 +13,15 @@ from lesionwise.geometry.affine import shifted_affine, voxel_volume_mm3
 from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import ScanFiles
 from lesionwise.io.files import write_text
-from lesionwise.report.anatomy import MIDLINE_MM, Anatomy
+from lesionwise.report.anatomy import MIDLINE_MM, HeadAnatomy
 from lesionwise.report.limits import ColourScale, colour_limit
 from lesionwise.report.narrative import NO_MAP, headline, per_voxel, place, sentences, short_units, unmeasured, warnings
 from lesionwise.report.payload import Blob, Frame, PackingPlan, Store, map_blobs, volumes
 from lesionwise.report.privacy import without_paths
 from lesionwise.report.profile import Neighbourhood, distance_profile, extremes
 from lesionwise.report.pushes import beside, is_derivative, pushes_of
-from lesionwise.report.references import References
-from lesionwise.report.scene import Scene, read_scene
+from lesionwise.report.references import ReferenceLesions
+from lesionwise.report.scene import ScanView, read_scene
 from lesionwise.report.settings import method_words, settings_in_words
 from lesionwise.report.told import finite
 from lesionwise.report.verdicts import Verdict, candidate, judge, note
@@ -63,7 +63,7 @@ def scan_report_path(out_dir: Path, name: ScanName) -> Path:
 
 
 def render_scan(
-    scene: Scene,
+    scene: ScanView,
     *,
     cohort: pd.DataFrame | None = None,
     address_fn: Callable[[str], str] | None = None,
@@ -107,7 +107,7 @@ def render_scan(
     )
 
 
-def scene_content(scene: Scene, store: Store, *, cohort: pd.DataFrame | None = None) -> dict[str, Any]:
+def scene_content(scene: ScanView, store: Store, *, cohort: pd.DataFrame | None = None) -> dict[str, Any]:
     """Everything that the page's scripts know, as JSON; large arrays go to `store`."""
     frame, plan = Frame.of(scene), PackingPlan.of(scene)
     if store.address_fn is not None:
@@ -116,7 +116,7 @@ def scene_content(scene: Scene, store: Store, *, cohort: pd.DataFrame | None = N
     offset = np.eye(4)
     offset[:3, 3] = frame.box.start
     limits = _Limits()
-    anatomy, reference = Anatomy.of(scene), References.of(scene)
+    anatomy, reference = HeadAnatomy.of(scene), ReferenceLesions.of(scene)
     lesions = [
         _lesion(scene, frame, plan, store, limits, row, anatomy, reference) for row in scene.lesions.to_dict("records")
     ]
@@ -161,7 +161,7 @@ class _Limits:
         self._tops.setdefault(desc, []).append(top * voxels if is_derivative(saliency.provenance) else top)
         self._first.setdefault(desc, saliency)
 
-    def shared(self, scene: Scene) -> dict[str, dict[str, Any]]:
+    def shared(self, scene: ScanView) -> dict[str, dict[str, Any]]:
         found = {}
         for desc, saliency in self._first.items():
             summed = is_derivative(saliency.provenance)
@@ -177,7 +177,7 @@ class _Limits:
         return found
 
 
-def _scan_notes(scene: Scene) -> list[str]:
+def _scan_notes(scene: ScanView) -> list[str]:
     """What holds of every map of the scan, said once."""
     if not scene.descs:
         return []
@@ -187,7 +187,7 @@ def _scan_notes(scene: Scene) -> list[str]:
     return [f"{method_words(scene.descs[0])} maps locate but do not measure: their values have no unit."]
 
 
-def colour_scale(scene: Scene, saliency: SaliencyMap) -> ColourScale | None:
+def colour_scale(scene: ScanView, saliency: SaliencyMap) -> ColourScale | None:
     """The colours of the method behind the table's columns, of which `saliency` is a map."""
     return ColourScale.of_table(
         scene.lesions,
@@ -198,14 +198,14 @@ def colour_scale(scene: Scene, saliency: SaliencyMap) -> ColourScale | None:
 
 
 def _lesion(
-    scene: Scene,
+    scene: ScanView,
     frame: Frame,
     plan: PackingPlan,
     store: Store,
     limits: _Limits,
     row: Mapping[Any, Any],
-    anatomy: Anatomy | None,
-    reference: References | None,
+    anatomy: HeadAnatomy | None,
+    reference: ReferenceLesions | None,
 ) -> dict[str, Any]:
     label = int(row["lesion"])
     voxels = scene.voxels(label)
@@ -273,7 +273,7 @@ def _said(saliency: SaliencyMap, around: Neighbourhood, row: Mapping[Any, Any], 
 
 
 def _map(
-    scene: Scene,
+    scene: ScanView,
     frame: Frame,
     plan: PackingPlan,
     store: Store,
@@ -296,7 +296,7 @@ def _map(
     return meta
 
 
-def _likely_misses(scene: Scene, frame: Frame) -> list[dict[str, Any]]:
+def _likely_misses(scene: ScanView, frame: Frame) -> list[dict[str, Any]]:
     """Where a lesion may have been missed, for the page's list; `voxel` is one of the frame, None outside the scan."""
     found = []
     sizes = scene.voxel_sizes_mm
@@ -325,7 +325,7 @@ def _likely_misses(scene: Scene, frame: Frame) -> list[dict[str, Any]]:
     return found
 
 
-def _commands(scene: Scene, label: int, desc: str, row: Mapping[Any, Any], saliency: SaliencyMap) -> dict[str, str]:
+def _commands(scene: ScanView, label: int, desc: str, row: Mapping[Any, Any], saliency: SaliencyMap) -> dict[str, str]:
     """Command lines for other viewers that name files only: a page says nothing about where its folder lies."""
     files = scene.files
     shown = Layers(
@@ -373,7 +373,7 @@ def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def settings(scene: Scene) -> list[tuple[str, str]]:
+def settings(scene: ScanView) -> list[tuple[str, str]]:
     """How the first method's maps were made, in words."""
     for label, desc in scene.map_files:
         if desc == (scene.descs or ("",))[0]:

@@ -11,7 +11,7 @@ import numpy as np
 from lesionwise.geometry.box import Box
 from lesionwise.geometry.distance import distance_to_mm
 from lesionwise.report.anatomy import display_window
-from lesionwise.report.scene import Scene
+from lesionwise.report.scene import ScanView
 from lesionwise.saliency import SaliencyMap
 
 MAP_BUDGET_BYTES = 9_000_000
@@ -64,7 +64,7 @@ class PackingPlan:
     """Lesions whose maps are embedded."""
 
     @classmethod
-    def of(cls, scene: Scene, *, budget_bytes: int = MAP_BUDGET_BYTES) -> "PackingPlan":
+    def of(cls, scene: ScanView, *, budget_bytes: int = MAP_BUDGET_BYTES) -> "PackingPlan":
         """The most generous plan that fits; when none does, the largest lesions go without a map in the page."""
         files = scene.map_files
         methods: dict[int, int] = {}
@@ -100,7 +100,7 @@ class Frame:
     box: Box
 
     @classmethod
-    def of(cls, scene: Scene, *, rim_vox: int = 3) -> "Frame":
+    def of(cls, scene: ScanView, *, rim_vox: int = 3) -> "Frame":
         """The bounding box of what is bright in any image, of every lesion, and of every likely miss in the scan."""
         inside = scene.labels > 0
         for image in scene.images.values():
@@ -139,7 +139,7 @@ def image_blob(
 
 
 def map_blobs(
-    scene: Scene, frame: Frame, saliency: SaliencyMap, label: int, *, margin_mm: float, dtype: str
+    scene: ScanView, frame: Frame, saliency: SaliencyMap, label: int, *, margin_mm: float, dtype: str
 ) -> tuple[dict[str, Any], dict[str, Blob]]:
     """One lesion's map, kept within `margin_mm` of the lesion: 16 bits linear, or 8 bits on a square-root scale.
 
@@ -194,7 +194,7 @@ class Store:
         return {**found, "dtype": blob.dtype, "shape": list(blob.shape)}
 
 
-def volumes(scene: Scene, frame: Frame, store: Store) -> dict[str, Any]:
+def volumes(scene: ScanView, frame: Frame, store: Store) -> dict[str, Any]:
     """Images, labels, probability and reference of the frame."""
     images: dict[str, Mapping[str, Any]] = {}
     crowded = len(scene.images) * int(np.prod(frame.box.shape)) > IMAGE_BUDGET_VOX

@@ -6,7 +6,7 @@ import numpy as np
 
 from lesionwise.geometry.box import Box
 from lesionwise.geometry.distance import signed_distance_mm
-from lesionwise.report.scene import Scene
+from lesionwise.report.scene import ScanView
 from lesionwise.saliency import SaliencyMap
 
 REACH_MM = 16.0
@@ -23,7 +23,7 @@ class Neighbourhood:
     others: np.ndarray
 
     @classmethod
-    def of(cls, scene: Scene, label: int, *, margin_mm: float = REACH_MM) -> "Neighbourhood":
+    def of(cls, scene: ScanView, label: int, *, margin_mm: float = REACH_MM) -> "Neighbourhood":
         """Distances are from voxel centres to the border of Omega, in mm: positive outside, negative inside."""
         sizes = scene.voxel_sizes_mm
         margin = int(np.ceil(margin_mm / min(sizes)))

@@ -8,12 +8,12 @@ import numpy as np
 from scipy import ndimage
 
 from lesionwise.geometry.affine import voxel_volume_mm3
-from lesionwise.report.scene import Scene
+from lesionwise.report.scene import ScanView
 from lesionwise.report.told import Drawn
 
 
 @dataclass(frozen=True, eq=False)
-class References:
+class ReferenceLesions:
     """Connected components (18 neighbours) of the reference on the scene's grid, and their sizes in voxels."""
 
     labels: np.ndarray
@@ -21,7 +21,7 @@ class References:
     voxel_mm3: float
 
     @classmethod
-    def of(cls, scene: Scene) -> "References | None":
+    def of(cls, scene: ScanView) -> "ReferenceLesions | None":
         """None without a reference."""
         if scene.reference is None:
             return None

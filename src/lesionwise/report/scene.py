@@ -80,7 +80,7 @@ class LikelyMiss:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class ScanView:
     """A scan ready to be drawn; maps are read from their files one at a time, when asked for.
 
     `images` holds the input images that could still be found on the scan's grid; `notes` says which could not.
@@ -220,7 +220,7 @@ class Scene:
         )
 
 
-def read_scene(out: Path, name: ScanName) -> Scene:
+def read_scene(out: Path, name: ScanName) -> ScanView:
     """One finished scan of an output folder, as a scene.
 
     Raises InputError if it is not there, was not finished, or has files that are not as they were written.
@@ -228,7 +228,7 @@ def read_scene(out: Path, name: ScanName) -> Scene:
     return scene_of(read_sound_scan(Path(out), name))
 
 
-def scene_of(scan: ScanOutput) -> Scene:
+def scene_of(scan: ScanOutput) -> ScanView:
     """A scan turned right-anterior-superior.
 
     An input image that has moved away or no longer lies on the scan's grid is left out and named in `notes`: the report
@@ -249,7 +249,7 @@ def scene_of(scan: ScanOutput) -> Scene:
             reference = turn.array(data)
         else:
             images[what] = turn.array(data)
-    return Scene(
+    return ScanView(
         scan.files,
         scan.affine @ turn.to_source,
         turn,

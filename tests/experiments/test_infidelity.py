@@ -9,7 +9,7 @@ from known import Linear, case, explained, scan_of, segmenter
 from lesionwise.asking.scan import Scan
 from lesionwise.attribution import METHODS
 from lesionwise.experiments.deletion import Stage, curves
-from lesionwise.experiments.faithfulness import _question
+from lesionwise.experiments.faithfulness import question_of
 
 EXACT = {
     "gradient": {},
@@ -27,7 +27,7 @@ def prepared(scan):
     one = scan.chosen[0]
     stage = Stage.of(scan, one)
     methods = {name: METHODS[name](**options) for name, options in EXACT.items()}
-    return stage, _question(stage), {name: scan.attribute([one], method)[0] for name, method in methods.items()}
+    return stage, question_of(stage), {name: scan.attribute([one], method)[0] for name, method in methods.items()}
 
 
 @pytest.fixture(scope="module")

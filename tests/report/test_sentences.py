@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from lesionwise.geometry.box import Box
 from lesionwise.io.derivative import ScanFiles, list_scans, write_saliency
 from lesionwise.report.page import scene_content
-from lesionwise.report.payload import Plan, Store
+from lesionwise.report.payload import PackingPlan, Store
 from lesionwise.report.scene import read_scene
 from lesionwise.saliency import SaliencyMap
 
@@ -68,7 +68,9 @@ def recomputed(path, labels, label, channel):
 
 
 def test_sentences_agree_with_the_maps(scans, monkeypatch):
-    monkeypatch.setattr(Plan, "of", lambda scene: Plan(8.0, "int8", ()))  # words alone: no map is packed for a page
+    monkeypatch.setattr(
+        PackingPlan, "of", lambda scene: PackingPlan(8.0, "int8", ())
+    )  # words alone: no map is packed for a page
     spoken = 0
     for name in list_scans(scans):
         scene = read_scene(scans, name)

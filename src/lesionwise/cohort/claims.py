@@ -78,6 +78,12 @@ class Claim:
                 return  # taken over or removed: nothing to keep alive
 
 
+def sweep(path: Path, *, expiry_s: float = EXPIRY_S) -> None:
+    """Removes a claim whose owner died: of a finished scan nobody else would."""
+    if path.exists() and _abandoned(path, expiry_s):
+        _remove_abandoned(path)
+
+
 def _abandoned(path: Path, expiry_s: float) -> bool:
     owner = _read(path)
     if owner.get("place") == _place() and os.name == "posix":

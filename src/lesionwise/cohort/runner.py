@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lesionwise.cohort import claims
 from lesionwise.cohort.engines import AbstractEngine, InProcess, UnitFault
 from lesionwise.cohort.left_out import LeftOutList
 from lesionwise.cohort.shard import Shard
@@ -102,6 +103,9 @@ def run_cohort(
     engine = engine or InProcess()
     started = time.perf_counter()
     kept = [unit.resume and is_finished(unit) for unit in units]
+    for unit, finished in zip(units, kept, strict=True):
+        if finished:
+            claims.sweep(unit.claim_path)
     outcomes = {n: Outcome(unit.stem, "kept") for n, unit in enumerate(units) if kept[n]}
     if outcomes:
         say(f"{len(outcomes)} of {len(units)} {_scans(units)} are finished already and are kept.")

@@ -1,13 +1,12 @@
 """Trains the networks of `lesionwise benchmark`, one for each planted rule, and writes the weights that ship.
 
     python scripts/train_planted.py                     # all rules: some minutes on one core
-    python scripts/train_planted.py --rule tag --out DIR --keep BRAINS
+    python scripts/train_planted.py --rule tag --out DIR
 
-Equal arguments on one machine and one thread give equal weights. `--keep` holds the drawn brains between calls.
+Equal arguments on one machine and one thread give equal weights.
 """
 
 import argparse
-import pickle
 import time
 from pathlib import Path
 
@@ -28,16 +27,6 @@ FIRST_BRAIN = 2_000_000_000
 CROP = 32
 """Edge of a training patch, whose outer voxels see too little of what a blob's rule asks for and do not count."""
 MARGIN = 6
-
-
-def grounds_of(brains: int, keep: Path | None) -> list:
-    """Brains without lesions, drawn or read back."""
-    if keep is not None and keep.is_file():
-        return pickle.loads(keep.read_bytes())[:brains]
-    found = [background(FIRST_BRAIN + number) for number in range(brains)]
-    if keep is not None:
-        keep.write_bytes(pickle.dumps(found))
-    return found
 
 
 def patients_of(rule: PlantedRule, grounds: list, each: int, rng: np.random.Generator) -> list:
@@ -117,7 +106,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rule", action="append", choices=list(RULES))
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--keep", type=Path)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--brains", type=int, default=8)
@@ -125,7 +113,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args())
-    rules, grounds = given.pop("rule") or list(RULES), grounds_of(given.pop("brains"), given.pop("keep"))
+    rules, grounds = (
+        given.pop("rule") or list(RULES),
+        [background(FIRST_BRAIN + number) for number in range(given.pop("brains"))],
+    )
     for name in rules:
         train(RULES[name], grounds, **given)
 

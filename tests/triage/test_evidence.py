@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from lesionwise.stats import weighted_auc
 from lesionwise.triage.evaluation import scan_table
 from lesionwise.triage.evidence import (
     METRICS,
@@ -13,7 +14,6 @@ from lesionwise.triage.evidence import (
     evaluate,
     fit_sets,
     permutation_importance,
-    weighted_auc,
 )
 from lesionwise.triage.model import fit_model
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from lesionwise.errors import InputError
+from lesionwise.stats import weighted_auc
 from lesionwise.stats.bootstrap import cluster_bootstrap
 from lesionwise.stats.risk import Promise
-from lesionwise.triage.evidence import weighted_auc
 from lesionwise.triage.fitting import (
     Cohort,
     fit,

@@ -20,9 +20,7 @@ def evaluate(
     name: Annotated[
         list[str] | None, typer.Option("--name", help="What to call each model, in the same order.")
     ] = None,
-    participant_label: Annotated[
-        list[str] | None, typer.Option("--participant-label", help="Judge by these patients only; may be given often.")
-    ] = None,
+    participant_label: o.ParticipantLabel = None,
     validation_label: Annotated[
         list[str] | None,
         typer.Option(

@@ -54,9 +54,7 @@ def train(
         float, typer.Option("--validation", help="Share of patients held out without folds; 0 trains on all.")
     ] = 0.2,
     precision: Annotated[str, typer.Option("--precision", help="auto, 32-true, 16-mixed or bf16-mixed.")] = "auto",
-    participant_label: Annotated[
-        list[str] | None, typer.Option("--participant-label", help="Only these patients; may be given often.")
-    ] = None,
+    participant_label: o.ParticipantLabel = None,
     bids_filter: o.BidsFilter = None,
     reference_from: o.ReferenceFrom = None,
     reference_label: o.ReferenceLabel = None,
@@ -95,6 +93,7 @@ def train(
                 number=dataset,
                 channels=names,
                 participants=participant_label,
+                **chosen_by,
                 progress_fn=reporter.step,
             )
             typer.echo(f"nnU-Net data set: {folder}")

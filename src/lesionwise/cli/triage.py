@@ -84,9 +84,7 @@ def explain(
     samples: Annotated[int, typer.Option("--samples", min=1, help="Noise samples per lesion.")] = 8,
     threshold: o.Threshold = None,
     window: Window = None,
-    participant: Annotated[
-        list[str] | None, typer.Option("--participant-label", help="Only these participants; may be repeated.")
-    ] = None,
+    participant_label: o.ParticipantLabel = None,
     bids_filter: o.BidsFilter = None,
     reference_from: o.ReferenceFrom = None,
     reference_label: o.ReferenceLabel = None,
@@ -115,7 +113,7 @@ def explain(
             out.resolve(),
             settings,
             limit=instances,
-            participants=participant,
+            participants=participant_label,
             filters=filters,
             reference_from=reference_from,
             reference_rule=rule,

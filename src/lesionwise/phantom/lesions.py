@@ -117,12 +117,12 @@ def plant(anatomy: Anatomy, plans: list[LesionPlan]) -> LesionMap:
     spots = spots[np.argsort(anatomy.ventricle_mm.ravel()[spots], kind="stable")]
     reach = anatomy.ventricle_mm.ravel()[spots]
     for number, plan in enumerate(plans, start=1):
-        radius = _radius_mm(plan.volume_mm3)
         rng = np.random.default_rng(plan.seed)
         centre = _spot(plan, spots, reach, soft, shape)
         if centre is None:
             continue
-        box, shade = (_confluent if plan.confluent else _focal)(rng, plan, radius, centre, anatomy, ground, soft)
+        box, score = (_confluent if plan.confluent else _focal)(rng, plan, centre, anatomy)
+        shade = _shade(score, plan, ground[box.slices], soft[box.slices])
         here, label = soft[box.slices], index[box.slices]
         label[(shade > here) & (shade > 0.05)] = number
         np.maximum(here, shade, out=here)
@@ -145,16 +145,9 @@ def _spot(plan: LesionPlan, spots: np.ndarray, reach: np.ndarray, soft: np.ndarr
     return None
 
 
-def _focal(
-    rng: np.random.Generator,
-    plan: LesionPlan,
-    radius: float,
-    centre: np.ndarray,
-    anatomy: Anatomy,
-    ground: np.ndarray,
-    soft: np.ndarray,
-) -> tuple[Box, np.ndarray]:
-    """An ellipsoid with a rough border; near the ventricles it stands on end (Dawson's fingers)."""
+def _focal(rng: np.random.Generator, plan: LesionPlan, centre: np.ndarray, anatomy: Anatomy) -> tuple[Box, np.ndarray]:
+    """Box and score of an ellipsoid with a rough border; near the ventricles it stands on end (Dawson's fingers)."""
+    radius = _radius_mm(plan.volume_mm3)
     half = int(np.ceil(2.4 * radius)) + 3
     box = Box.around(centre[None], margin=half, shape=anatomy.box.shape)
     stretch = np.exp(rng.normal(0, 0.22, 3))
@@ -171,19 +164,14 @@ def _focal(
         r2 += (along / stretch[column]).astype(np.float32) ** 2
     rough = smooth_field(rng, box.shape, spacing_vox=max(2.0, 0.8 * radius))
     score = -np.sqrt(r2) * (1 + rng.uniform(0.05, 0.3) * rough)
-    return box, _shade(score, plan, ground[box.slices], soft[box.slices])
+    return box, score
 
 
 def _confluent(
-    rng: np.random.Generator,
-    plan: LesionPlan,
-    radius: float,
-    centre: np.ndarray,
-    anatomy: Anatomy,
-    ground: np.ndarray,
-    soft: np.ndarray,
+    rng: np.random.Generator, plan: LesionPlan, centre: np.ndarray, anatomy: Anatomy
 ) -> tuple[Box, np.ndarray]:
-    """A lesion that creeps along the ventricles and out of them into white matter."""
+    """Box and score of a lesion that creeps along the ventricles and out of them into white matter."""
+    radius = _radius_mm(plan.volume_mm3)
     half = int(np.ceil(2.6 * radius)) + 6
     box = Box.around(centre[None], margin=half, shape=anatomy.box.shape)
     r2 = np.zeros(box.shape, dtype=np.float32)
@@ -195,7 +183,7 @@ def _confluent(
     fine = smooth_field(rng, box.shape, spacing_vox=3.0)
     score = -np.sqrt(r2 + rng.uniform(1.0, 6.0) * away**2)
     score += radius * rng.uniform(0.3, 0.7) * rough + 0.4 * fine
-    return box, _shade(score, plan, ground[box.slices], soft[box.slices])
+    return box, score
 
 
 def _shade(score: np.ndarray, plan: LesionPlan, ground: np.ndarray, taken: np.ndarray) -> np.ndarray:

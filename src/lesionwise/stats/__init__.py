@@ -19,7 +19,7 @@ from lesionwise.stats.comparisons import (
     sign_flip_test,
     within_patient_test,
 )
-from lesionwise.stats.effects import auc, auc_interval, icc_agreement, icc_consistency
+from lesionwise.stats.effects import auc, auc_interval, icc_agreement, icc_consistency, weighted_auc
 from lesionwise.stats.mixed import MixedModel, random_intercept_model
 from lesionwise.stats.residual import LeftOver, what_is_left
 
@@ -45,6 +45,7 @@ __all__ = [
     "profile_over_patients",
     "random_intercept_model",
     "sign_flip_test",
+    "weighted_auc",
     "what_is_left",
     "within_patient_test",
 ]

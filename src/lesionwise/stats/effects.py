@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, logit
-from scipy.stats import rankdata
 
 from lesionwise.errors import InputError
 from lesionwise.stats.bootstrap import MIN_PATIENTS, TOO_FEW, Interval, student, without_exception
@@ -22,11 +21,29 @@ def auc(first: Float[np.ndarray, " n1"], second: Float[np.ndarray, " n2"]) -> fl
     >>> auc(np.array([2.0, 3.0]), np.array([1.0, 2.0]))
     0.875
     """
-    n1, n2 = len(first), len(second)
-    if n1 == 0 or n2 == 0:
+    w_second = np.concatenate([np.zeros(len(first)), np.ones(len(second))])
+    return weighted_auc(np.concatenate([first, second]), w_second, 1.0 - w_second)
+
+
+def weighted_auc(
+    score: Float[np.ndarray, " rows"], w_low: Float[np.ndarray, " rows"], w_high: Float[np.ndarray, " rows"]
+) -> float:
+    """Weighted probability that a row of the high group scores above one of the low group, ties counted half.
+
+    `w_low` and `w_high` are the weights of each row in either group. 0.5 is chance, 1 is best; NaN if a group is empty
+    or a score is not a number.
+    scikit-learn's `roc_auc_score` gives the same a hundred times slower, and resampling asks for thousands.
+
+    >>> import numpy as np
+    >>> weighted_auc(np.array([0.1, 0.4, 0.8]), np.array([1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0]))
+    1.0
+    """
+    pairs = w_low.sum() * w_high.sum()
+    if not pairs > 0 or np.isnan(score).any():
         return float("nan")
-    ranks = rankdata(np.concatenate([first, second]))
-    return float((ranks[:n1].sum() - n1 * (n1 + 1) / 2.0) / (n1 * n2))
+    _, place = np.unique(score, return_inverse=True)
+    low, high = np.bincount(place, w_low), np.bincount(place, w_high)
+    return float((high * (np.cumsum(low) - 0.5 * low)).sum() / pairs)
 
 
 def auc_interval(

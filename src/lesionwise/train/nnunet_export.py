@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,16 +25,19 @@ def export_nnunet(
     channels: tuple[str, ...] = ("FLAIR", "T1w"),
     participants: Sequence[str] | None = None,
     progress_fn: ProgressFn | None = None,
+    **chosen: Any,
 ) -> Path:
     """Writes OUT/DatasetNNN_Name with imagesTr, labelsTr, dataset.json, and splits_by_patient.json.
 
     Voxels outside the head are set to 0, so that nnU-Net crops and normalises inside it. nnU-Net splits by case, not
     by patient: copy splits_by_patient.json to nnUNet_preprocessed/DatasetNNN_Name/splits_final.json after planning.
+    `chosen` are the options of `find_scans` that choose images and masks: filters, reference_from, reference_rule.
+
     Raises InputError for a data set without masks or modalities.
     """
     if not 0 < number < 1000:
         raise InputError(f"Expected a data set number from 1 to 999, found {number}.")
-    scans = scans_of(Path(bids_dir), Recipe("unet", channels=channels), participants=participants)
+    scans = scans_of(Path(bids_dir), Recipe("unet", channels=channels), participants=participants, **chosen)
     folder = Path(out) / f"Dataset{number:03d}_{name}"
     for done, scan in enumerate(scans, start=1):
         case = read_scan_case(scan, resample=True)

@@ -9,8 +9,9 @@ import pandas as pd
 
 from lesionwise.errors import InputError
 from lesionwise.stats.bootstrap import Interval, interval_from_draws
+from lesionwise.stats.effects import weighted_auc
 from lesionwise.stats.risk import Promise
-from lesionwise.triage.evidence import measured_sets, weighted_auc
+from lesionwise.triage.evidence import measured_sets
 from lesionwise.triage.families import catalogue, of_families
 from lesionwise.triage.fitting import Cohort, nested_probabilities, patient_shares
 from lesionwise.triage.scorer import KINDS

@@ -14,8 +14,9 @@ import pandas as pd
 from lesionwise.cohort import CohortRunner
 from lesionwise.models.reference import ModelRef
 from lesionwise.segmenter import AbstractSegmenter
+from lesionwise.stats.effects import weighted_auc
 from lesionwise.triage.cohort import Extras, measure_cohort, outcome_counts
-from lesionwise.triage.evidence import Evidence, evaluate, weighted_auc
+from lesionwise.triage.evidence import Evidence, evaluate
 from lesionwise.triage.misses import compare_orders, found_first
 from lesionwise.triage.model import TriageModel
 from lesionwise.triage.training import candidate_table

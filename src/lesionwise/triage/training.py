@@ -16,10 +16,11 @@ from lesionwise.io.written import require_usable
 from lesionwise.models.reference import ModelRef
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.stats.bootstrap import cluster_bootstrap
+from lesionwise.stats.effects import weighted_auc
 from lesionwise.stats.risk import Promise
 from lesionwise.triage.candidates import LOWER, MIN_VOXELS, find_candidates, fit_candidates
 from lesionwise.triage.cohort import FOLDER, PLAIN, VERSION, Extras, feature_inputs, measure_cohort
-from lesionwise.triage.evidence import MUCH, permutation_importance, weighted_auc
+from lesionwise.triage.evidence import MUCH, permutation_importance
 from lesionwise.triage.families import GROUPS, catalogue, of_families
 from lesionwise.triage.fitting import Cohort, nested_probabilities, patient_shares
 from lesionwise.triage.model import FULL, MAPPED, TriageModel, fit_model

@@ -26,11 +26,14 @@ SEED = 4
 LESIONS = 20
 """The demo's patient, and how many lesions are drawn into it."""
 
+CONTROLS = 2
+"""Regions of healthy white matter explained beside them: what a lesion's effect is to be compared with."""
+
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Argument(help="Output folder.")] = Path("demo-output"),
-    samples: Annotated[int, typer.Option("--samples", min=2, help="Noise samples per lesion.")] = 16,
+    samples: Annotated[int, typer.Option("--samples", min=2, help="Noise samples per lesion.")] = 8,
     lesions: Annotated[
         str, typer.Option("--lesions", help="all, numbers such as 1,4, largest:5, or drawn:9 (over outcomes).")
     ] = "all",
@@ -39,7 +42,7 @@ def demo(
     """Explain a synthetic patient with the built-in model: no data, no network, no GPU needed."""
     check_output(out)
     model, judge = load_model("builtin"), load_triage("builtin")
-    settings = Settings(method=SmoothGrad(n_samples=samples), lesions=lesions, snr=True)
+    settings = Settings(method=SmoothGrad(n_samples=samples), lesions=lesions, controls=CONTROLS, snr=True)
     with reporting() as reporter:
         reporter.say("Drawing a synthetic patient (no real person) from the MNI152 templates.")
         write_phantoms(out / "bids", subjects=1, seed=SEED, size=size, n_lesions=LESIONS)

@@ -11,6 +11,7 @@ from lesionwise.geometry.box import Box
 from lesionwise.types import MaskArray, Millimetres
 
 DistanceArray = Float64[np.ndarray, "i j k"]
+_SLAB_VOX = 1 << 16
 
 
 def distance_to_mm(mask: MaskArray, sizes_mm: Millimetres, *, reach_mm: int | float | None = None) -> DistanceArray:
@@ -88,8 +89,16 @@ def _along(squared: np.ndarray, axis: int, size_mm: float, reach_mm: int | float
 
     The square of a distance is the sum of such terms over the axes, so three of these passes make it exact.
     """
-    found, sums = squared.copy(), np.empty_like(squared)
-    length = squared.shape[axis]
+    found = squared.copy()
+    thick = max(1, _SLAB_VOX // max(1, squared[:1].size))
+    for start in range(0, len(squared), thick):  # what fits a core's cache goes several times faster
+        _within(squared[start : start + thick], found[start : start + thick], axis, size_mm, reach_mm)
+    return found
+
+
+def _within(squared: np.ndarray, found: np.ndarray, axis: int, size_mm: float, reach_mm: int | float | None) -> None:
+    """`_along` of one slab, into `found`, which holds the values at 0 voxels away."""
+    sums, length = np.empty_like(squared), squared.shape[axis]
     for k in range(1, length):
         gap = ((k - 0.5) * size_mm) ** 2
         if gap >= found.max() or (reach_mm is not None and gap > reach_mm**2):
@@ -98,4 +107,3 @@ def _along(squared: np.ndarray, axis: int, size_mm: float, reach_mm: int | float
         later[axis], earlier[axis] = slice(k, None), slice(None, length - k)
         for here, there in ((tuple(later), tuple(earlier)), (tuple(earlier), tuple(later))):
             np.minimum(found[here], np.add(squared[there], gap, out=sums[there]), out=found[here])
-    return found

@@ -1,7 +1,7 @@
 """Likely misses: places just below the threshold, ranked by how probable a lesion is there."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,7 @@ def find_candidates(scan: TriageScan, *, measured: bool = True) -> pd.DataFrame:
     if not measured:
         return found.assign(probability_max=[float(scan.probability[tuple(v.T)].max()) for v in voxels])
     listed = found.rename(columns={"candidate": "lesion"})[["lesion", "x_mm", "y_mm", "z_mm"]].assign(outcome=None)
-    stage = replace(scan, labels=labels, lesions=listed, maps={})
+    stage = scan.with_instances(labels, listed)
     measured = pd.DataFrame([baseline_features(stage, stage.view(n)) for n in found["candidate"]])
     return pd.concat([found, measured], axis=1)
 

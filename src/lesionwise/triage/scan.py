@@ -1,7 +1,7 @@
 """One explained scan as triage looks at it, whether it is still in memory or read back from its output folder."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from lesionwise.io.derivative import ScanOutput
 from lesionwise.io.masks import ReferenceRule
 from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import zscore
-from lesionwise.types import Affine, MaskArray, Millimetres, VoxelArray
+from lesionwise.types import Affine, LabelArray, MaskArray, Millimetres, VoxelArray
 from lesionwise.units import Explained
 
 REACH_MM = 10.0
@@ -109,6 +109,14 @@ class TriageScan:
             notes=notes,
             sided=scan.facts.get("LeftRightKnown") is not False,
         )
+
+    def with_instances(self, labels: LabelArray, lesions: pd.DataFrame) -> "TriageScan":
+        """The same scan with other instances and no maps; what follows from its images alone is not computed again."""
+        other = replace(self, labels=labels, lesions=lesions, maps={})
+        for name in ("image", "head_depth_mm", "head_span_mm", "fluid_mm"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]  # where cached_property keeps it
+        return other
 
     @property
     def sizes_mm(self) -> Millimetres:

@@ -81,7 +81,7 @@ def test_nothing_runs_on_loading(folder):
         ("threshold = 0.3", "treshold = 0.3", "found treshold"),
         ('name = "tiny"', "", "name is missing"),
         ("spatial_dims = 3", 'pretrained = "x"', "found pretrained"),
-        ("[spec]", "[spec", "cannot be parsed"),
+        ("[spec]", "[spec", "cannot be parsed at line"),
     ],
 )
 def test_a_wrong_description_gets_one_sentence(folder, old, new, message):

@@ -283,4 +283,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"Expected JSON in {path}, but it cannot be parsed.") from error
+        at = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise ModelFileError(f"Expected JSON in {path}, but it cannot be parsed{at}.") from error

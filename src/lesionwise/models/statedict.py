@@ -14,6 +14,7 @@ A folder holds `model.toml` and `model.safetensors`; a single weights file has i
     [card]                 # free text and figures about the model
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -147,7 +148,9 @@ def parse_toml(content: bytes, *, where: str) -> dict[str, Any]:
     try:
         found = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"Expected TOML in {where}, but it cannot be parsed.") from error
+        line = re.search(r"line \d+", str(error))
+        at = f" at {line[0]}" if line else ""
+        raise ModelFileError(f"Expected TOML in {where}, but it cannot be parsed{at}.") from error
     for name in ("network", "spec", "card"):
         if not isinstance(found.get(name, {}), dict):
             raise ModelFileError(f"Expected a table [{name}] in {where}, found a single value.")

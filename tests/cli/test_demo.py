@@ -10,7 +10,7 @@ from lesionwise.io.derivative import list_scans
 def test_demo_ends_in_a_report(tmp_path, capsys):
     assert main(["demo", str(tmp_path), "--size", "small", "--samples", "2", "--lesions", "largest:1"]) == 0
     captured = capsys.readouterr()
-    assert "Plan: 1 lesion" in captured.err
+    assert "Plan: 2 lesions" in captured.err
     last = captured.out.strip().splitlines()[-1]
     assert last == f"Open the report: {tmp_path / 'derivatives' / 'report.html'}"
     page = (tmp_path / "derivatives" / "report.html").read_text(encoding="utf-8")

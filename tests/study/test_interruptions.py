@@ -69,12 +69,12 @@ def test_killed_after_the_first_finished_scan(make_run, cohort, network, undistu
     process.start()
     receipts = out / ".lesionwise" / "study" / "receipts"
     deadline = time.time() + 120
-    while not (receipts.is_dir() and any(receipts.glob("*.json"))) and process.is_alive() and time.time() < deadline:
+    while not (receipts.is_dir() and any(receipts.glob("[!.]*.json"))) and process.is_alive() and time.time() < deadline:
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    finished = {path.stem for path in receipts.glob("*.json")}
+    finished = {path.stem for path in receipts.glob("[!.]*.json")}
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in out.rglob("sub-*_saliency.nii.gz")}
     mine = {p: kept for p, kept in before.items() if any(p.name.startswith(f"{stem}_seg") for stem in finished)}
     result = run_participant(*make_run(out))

@@ -71,7 +71,7 @@ class LeftOutList:
     def _failed(self) -> list[tuple[str, str]]:
         """Scans with the reason, as the units noted them."""
         reasons = []
-        for path in sorted((state_folder(self.out, self.work) / "left_out").glob("*.json")):
+        for path in sorted((state_folder(self.out, self.work) / "left_out").glob("[!.]*.json")):
             try:
                 noted = json.loads(path.read_text(encoding="utf-8"))
                 reasons.append((str(noted["Scan"]), str(noted["Reason"])))

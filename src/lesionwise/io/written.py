@@ -79,7 +79,7 @@ def usable_scans(out: Path) -> tuple[list[ScanOutput], list[LeftOut]]:
         except InputError as error:
             left_out.append(LeftOut(name, str(error)))
     known = {name.stem for name in list_scans(out)}
-    for path in sorted((out / ".lesionwise" / "written").glob("*_maps.json")):
+    for path in sorted((out / ".lesionwise" / "written").glob("[!.]*_maps.json")):
         stem = path.name.removesuffix("_maps.json")
         if stem not in known:
             name = ScanName.of_stem(stem)

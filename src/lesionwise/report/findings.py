@@ -54,7 +54,7 @@ def read_findings(folder: Path) -> list[Shown]:
 def _shown(folder: Path) -> Shown:
     question, text = paragraph((folder / "finding.md").read_text(encoding="utf-8", errors="replace"))
     figures, unreadable = [], []
-    for path in sorted(folder.glob("*.plotly.json")):
+    for path in sorted(folder.glob("[!.]*.plotly.json")):
         try:
             figures.append(read_figure(path))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):

@@ -69,7 +69,9 @@ def test_killed_after_the_first_finished_scan(make_run, cohort, network, undistu
     process.start()
     receipts = out / ".lesionwise" / "study" / "receipts"
     deadline = time.time() + 120
-    while not (receipts.is_dir() and any(receipts.glob("[!.]*.json"))) and process.is_alive() and time.time() < deadline:
+    while (
+        not (receipts.is_dir() and any(receipts.glob("[!.]*.json"))) and process.is_alive() and time.time() < deadline
+    ):
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.join()

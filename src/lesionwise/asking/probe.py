@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor, nn
 
-from lesionwise.asking.norms import HeldNorms, has_instance_norm, norm_statistics
 from lesionwise.asking.rerun import Rerun
 from lesionwise.attribution.engine.site import Site, VoxelSet, centred, locate
 from lesionwise.attribution.target import AbstractTarget, target_named
 from lesionwise.geometry.box import Box
 from lesionwise.inpainting import inpaint, local_mean
+from lesionwise.norms import HeldNetwork, Statistics, normalises_by_itself
 from lesionwise.segmenter import AbstractSegmenter, Placement, full_resolution
 from lesionwise.types import MaskArray, Shape
 from lesionwise.windows import WindowGrid, probability
@@ -236,9 +236,9 @@ class Probe:
             [torch.zeros((count, *site.readout.source.shape), dtype=torch.float64) for site in self.sites]
             for _ in inputs
         ]
-        with torch.no_grad(), norm_statistics(self._network, frozen=freeze_norm) as statistics:
+        with torch.no_grad():
             for window in self.windows:
-                found = self._logits(inputs, like, window, statistics, freeze_norm)
+                found = self._logits(inputs, like, window, freeze_norm=freeze_norm)
                 for fused, logits in zip(sums, found, strict=True):
                     for own, site in zip(fused, self.sites, strict=True):
                         if window in site.windows:
@@ -250,20 +250,20 @@ class Probe:
         return self.model.network if self.network is None else self.network
 
     def _logits(
-        self, inputs: Sequence[Tensor], like: Tensor | None, window: int, statistics: HeldNorms, freeze_norm: bool
+        self, inputs: Sequence[Tensor], like: Tensor | None, window: int, *, freeze_norm: bool
     ) -> Iterator[Tensor]:
         """Logits of one window for every input, exact where a lesion reads them."""
-        network, base = self._network, self._crop(self.base, window)
+        whole, base = self._network, self._crop(self.base, window)
+        network = HeldNetwork(whole, Statistics()) if freeze_norm else whole
+        is_local = freeze_norm or not normalises_by_itself(whole)
         crops = [self._crop(x, window) for x in inputs]
         same = [torch.equal(crop, base) for crop in crops]
-        statistics.record()
         unchanged = self._run(network, base) if any(same) or freeze_norm else None
-        statistics.replay()
         rerun: Rerun | None = None
         changed = len(same) - sum(same)
-        if self.kept is not None and like is None and changed and not has_instance_norm(network):
+        if self.kept is not None and like is None and changed and is_local and not freeze_norm:
             rerun = self.kept.of(window, lambda: Rerun(network, base.to(self.device), wanted=self._read_in(window)))
-        elif changed >= WORTH_KEEPING and (freeze_norm or not has_instance_norm(network)):
+        elif changed >= WORTH_KEEPING and is_local:
             reference = (base if like is None else self._crop(like, window)).to(self.device)
             rerun = Rerun(network, reference, wanted=self._read_in(window), learn=changed >= WORTH_LEARNING)
         for crop, is_same in zip(crops, same, strict=True):

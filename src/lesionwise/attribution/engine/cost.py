@@ -20,8 +20,8 @@ from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.workload import Pass, Schedule, is_out_of_memory
 from lesionwise.attribution.sparse.footprint import Footprint, WindowPart
 from lesionwise.attribution.sparse.outline import Outline
-from lesionwise.attribution.sparse.statistics import Statistics
 from lesionwise.geometry.box import Box
+from lesionwise.norms import Statistics
 
 _MOST_DRAWS = 4  # that go through a window together locally
 _MOST_WINDOWS = 8  # that go through a GPU together

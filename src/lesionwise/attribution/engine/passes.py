@@ -15,8 +15,8 @@ from lesionwise.attribution.sparse.convolutions import Convolutions
 from lesionwise.attribution.sparse.footprint import Footprint, Watched, WindowPart
 from lesionwise.attribution.sparse.local import LocalActivation, LocalCotangent
 from lesionwise.attribution.sparse.outline import Outline
-from lesionwise.attribution.sparse.statistics import Held, Statistics
 from lesionwise.geometry.box import Box
+from lesionwise.norms import Held, Statistics
 from lesionwise.segmenter import MeanOfViews, full_resolution
 
 _SPREAD_VOX = 4  # cotangents go together if that widens the box of each by no more than this

@@ -14,9 +14,9 @@ from lesionwise.attribution.engine.options import RunOptions
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.workload import Schedule, Workload
-from lesionwise.attribution.sparse.statistics import can_be_held, normalises_by_itself
 from lesionwise.errors import InputError, OutOfMemoryError
 from lesionwise.geometry.box import Box
+from lesionwise.norms import can_be_held, normalises_by_itself
 from lesionwise.segmenter import MeanOfViews
 
 _MAPS_PER_LESION = 9  # mean, squares and five groups, the draw, and what a reduction copies

@@ -17,8 +17,8 @@ from lesionwise.attribution.engine.site import Site, VoxelSet, centred, locate
 from lesionwise.attribution.engine.work import Correction, Work
 from lesionwise.attribution.engine.workload import Pass, Workload
 from lesionwise.attribution.result import Attribution
-from lesionwise.attribution.sparse.statistics import Statistics
 from lesionwise.errors import InputError
+from lesionwise.norms import Statistics
 from lesionwise.segmenter import Placement, Spec
 from lesionwise.types import MaskArray, PassFn
 

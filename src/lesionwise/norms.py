@@ -55,6 +55,19 @@ class Held(TorchFunctionMode):
         return nn.functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
 
 
+class HeldNetwork(nn.Module):
+    """A network whose normalisations use `statistics` in every pass; the first pass records them."""
+
+    def __init__(self, network: nn.Module, statistics: Statistics) -> None:
+        super().__init__()
+        self.network, self._statistics = network, statistics
+
+    def forward(self, x: Tensor) -> Any:
+        """What the network gives for x (batch, channels, i, j, k)."""
+        with Held(self._statistics):
+            return self.network(x)
+
+
 def normalises_by_itself(network: nn.Module) -> bool:
     """True if a layer normalises a window by the window's own figures (instance or group normalisation)."""
     kinds = ("InstanceNorm", "GroupNorm")

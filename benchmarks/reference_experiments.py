@@ -2,6 +2,7 @@
 
     python benchmarks/reference_experiments.py OUT                          # 12 synthetic patients
     python benchmarks/reference_experiments.py OUT --data BIDS_DIR          # real scans, one session of each patient
+    python benchmarks/reference_experiments.py OUT --data OPEN CLINIC --model builtin-folds    # several; patients out of fold
     python benchmarks/reference_experiments.py OUT --data BIDS_DIR --sessions all --only sanity    # repeated scans too
     python benchmarks/reference_experiments.py OUT-max --reduce max --only distance peaks    # the published maximum
     python benchmarks/reference_experiments.py OUT-nets --model builtin unet/ dynunet/       # networks side by side
@@ -51,6 +52,7 @@ OPTIONS: dict[str, Mapping[str, Any]] = {
     "faithfulness": {"n_samples": 4, "fractions": (0.0, 0.05, 0.2, 1.0), "perturbations": 6, "shakes": 1},
     "architecture": {"windows_vox": (48, 64, 96, 128), "context_mm": (0, 1, 2, 3, 5, 7, 10, 15, 20, 30)},
     "controls": {},
+    "margins": {},
 }
 SIDES_VOX = (32, 48, 64)
 """Prediction windows that a block has room for."""
@@ -71,10 +73,10 @@ def synthetic_patient(number: int) -> Case:
     return synthesise(9000 + number, size="small").case(subject=f"{number + 1:02d}")
 
 
-def patients_of(bids_dir: Path, model: AbstractSegmenter, *, sessions: str) -> Iterator[Callable[[], Case]]:
+def patients_of(data: list[Path], model: AbstractSegmenter, *, sessions: str) -> Iterator[Callable[[], Case]]:
     """The first session of every patient with a reference, or all."""
     seen: set[str] = set()
-    for scan in find_scans(bids_dir, channels=model.spec.channels).scans:
+    for scan in [scan for bids_dir in data for scan in find_scans(bids_dir, channels=model.spec.channels).scans]:
         if scan.reference is not None and (sessions == "all" or scan.name.subject not in seen):
             seen.add(scan.name.subject)
             yield partial(read_case, scan.images, reference=scan.reference, name=scan.name, resample=True)
@@ -84,7 +86,9 @@ def main() -> None:
     """Runs what was asked for and prints every finding."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--data", type=Path, help="a BIDS data set with references instead of synthetic patients")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", help="BIDS data sets with references instead of synthetic patients"
+    )
     parser.add_argument("--model", nargs="+", default=["builtin"], help="several are held side by side")
     parser.add_argument("--sessions", default="first", choices=("first", "all"), help="of real patients")
     parser.add_argument(

@@ -53,6 +53,7 @@ OPTIONS: dict[str, Mapping[str, Any]] = {
     "architecture": {"windows_vox": (48, 64, 96, 128), "context_mm": (0, 1, 2, 3, 5, 7, 10, 15, 20, 30)},
     "controls": {},
     "margins": {},
+    "fills": {},
 }
 SIDES_VOX = (32, 48, 64)
 """Prediction windows that a block has room for."""

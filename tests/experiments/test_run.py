@@ -20,17 +20,21 @@ SMALL = {
     "sanity": {"stages": 1, "modes": ("cascading",), "seeds": 0},
     "faithfulness": {"methods": {"gradient": Gradient()}, "fractions": (0.0, 0.5, 1.0), "perturbations": 2},
     "margins": {},
+    "fills": {},
 }
 
 
 def run(name, out, *, network=None, cases=None, **options):
     sentences = []
+    asks_of_controls = name in ("controls", "fills")
+    # One lesion leaves room for controls.
+    lesions = {"lesions": (((8, 9, 12), 2),)} if name == "fills" else {}
     finding = run_experiment(
         name,
         segmenter(network or Linear((3.0, 0.0), bias=3.0)),
-        cases or [case(n, subject=f"{n:02d}") for n in range(2)],
+        cases or [case(n, subject=f"{n:02d}", **lesions) for n in range(2)],
         out,
-        settings=Settings(method=Gradient(), lesions="largest:1", controls=2 if name == "controls" else 0),
+        settings=Settings(method=Gradient(), lesions="largest:1", controls=2 if asks_of_controls else 0),
         options=options or SMALL[name],
         runner=CohortRunner(announce_fn=sentences.append),
     )

@@ -7,6 +7,7 @@ from lesionwise.experiments import (
     controls,
     distance,
     faithfulness,
+    fills,
     margins,
     modality,
     peaks,
@@ -17,7 +18,19 @@ from lesionwise.experiments.experiment import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
     module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (controls, modality, distance, peaks, context, architecture, synthetic, sanity, faithfulness, margins)
+    for module in (
+        controls,
+        modality,
+        distance,
+        peaks,
+        context,
+        architecture,
+        synthetic,
+        sanity,
+        faithfulness,
+        margins,
+        fills,
+    )
 }
 
 

@@ -15,7 +15,18 @@ from lesionwise.charts import palette
 
 FOLDER = "experiments"
 
-ORDER = ("peaks", "distance", "modality", "context", "architecture", "synthetic", "sanity", "faithfulness", "margins")
+ORDER = (
+    "peaks",
+    "distance",
+    "modality",
+    "context",
+    "architecture",
+    "synthetic",
+    "sanity",
+    "faithfulness",
+    "margins",
+    "fills",
+)
 """The order of the published paper, then ours; others follow by name."""
 
 DRAWN = frozenset({"scatter", "violin", "bar", "heatmap", "box"})

@@ -26,6 +26,14 @@ def why(
     fills: Annotated[
         int, typer.Option("--fills", min=1, max=3, help="Ways to take a part away; more than one tells the spread.")
     ] = 1,
+    stability: Annotated[
+        int,
+        typer.Option(
+            "--stability",
+            min=0,
+            help="Noise draws of every map with which other networks, the mirror image and other noise are asked (0: not asked).",
+        ),
+    ] = 0,
     model: o.Model = "builtin",
     trust: o.Trust = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -41,7 +49,7 @@ def why(
         raise InputError(f"Expected finished scans in {out}, found none: run explain or study first.")
     where = resolve_device(device)
     segmenter = load_model(model, trust=trust, device=where)
-    effort = Effort(evaluations, FILLS[:fills])
+    effort = Effort(evaluations, FILLS[:fills], stability)
     with reporting() as reporter:
         for name in names:
             scan = finished_scan(out, name, segmenter, lesions=lesions, device=where)

@@ -15,6 +15,12 @@ _PARTS = {
     "far": "the rest of the head",
 }
 _ALL = "all"
+_VERDICTS = {
+    "stable": "Stable",
+    "size differs": "Not stable in size",
+    "sign differs": "Not stable, not even in sign",
+    "decision differs": "Not stable: asked otherwise, the decision itself changes",
+}
 _WORTH_SAYING = 0.05
 """Share of the largest Shapley value below which a part is not named."""
 
@@ -27,6 +33,7 @@ def why_words(table: pd.DataFrame | None, label: int, channels: Sequence[str]) -
     row = rows.iloc[0].to_dict()
     found = _true(row["why_found"])
     said = [_contrast(row, channels, found), _size(row, found), _context(row, found), _carried(row, channels)]
+    said.append(_stability(row, channels))
     return " ".join(["What would have changed the decision:", *filter(None, said)])
 
 
@@ -98,6 +105,32 @@ def _carried(row: Mapping[str, Any], channels: Sequence[str]) -> str:
         if abs(values[part, channel]) >= _WORTH_SAYING * largest
     ]
     return f"What carries it (Shapley values, log-odds): {', '.join(named)}."
+
+
+def _stability(row: Mapping[str, Any], channels: Sequence[str]) -> str:
+    verdict = row.get("stability")
+    if verdict is None or pd.isna(verdict):
+        return ""
+    channel = max(channels, key=lambda name: abs(float(row[f"stability_effect_{name}"])))
+    networks = int(float(row["stability_networks"]))
+    parts = [f"the effect of {channel} is {float(row[f'stability_effect_{channel}']):+.1f}"]
+    if networks:
+        found = int(float(row["stability_networks_found"]))
+        parts.append(
+            f"{_between(row, 'networks', channel)} over {networks} networks asked alone, of which {found} find it"
+        )
+    mirrored = float(row[f"stability_mirrored_low_{channel}"])
+    seen = (
+        "" if _true(row["stability_mirrored_found"]) == _true(row["why_found"]) else ", where the decision is another"
+    )
+    parts.append(f"{mirrored:+.1f} in the mirror image{seen}")
+    parts.append(f"{_between(row, 'seeds', channel)} under other noise")
+    return f"{_VERDICTS[str(verdict)]}: {', '.join(parts)} (log-odds per SD)."
+
+
+def _between(row: Mapping[str, Any], kind: str, channel: str) -> str:
+    low, high = (float(row[f"stability_{kind}_{end}_{channel}"]) for end in ("low", "high"))
+    return f"{low:+.1f} to {high:+.1f}"
 
 
 def _flips(row: Mapping[str, Any], name: str) -> bool:

@@ -6,6 +6,7 @@ from lesionwise.why.anatomy import PARTS
 from lesionwise.why.changes import LARGEST_MM, STRONGEST
 from lesionwise.why.lesions import JOINT
 from lesionwise.why.question import NEAR_MM
+from lesionwise.why.stability import stability_columns
 
 Described = dict[str, dict[str, str]]
 
@@ -63,6 +64,7 @@ def described(channels: Sequence[str], *, unit: str) -> Described:
             }
             found[f"{key}_se"] = {"Description": f"Standard error of {key}; n/a where exact", "Units": unit}
             found[f"{key}_fills"] = {"Description": f"Largest difference of {key} between fills", "Units": unit}
+    found |= stability_columns(channels, unit=unit)
     found |= {
         "shapley_total": {
             "Description": "Sum of all Shapley values: target of the scan minus that of a scan made healthy all over",

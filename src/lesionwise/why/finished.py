@@ -98,7 +98,7 @@ def write_why(files: ScanFiles, table: pd.DataFrame, scan: Scan) -> None:
     files.why_table.with_suffix(".json").unlink(missing_ok=True)
     write_table(files.why_table, table)
     write_json(files.why_table.with_suffix(".json"), sidecar)
-    texts = ("outcome", "shapley_leading")
+    texts = ("outcome", "shapley_leading", "stability", "stability_source")
     numbers = table.drop(columns=[name for name in texts if name in table]).astype(float).astype({"lesion": int})
     settings = scan.explained.settings
     write_columns(

@@ -14,6 +14,7 @@ from lesionwise.why.anatomy import FILLS, PARTS, AnatomicalShapley, anatomical_s
 from lesionwise.why.changes import Dial, contrast_dial, size_dial, without_neighbours, without_rim
 from lesionwise.why.margin import MOST_PASSES, Margin, find_margins
 from lesionwise.why.question import Answer, Question
+from lesionwise.why.stability import Stability, stability_of, stability_row
 
 JOINT = "all"
 
@@ -22,12 +23,15 @@ JOINT = "all"
 class Effort:
     """How much is asked per lesion: `evaluations` of anatomical Shapley (0 leaves it out), and with which `fills`.
 
+    `stability` is the number of noise draws of every map by which it is asked whether the explanation is stable (0: not asked).
+
     Margins change the lesion alone, so that few voxels of each layer are computed again; a part of the head that is
     taken away changes whole windows.
     """
 
     evaluations: int = 0
     fills: tuple[str, ...] = FILLS[:1]
+    stability: int = 0
 
     def passes(self, channels: int) -> int:
         """Changed scans that one lesion may cost: a margin on every dial, two changes of context, Shapley, the scan."""
@@ -53,6 +57,7 @@ class Why:
     anatomy: AnatomicalShapley | None
     passes: int
     seconds: float
+    stability: Stability | None = None
 
 
 def why_lesion(scan: Scan, instance: Instance, *, effort: Effort = USUAL) -> Why:
@@ -65,6 +70,7 @@ def why_lesion(scan: Scan, instance: Instance, *, effort: Effort = USUAL) -> Why
     anatomy = None
     if effort.evaluations:
         anatomy = anatomical_shapley(question, evaluations=effort.evaluations, fills=effort.fills)
+    stability = stability_of(scan, instance, samples=effort.stability) if effort.stability else None
     return Why(
         instance,
         question.unchanged,
@@ -75,6 +81,7 @@ def why_lesion(scan: Scan, instance: Instance, *, effort: Effort = USUAL) -> Why
         anatomy,
         question.passes,
         time.perf_counter() - begun,
+        stability,
     )
 
 
@@ -130,6 +137,8 @@ def row_of(why: Why, channels: Sequence[str]) -> dict[str, Any]:
     row["without_neighbours_change"] = None if neighbours is None else neighbours.target - why.answer.target
     if why.anatomy is not None:
         row |= _shares(why.anatomy, channels)
+    if why.stability is not None:
+        row |= stability_row(why.stability)
     flips = [margin.verified for margin in why.margins.values() if margin.has_flip]
     row["why_flips"], row["why_verified"] = len(flips), sum(bool(one) for one in flips)
     row["why_passes"], row["why_seconds"] = why.passes, why.seconds
@@ -157,7 +166,8 @@ def _cost(scan: Scan, chosen: Sequence[Instance], effort: Effort) -> str:
     passes = effort.passes(len(scan.channels))
     windows = sum(len(Question.about(scan, one).probe.windows) for one in chosen)
     minutes = passes * windows * seconds / 60
+    stability = f" Whether it is stable: maps of {effort.stability} draws besides." if effort.stability else ""
     return (
         f"Why: up to {passes} changed scans for each of {len(chosen)} lesions, {windows} windows in all, at most "
-        f"{minutes:.0f} min if every pass were run whole."
+        f"{minutes:.0f} min if every pass were run whole.{stability}"
     )

@@ -9,11 +9,12 @@ from known import Linear, found_scan_of, segmenter
 from torch import nn
 
 from lesionwise.asking.scan import Scan
+from lesionwise.asking.variants import Mirrored
 from lesionwise.models.members import Members
 from lesionwise.report.why import why_words
 from lesionwise.segmenter import Segmenter
 from lesionwise.why.lesions import Effort, why_scan
-from lesionwise.why.stability import Mirrored, stability_of, variants_of
+from lesionwise.why.stability import stability_of, variants_of
 
 FLAIR = ((3.0, 0.0), 3.0)
 
@@ -82,9 +83,9 @@ def test_it_mirrors_left_to_right_wherever_that_lies_on_the_grid():
         scan.model, replace(scan.explained, case=replace(scan.case, image=replace(scan.case.image, affine=turned)))
     )
     axes = [
-        next(v for v in variants_of(one, one.instances[0]) if v.kind == "mirrored").module._dim for one in (scan, other)
+        next(v for v in variants_of(one, one.instances[0]) if v.kind == "mirrored").module.axis for one in (scan, other)
     ]
-    assert axes == [-3, -1]
+    assert axes == [2, 4]
 
 
 def test_the_table_and_the_sentence_say_it():

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lesionwise.asking.probe import Probe
+from lesionwise.asking.variants import Mirrored
 from lesionwise.attribution.engine.noise import normal
-from lesionwise.segmenter import full_resolution
 from lesionwise.triage.baselines import entropy_bit
 from lesionwise.triage.features import Feature
 from lesionwise.triage.probing import Questions
@@ -46,18 +46,6 @@ DISAGREEMENT: tuple[Feature, ...] = (
 def features(channels: Sequence[str]) -> list[Feature]:
     """The features of the family disagreement, the same for all channels; they ask the network again."""
     return list(DISAGREEMENT)
-
-
-class Mirrored(nn.Module):
-    """A network asked in the mirror: its input turned along one spatial axis, and its logits turned back."""
-
-    def __init__(self, network: nn.Module, axis: int) -> None:
-        super().__init__()
-        self.network, self.axis = network, axis + 2
-
-    def forward(self, x: Float[Tensor, "batch channels i j k"]) -> Float[Tensor, "batch outputs i j k"]:
-        """Logits on the grid of x."""
-        return full_resolution(self.network(x.flip(self.axis)), x.shape[2:]).flip(self.axis)
 
 
 def disagreement_features(

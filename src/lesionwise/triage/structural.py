@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from lesionwise.asking.probe import Probe
+from lesionwise.asking.variants import networks_alone
 from lesionwise.geometry.box import Box
 from lesionwise.instances.components import label_components
-from lesionwise.segmenter import MeanOfViews
 from lesionwise.triage.features import Feature
 from lesionwise.triage.probing import Questions
 from lesionwise.types import MaskArray
@@ -35,26 +35,14 @@ def features(channels: Sequence[str]) -> list[Feature]:
     return list(STRUCTURAL)
 
 
-class OneView(nn.Module):
-    """One fold in one mirror of a model that averages them."""
-
-    def __init__(self, network: MeanOfViews, view: int) -> None:
-        super().__init__()
-        self.network, self.view = network, view
-
-    def forward(self, x: Float[Tensor, "batch channels i j k"]) -> Float[Tensor, "batch outputs i j k"]:
-        """Logits of the view alone."""
-        return self.network.one(x, self.view)
-
-
 def structural_uncertainty(questions: Questions, label: int) -> float:
     """1 - mean IoU of the lesion over members, 0 to 1; nan for a model of one network.
 
     Members are those of an ensemble that averages probabilities, or the folds and mirrors of one that averages logits.
     """
     scan, model = questions.scan, questions.model
-    views = model.network.count if isinstance(model.network, MeanOfViews) else 1
-    if max(model.spec.members, views) < 2:
+    alone = networks_alone(model.network)
+    if max(model.spec.members, len(alone)) < 2:
         return float("nan")
     voxels = scan.voxels(label)
     low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
@@ -66,7 +54,7 @@ def structural_uncertainty(questions: Questions, label: int) -> float:
     if not probe.windows:
         return float("nan")
     lesion = scan.labels[box.slices] == label
-    masks = (found.reshape(box.shape) > scan.threshold for found in _members(probe, views))
+    masks = (found.reshape(box.shape) > scan.threshold for found in _members(probe, alone))
     return 1.0 - float(np.mean([best_iou(lesion, mask) for mask in masks]))
 
 
@@ -85,17 +73,14 @@ def best_iou(lesion: MaskArray, mask: MaskArray) -> float:
     return max(found, default=0.0)
 
 
-def _members(probe: Probe, views: int) -> list[Float[np.ndarray, " voxels"]]:
+def _members(probe: Probe, alone: Sequence[nn.Module]) -> list[Float[np.ndarray, " voxels"]]:
     """Lesion probability of every member at the voxels that the probe asks about, in the order of its voxels."""
     spec = replace(probe.model.spec, members=1)
     if probe.model.spec.members > 1:
         ((logits,),) = probe.logits([probe.base])
         return [probability(part, spec).numpy() for part in torch.split(logits, spec.classes)]
-    network = probe.model.network
-    if not isinstance(network, MeanOfViews):
-        raise TypeError(f"Expected members or views, found {type(network).__name__}.")
     found = []
-    for view in range(views):
-        ((logits,),) = probe.asking(OneView(network, view)).logits([probe.base])
+    for network in alone:
+        ((logits,),) = probe.asking(network).logits([probe.base])
         found.append(probability(logits, spec).numpy())
     return found

@@ -11,15 +11,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from lesionwise.asking.scan import Scan
+from lesionwise.asking.variants import Mirrored, networks_alone
 from lesionwise.attribution import SmoothGrad
 from lesionwise.geometry.affine import to_mm
 from lesionwise.geometry.volume import Case
 from lesionwise.instances.instance import Instance
-from lesionwise.models.members import Members
-from lesionwise.segmenter import AbstractSegmenter, MeanOfViews, Placement, Spec
+from lesionwise.segmenter import AbstractSegmenter, Placement, Spec
 from lesionwise.why.question import Question
 
 KINDS = ("networks", "mirrored", "seeds")
@@ -56,34 +56,8 @@ class Variant(AbstractSegmenter):
         return self.placement
 
 
-class Mirrored(nn.Module):
-    """A network that sees its windows mirrored along one axis, its answer mirrored back."""
-
-    def __init__(self, network: nn.Module, axis: int) -> None:
-        super().__init__()
-        self.network, self._dim = network, axis - 3
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (batch, channels, i, j, k) -> logits of the same grid."""
-        logits: Tensor = self.network(x.flip(self._dim))
-        return logits.flip(self._dim)
-
-
-class OneView(nn.Module):
-    """One view of a model that averages several."""
-
-    def __init__(self, network: MeanOfViews, view: int) -> None:
-        super().__init__()
-        self.network, self._view = network, view
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (batch, channels, i, j, k) -> logits of the view."""
-        logits: Tensor = self.network.one(x, self._view)
-        return logits
-
-
 @dataclass(frozen=True)
-class Told:
+class Opinion:
     """What one variant says of a lesion: whether it is found (None where only the noise differs), and each channel's effect."""
 
     kind: str
@@ -96,14 +70,14 @@ class Stability:
     """All that the variants say of one lesion, the whole model (`kind` "model") first."""
 
     channels: tuple[str, ...]
-    told: tuple[Told, ...]
+    told: tuple[Opinion, ...]
 
     @property
-    def whole(self) -> Told:
+    def whole(self) -> Opinion:
         """What the whole model says."""
         return self.told[0]
 
-    def of(self, kind: str) -> list[Told]:
+    def of(self, kind: str) -> list[Opinion]:
         """The variants of one kind."""
         return [one for one in self.told if one.kind == kind]
 
@@ -123,7 +97,7 @@ class Stability:
         worst = max(self._worst(one) for one in self.told)
         return "" if worst == 0 else next(one.kind for one in self.told if self._worst(one) == worst)
 
-    def _worst(self, one: Told) -> int:
+    def _worst(self, one: Opinion) -> int:
         if one.found is not None and one.found != self.whole.found:
             return 3
         own, other = self.whole.effects[self.leading], one.effects[self.leading]
@@ -138,7 +112,7 @@ def stability_of(scan: Scan, instance: Instance, *, samples: int) -> Stability:
     for variant in variants_of(scan, instance):
         told.append(_told(replace(scan, model=variant), instance, variant.kind, samples=samples))
     for seed in range(SEEDS):
-        told.append(Told("seeds", None, _effects(scan, instance, samples=samples, seed=1000 + seed)))
+        told.append(Opinion("seeds", None, _effects(scan, instance, samples=samples, seed=1000 + seed)))
     return Stability(tuple(scan.channels), tuple(told))
 
 
@@ -146,19 +120,10 @@ def variants_of(scan: Scan, instance: Instance) -> Iterator[Variant]:
     """The members of the model, each alone, then the model before the mirror image."""
     spec, network = scan.model.spec, scan.model.network
     alone = replace(spec, members=1)
-    for member in _alone(network):
+    for member in networks_alone(network, most_views=MOST_VIEWS):
         yield Variant("networks", alone, member, scan.placement)
     axis = _left_right(scan, instance)
     yield Variant("mirrored", spec, Mirrored(network, axis).eval(), scan.placement)
-
-
-def _alone(network: nn.Module) -> list[nn.Module]:
-    if isinstance(network, Members):
-        return list(network.members)
-    if isinstance(network, MeanOfViews) and network.count > 1:
-        views = np.unique(np.linspace(0, network.count - 1, min(network.count, MOST_VIEWS)).round().astype(int))
-        return [OneView(network, int(view)).eval() for view in views]
-    return []
 
 
 def _left_right(scan: Scan, instance: Instance) -> int:
@@ -184,9 +149,9 @@ def _between(mask: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(moved[1:] & moved[:-1], 0, axis)
 
 
-def _told(scan: Scan, instance: Instance, kind: str, *, samples: int) -> Told:
+def _told(scan: Scan, instance: Instance, kind: str, *, samples: int) -> Opinion:
     found = Question.about(scan, instance).unchanged.found
-    return Told(kind, found, _effects(scan, instance, samples=samples, seed=None))
+    return Opinion(kind, found, _effects(scan, instance, samples=samples, seed=None))
 
 
 def _effects(scan: Scan, instance: Instance, *, samples: int, seed: int | None) -> tuple[float, ...]:

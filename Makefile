@@ -30,7 +30,7 @@ demo: install-demo
 	$(BIN)/lesionwise demo $(DEMO_OUT)
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 	$(BIN)/python -m pytest --doctest-modules src/lesionwise -p no:cacheprovider
 
 # The quick half of the tests, on one core in about a minute: for while you write.

@@ -1,5 +1,10 @@
 """Shape hints are enforced here, and only here: every module of the package is checked at run time but the busiest."""
 
+import os
+
+# One thread per worker, before any library starts its own: two workers of two threads wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from jaxtyping import install_import_hook
 from typechecker import modules_to_check
 

@@ -1,5 +1,6 @@
 """The page of one scan, opened in headless Chromium: what it shows, what it asks for, what it gives away."""
 
+import base64
 import io
 import json
 import os
@@ -38,10 +39,10 @@ def opened(open_page, page_file):
 
 def panel_pixels(opened, plane="axial", channel="FLAIR"):
     """RGBA of one panel as an array."""
-    code = """([plane, channel]) => { const c = document.querySelector(`canvas[data-plane=${plane}][data-channel=${channel}]`);
-      return [c.width, c.height, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]; }"""
-    width, height, data = opened.page.evaluate(code, [plane, channel])
-    return np.array(data, dtype=np.int16).reshape(height, width, 4)
+    selector = f"canvas[data-plane={plane}][data-channel={channel}]"
+    address = opened.page.evaluate("selector => document.querySelector(selector).toDataURL('image/png')", selector)
+    picture = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+    return np.asarray(picture.convert("RGBA")).astype(np.int16)
 
 
 def test_nothing_is_asked_for_and_nothing_goes_wrong(opened):

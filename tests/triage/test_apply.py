@@ -310,12 +310,12 @@ def test_the_command_explains_fits_and_applies(bright_model, tmp_path, monkeypat
     monkeypatch.setattr(command, "load_model", lambda *args, **kwargs: bright_model)
     monkeypatch.setattr(reference, "load_model", lambda *args, **kwargs: bright_model)
     monkeypatch.setattr(reference, "_loaded", {})
-    write_phantoms(tmp_path / "bids", subjects=8, seed=4, size="small", n_lesions=5)
+    write_phantoms(tmp_path / "bids", subjects=6, seed=4, size="small", n_lesions=5)
     out = tmp_path / "out"
     code = main(["triage", "explain", str(tmp_path / "bids"), str(out), "--instances", "6", "--samples", "2"])
     said = capsys.readouterr()
     assert code == 0, said.err
-    assert "8 scans:" in said.out
+    assert "6 scans:" in said.out
     assert main(["triage", "fit", str(out), "-o", str(tmp_path / "m.json")]) == 2
     assert "Expected 45 patients or more to promise" in capsys.readouterr().err
     weak = ["--max-loss", "0.4", "--tail", "0.4"]
@@ -327,7 +327,7 @@ def test_the_command_explains_fits_and_applies(bright_model, tmp_path, monkeypat
     said = capsys.readouterr()
     assert code == 0, said.err
     assert "are probably false" in said.out
-    assert len(list(out.glob("sub-*/anat/*_label-L_desc-triage_mask.nii.gz"))) == 8
+    assert len(list(out.glob("sub-*/anat/*_label-L_desc-triage_mask.nii.gz"))) == 6
     chosen = ["-o", str(tmp_path / "choice.json"), "--kind", "l1_logistic"]
     assert main(["triage", "choose", str(out), *chosen]) == 0
     assert "Taken: " in capsys.readouterr().out
@@ -335,7 +335,7 @@ def test_the_command_explains_fits_and_applies(bright_model, tmp_path, monkeypat
     assert main(["triage", "fit", str(out), *model, *weak]) == 0
     judged = ["-o", str(tmp_path / "judged"), "--model", str(tmp_path / "chosen.json")]
     assert main(["triage", "evaluate", str(out), *judged]) == 0
-    assert len(pd.read_csv(tmp_path / "judged" / "scans.tsv", sep="\t")) == 8
+    assert len(pd.read_csv(tmp_path / "judged" / "scans.tsv", sep="\t")) == 6
     assert "total_missed" in json.loads((tmp_path / "judged" / "evaluation.json").read_text())["likely_misses"]
     (tmp_path / "no-choice.json").write_text("{}")
     assert main(["triage", "fit", str(out), *model[:-1], str(tmp_path / "no-choice.json")]) == 2

@@ -156,3 +156,22 @@ def test_local_mean_is_exact_for_a_constant_and_falls_back_to_the_plain_mean():
     values = np.where(where, 4.0, -9.0)[None]
     mean = local_mean(values, where, sigma_vox=(2.0, 2.0, 2.0))
     assert np.allclose(mean, 4.0)
+
+
+def test_a_painted_texture_has_the_steps_of_the_real_one_inside_and_across_its_border():
+    """The texture is known: smooth noise. Drawn given its surroundings, it is neither rougher inside nor broken at the border."""
+    rng = np.random.default_rng(3)
+    hole = np.zeros((40, 40, 40), dtype=bool)
+    hole[15:25, 16:24, 15:25] = True
+    inner, border = [], []
+    for _ in range(4):
+        real = ndimage.gaussian_filter(rng.standard_normal((1, 40, 40, 40)), (0, 1, 1, 1)).astype(np.float32)
+        filled = inpaint(real, hole, voxel_sizes_mm=(1, 1, 1), healthy=~hole, rng=rng)
+        smooth = inpaint(real, hole, voxel_sizes_mm=(1, 1, 1), healthy=~hole)
+        steps = [np.abs(np.diff(image[0], axis=0)) for image in (real, filled, smooth)]
+        within, across = hole[1:] & hole[:-1], hole[1:] ^ hole[:-1]
+        inner.append([step[within].mean() for step in steps])
+        border.append([step[across].mean() for step in steps])
+    for found in (np.mean(inner, axis=0), np.mean(border, axis=0)):
+        assert found[1] / found[0] == pytest.approx(1.0, abs=0.12)
+    assert np.mean(inner, axis=0)[2] < 0.7 * np.mean(inner, axis=0)[0]

@@ -12,6 +12,7 @@ import torch
 
 from lesionwise import lesion_table
 from lesionwise.attribution import GradCAMPlusPlus, Gradient, SmoothGrad
+from lesionwise.errors import InputError
 from lesionwise.geometry.affine import to_mm
 from lesionwise.geometry.volume import Case, ScanName
 from lesionwise.io.derivative import list_scans, read_scan
@@ -251,3 +252,19 @@ def test_a_scan_of_unknown_side_names_none(small_case, bright_model, tmp_path):
     again: list[str] = []
     explain_case(bright_model, case, settings, out=tmp_path, announce_fn=again.append)
     assert any("are there already and are kept" in sentence for sentence in again)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("lesions", 5, "Expected text for the setting lesions, found 5"),
+        ("seed", "1", "Expected a whole number for the setting seed, found '1'"),
+        ("controls", True, "Expected a whole number for the setting controls, found True"),
+        ("threshold", [0.5], "Expected a number or nothing for the setting threshold"),
+        ("snr", "yes", "Expected true or false for the setting snr"),
+    ],
+)
+def test_a_setting_of_another_kind_is_refused_in_a_sentence(name, value, sentence):
+    with pytest.raises(InputError, match=sentence.replace("[", r"\[")):
+        Settings(**{name: value})
+    assert Settings(seed=np.int64(3)).seed == 3

@@ -1,6 +1,7 @@
 """What a user may choose, with one name and one meaning in every command."""
 
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 from lesionwise.attribution.engine.method import AbstractMethod
@@ -13,6 +14,35 @@ from lesionwise.instances.matching import read_selection
 
 LEAST_KEPT_MM = 10.0
 """Beyond the shells whose means are in the table."""
+
+
+_WORDS: dict[type, str] = {
+    str: "text",
+    Integral: "a whole number",
+    Real: "a number",
+    bool: "true or false",
+    type(None): "nothing",
+}
+_WHOLE, _NUMBER, _NOTHING = (Integral,), (Real,), (type(None),)
+_KINDS: dict[str, tuple[type, ...]] = {
+    "lesions": (str,),
+    "controls": _WHOLE,
+    "threshold": _NUMBER + _NOTHING,
+    "connectivity": _WHOLE,
+    "min_size": _NUMBER + _NOTHING,
+    "min_size_unit": (str,),
+    "rule": (str,),
+    "one_to_one": (bool,),
+    "seed": _WHOLE,
+    "device": (str,),
+    "snr": (bool,),
+    "lesion_window": (bool,),
+    "statistics": (str,),
+    "views": (str, Integral),
+    "save_parts": (bool,),
+    "keep_mm": _NUMBER + _NOTHING,
+}
+"""What may stand in each setting, whoever wrote it: a person in Python, or a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +75,11 @@ class Settings:
     keep_mm: float | None = None
 
     def __post_init__(self) -> None:
+        for name, kinds in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                wanted = " or ".join(_WORDS[kind] for kind in kinds)
+                raise InputError(f"Expected {wanted} for the setting {name}, found {value!r}.")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise InputError(f"A probability threshold must lie between 0 and 1, found {self.threshold}.")
         if self.connectivity not in (6, 18, 26):

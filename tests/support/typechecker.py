@@ -6,7 +6,7 @@ from typing import Any
 
 from beartype import BeartypeConf, beartype
 
-ANSWER_THEMSELVES = ("lesionwise.spec", "lesionwise.api")
+ANSWER_THEMSELVES = ("lesionwise.spec", "lesionwise.api", "lesionwise.units.settings")
 """Modules where people's values arrive and wrong ones get a sentence: the checker would speak first."""
 
 TOO_BUSY = (

@@ -168,3 +168,15 @@ def test_every_column_is_described(tmp_path):
     assert all(entry["Description"] for entry in described.values())
     assert described["peak_se_T1w"]["Description"].endswith(" (T1w)")
     assert isinstance(pq.read_schema(store.cohort_parts(tmp_path)[0]), pa.Schema)
+
+
+@pytest.mark.parametrize("noted", [b"7", b'{"scan": "sub-01"}', b"[1]", b'"text"', b"null"])
+def test_a_part_whose_notes_are_no_list_of_units_is_damaged(tmp_path, noted):
+    _write(tmp_path, "01", _table(2))
+    (path,) = (path for path in tmp_path.rglob("*.parquet") if path.is_file())
+    table = pq.read_table(path)
+    facts = {**table.schema.metadata, **{key: noted for key in table.schema.metadata if b"units" in key}}
+    assert facts != table.schema.metadata
+    pq.write_table(table.replace_schema_metadata(facts), path)
+    with pytest.raises(store.DamagedPartError):
+        store.read_part(path)

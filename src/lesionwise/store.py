@@ -270,21 +270,21 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> Part:
             there = part.schema_arrow.names
             wanted = None if columns is None else [c for c in columns if c in there]
             table = part.read(columns=wanted, use_threads=False)
-        units = tuple(json.loads(facts.get(_UNITS_KEY, b"[]")))
+        units = json.loads(facts.get(_UNITS_KEY, b"[]"))
     except FileNotFoundError:
         raise
     except (OSError, ValueError, MemoryError, RecursionError, pa.ArrowException) as error:
         if isinstance(error, InputError):
             raise
         raise DamagedPartError(f"Expected a part of the cohort's table, but {path} is damaged or none.") from error
-    stems = {*(unit.get("scan") for unit in units if isinstance(unit, dict))}
-    if not all(isinstance(unit, dict) and unit.keys() == KEYS.keys() for unit in units) or not stems <= {path.stem}:
+    is_list = isinstance(units, list) and all(isinstance(unit, dict) and unit.keys() == KEYS.keys() for unit in units)
+    if not is_list or any(unit["scan"] != path.stem for unit in units):
         raise DamagedPartError(f"Expected a part of the scan {path.stem}, but {path} is of another or of none.")
     if "scan" in table.column_names and not set(table["scan"].to_pylist()) <= {path.stem}:
         raise DamagedPartError(f"Expected rows of the scan {path.stem} in {path}, found those of another.")
     if INSTANCE not in there and (columns is None or INSTANCE in columns):  # version 1
         table = table.append_column(INSTANCE, pa.nulls(len(table), pa.string()))
-    return Part(table.replace_schema_metadata(None), units)
+    return Part(table.replace_schema_metadata(None), tuple(units))
 
 
 def _facts(schema: pa.Schema, path: Path) -> Mapping[bytes, bytes]:

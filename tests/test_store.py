@@ -180,3 +180,12 @@ def test_a_part_whose_notes_are_no_list_of_units_is_damaged(tmp_path, noted):
     pq.write_table(table.replace_schema_metadata(facts), path)
     with pytest.raises(store.DamagedPartError):
         store.read_part(path)
+
+
+def test_a_part_with_a_column_twice_is_damaged(tmp_path):
+    _write(tmp_path, "01", _table(2))
+    (path,) = (path for path in tmp_path.rglob("*.parquet") if path.is_file())
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("scan", table["scan"]).replace_schema_metadata(table.schema.metadata), path)
+    with pytest.raises(store.DamagedPartError, match="each column once"):
+        store.read_part(path)

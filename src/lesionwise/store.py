@@ -299,6 +299,10 @@ def _facts(schema: pa.Schema, path: Path) -> Mapping[bytes, bytes]:
     missing = [name for name in (*KEYS, "lesion", "outcome", "volume_mm3") if name not in schema.names]
     if missing or not version.isdigit():
         raise DamagedPartError(f"Expected a part of the cohort's table, but {path} is another Parquet file.")
+    if len(set(schema.names)) < len(schema.names):
+        raise DamagedPartError(
+            f"Expected each column once in {path}, found {len(schema.names)} columns of fewer names."
+        )
     for field in schema:
         wanted = _TYPES.get(field.name, pa.float64())
         if field.type != wanted and not pa.types.is_null(field.type):

@@ -20,7 +20,7 @@ def scan():
 
 @pytest.fixture(scope="module")
 def table(scan):
-    return why_scan(scan, effort=Effort(evaluations=16), lesions=scan.instances[:1])
+    return why_scan(scan, effort=Effort(evaluations=16, stability=2), lesions=scan.instances[:1])
 
 
 def test_every_column_is_described_and_every_flip_holds(scan, table):
@@ -49,6 +49,7 @@ def test_the_table_is_written_whole_and_read_back(scan, table, tmp_path):
     assert "% fainter on FLAIR alone" in words
     assert "on T1w alone would not change that" in words
     assert "the lesion itself on FLAIR" in words
+    assert "Stable: the effect of FLAIR is" in words
     assert why_words(back, 99, scan.channels) == why_words(None, 1, scan.channels) == ""
     files.remove_why()
     assert read_why(files) is None

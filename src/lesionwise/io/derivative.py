@@ -240,7 +240,8 @@ def read_triage(files: ScanFiles) -> TriageOutput | None:
     return TriageOutput(verdicts, found, tuple(str(note) for note in notes), model, features)
 
 
-WHY_TEXT = ("outcome", "shapley_leading", "without_neighbours_found")
+WHY_WORDS = ("outcome", "shapley_leading", "stability", "stability_source")
+WHY_TEXT = (*WHY_WORDS, "without_neighbours_found")
 """Columns of the why table that hold words, or a truth that may be missing."""
 
 

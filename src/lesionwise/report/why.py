@@ -21,6 +21,7 @@ _VERDICTS = {
     "sign differs": "Not stable, not even in sign",
     "decision differs": "Not stable: asked otherwise, the decision itself changes",
 }
+_LEAST_MM = 0.1
 _WORTH_SAYING = 0.05
 """Share of the largest Shapley value below which a part is not named."""
 
@@ -72,7 +73,8 @@ def _size(row: Mapping[str, Any], found: bool) -> str:
     if not _flips(row, "size"):
         return ""
     mm = float(row["margin_size"])
-    how = f"{mm:.1f} mm thinner on every side" if found else f"{mm:.1f} mm larger on every side"
+    size = f"{mm:.1f} mm" if mm >= _LEAST_MM else f"less than {_LEAST_MM:g} mm"
+    how = f"{size} thinner on every side" if found else f"{size} larger on every side"
     return f"So it would if it were {how}."
 
 

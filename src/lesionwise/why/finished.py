@@ -14,7 +14,7 @@ from lesionwise.errors import InputError
 from lesionwise.geometry.volume import ScanName
 from lesionwise.instances.matching import select
 from lesionwise.io.cases import read_case
-from lesionwise.io.derivative import ScanFiles, write_json, write_table
+from lesionwise.io.derivative import WHY_WORDS, ScanFiles, write_json, write_table
 from lesionwise.io.masks import ReferenceRule
 from lesionwise.io.written import read_sound_scan
 from lesionwise.segmenter import AbstractSegmenter
@@ -98,8 +98,7 @@ def write_why(files: ScanFiles, table: pd.DataFrame, scan: Scan) -> None:
     files.why_table.with_suffix(".json").unlink(missing_ok=True)
     write_table(files.why_table, table)
     write_json(files.why_table.with_suffix(".json"), sidecar)
-    texts = ("outcome", "shapley_leading", "stability", "stability_source")
-    numbers = table.drop(columns=[name for name in texts if name in table]).astype(float).astype({"lesion": int})
+    numbers = table.drop(columns=[name for name in WHY_WORDS if name in table]).astype(float).astype({"lesion": int})
     settings = scan.explained.settings
     write_columns(
         files.out, files.name, numbers, model=str(scan.explained.model["Fingerprint"]), method=settings.method.name

@@ -1,15 +1,16 @@
 """The README's picture: the report of `lesionwise demo`, as a browser shows it.
 
     python scripts/report_picture.py demo-output/derivatives/report.html
+    python scripts/report_picture.py PAGE --to docs/images/cohort.png [--part CSS_SELECTOR]     # another page, or part of it
 
 writes docs/images/report.png and, beside it, what the picture was made from: a test compares that with the page's sources, so
 that the picture is made anew when they change. Needs Chromium and playwright.
 """
 
+import argparse
 import hashlib
 import json
 import shutil
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,8 +29,8 @@ def fingerprint(root: Path = ROOT) -> str:
     return digest.hexdigest()[:16]
 
 
-def take(page: Path, picture: Path, *, lesion: int | None = None) -> None:
-    """A screenshot of the page's first screen, 1280 x 800, light."""
+def take(page: Path, picture: Path, *, lesion: int | None = None, part: str | None = None) -> None:
+    """A screenshot of the page's first screen, 1280 x 800, light; or of one element."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -42,17 +43,23 @@ def take(page: Path, picture: Path, *, lesion: int | None = None) -> None:
         shown.goto(page.resolve().as_uri() + (f"#lesion-{lesion}" if lesion else ""))
         shown.wait_for_selector("html[data-ready=true]", state="attached", timeout=60_000)
         shown.wait_for_timeout(300)
-        shown.screenshot(path=picture)
+        (shown if part is None else shown.locator(part).first).screenshot(path=picture)
         browser.close()
 
 
 def main() -> None:
-    """The page as the first argument; a lesion's number as the second, if another than the page opens with."""
-    page, lesion = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None
-    take(page, PICTURE, lesion=lesion)
-    facts = {"made_with": "scripts/report_picture.py", "page": "lesionwise demo", "sources": fingerprint()}
-    PICTURE.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    print(f"{PICTURE} {PICTURE.stat().st_size // 1024} kB")
+    """Takes the picture; that of the README with what it was made from."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--lesion", type=int, help="another than the page opens with")
+    parser.add_argument("--to", type=Path, default=PICTURE)
+    parser.add_argument("--part", help="CSS selector of the element to show")
+    given = parser.parse_args()
+    take(given.page, given.to, lesion=given.lesion, part=given.part)
+    if given.to == PICTURE:
+        facts = {"made_with": "scripts/report_picture.py", "page": "lesionwise demo", "sources": fingerprint()}
+        PICTURE.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    print(f"{given.to} {given.to.stat().st_size // 1024} kB")
 
 
 if __name__ == "__main__":

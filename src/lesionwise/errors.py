@@ -39,3 +39,30 @@ class MissingExtraError(InputError, ImportError):
     def of(cls, package: str, *, extra: str, purpose: str) -> "MissingExtraError":
         """One sentence that names the package, what it is for and how to install it."""
         return cls(f"{purpose} needs the package {package}, which is not installed: pip install 'lesionwise[{extra}]'.")
+
+
+_PYTHON_WORDS = (
+    "unpack",
+    "object",
+    "attribute",
+    "argument",
+    "literal",
+    "convert",
+    "subscript",
+    "itera",
+    "operand",
+    "<class",
+    "__",
+)
+
+
+def with_words_of(error: Exception) -> str:
+    """What a library says of its input, as the end of a sentence: ": its words.", or "." where they are Python's.
+
+    >>> with_words_of(ValueError("spatial_dims must be 2 or 3"))
+    ': spatial_dims must be 2 or 3.'
+    >>> with_words_of(ValueError("not enough values to unpack (expected 2, got 0)"))
+    '.'
+    """
+    text = " ".join(str(error).split()).rstrip(".")
+    return f": {text}." if text and not any(word in text for word in _PYTHON_WORDS) else "."

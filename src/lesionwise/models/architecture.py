@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lesionwise.errors import ModelFileError, UnsupportedModelError
+from lesionwise.errors import ModelFileError, UnsupportedModelError, with_words_of
 from lesionwise.network import answer, check_fits, full_resolution, without_in_place
 from lesionwise.types import Shape
 
@@ -54,7 +54,7 @@ def build(class_name: str, arguments: Mapping[str, Any], *, where: str) -> nn.Mo
     try:
         return network_class(**given)
     except (ValueError, AssertionError) as error:  # what the class itself says of its arguments
-        said = f": {error}" if str(error) else ""
+        said = with_words_of(error)
         raise ModelFileError(f"{class_name} cannot be built with the arguments in {where}{said}") from error
     except (TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ModelFileError(f"{class_name} cannot be built with the arguments in {where}.") from error

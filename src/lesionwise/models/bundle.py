@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from lesionwise.errors import ModelFileError
+from lesionwise.errors import ModelFileError, with_words_of
 from lesionwise.geometry.volume import Case
 from lesionwise.models import preprocessing
 from lesionwise.models.architecture import build, checked, load_weights
@@ -201,7 +201,7 @@ def _run(path: Path, config: Config) -> nn.Module:
         key = next(key for key in ("network_def", "net", "network") if key in config.content)
         network = parser.get_parsed_content(key)
     except (ImportError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelFileError(f"The network of {path} cannot be built: {error}") from error
+        raise ModelFileError(f"The network of {path} cannot be built{with_words_of(error)}") from error
     finally:
         sys.path.remove(str(path))
     return network

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lesionwise.errors import InputError, MissingExtraError, ModelFileError
+from lesionwise.errors import InputError, MissingExtraError, ModelFileError, with_words_of
 from lesionwise.geometry.volume import Case
 from lesionwise.models.architecture import load_weights
 from lesionwise.models.channels import input_names, lesion_classes
@@ -202,7 +202,7 @@ def build_network(configuration: Mapping[str, Any], *, channels: int, classes: i
     try:
         network = network_class(input_channels=channels, num_classes=classes, **built)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ModelFileError(f"{class_name} cannot be built as {where} describes it: {error}") from error
+        raise ModelFileError(f"{class_name} cannot be built as {where} describes it{with_words_of(error)}") from error
     return without_in_place(network)
 
 

@@ -84,6 +84,11 @@ def can_be_held(network: nn.Module) -> bool:
     return not any(isinstance(module, torch.jit.ScriptModule) for module in network.modules())
 
 
+def is_held(network: nn.Module) -> bool:
+    """True if the network normalises by a window's own figures and these can be held."""
+    return normalises_by_itself(network) and can_be_held(network)
+
+
 def _figures(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and variance per channel of one window (the first item), each shared by the channels of a group."""
     folded = x[:1].reshape(groups, -1)

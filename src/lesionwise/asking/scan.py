@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from scipy import ndimage
 from torch import nn
 
@@ -92,6 +93,16 @@ class Scan:
         """Every predicted or reference lesion voxel, small components included."""
         mask = self.explained.mask.astype(bool)
         return mask if self.case.reference is None else mask | self.case.reference
+
+    @cached_property
+    def left_right_axis(self) -> int:
+        """The axis of the network's grid that runs closest to left-right."""
+        along = self.case.image.affine[0, :3]  # x in mm per voxel of the scan
+        steps = [np.arange(n) * mm for n, mm in zip(self.case.image.shape, along, strict=True)]
+        x_mm = torch.from_numpy(np.add.reduce(np.meshgrid(*steps, indexing="ij")))
+        moved, head = self.placement.to_network.forward(x_mm), self.placement.head.to(torch.bool)
+        slopes = [moved.diff(dim=axis)[head.narrow(axis, 1, head.shape[axis] - 1)].abs().median() for axis in range(3)]
+        return int(np.argmax(slopes))
 
     @cached_property
     def tissues(self) -> Tissues:

@@ -15,7 +15,7 @@ from lesionwise.charts.chart import Bar, Chart, Line, Panel, Violin
 from lesionwise.charts.palette import series_colour
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, lesions_of, patients_note
 from lesionwise.geometry.distance import distance_to_mm
-from lesionwise.norms import can_be_held, normalises_by_itself
+from lesionwise.norms import is_held
 from lesionwise.stats import Interval, mean_over_patients, profile_over_patients
 
 Fill = Literal["zero", "tissue", "blur"]
@@ -54,9 +54,7 @@ def context_rows(
     full_target, volume_mm3.
     """
     rows: list[dict[str, Any]] = []
-    network = scan.model.network
-    can_freeze = normalises_by_itself(network) and can_be_held(network)
-    states = [state for state in frozen if can_freeze or not state]
+    states = [state for state in frozen if not state or is_held(scan.model.network)]
     for instance in scan.chosen:
         probe = scan.probe(instance)
         far = probe.field(

@@ -1,8 +1,8 @@
 """What a user may choose, with one name and one meaning in every command."""
 
 from dataclasses import dataclass, field, fields
-from numbers import Integral, Real
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from lesionwise.attribution.engine.method import AbstractMethod
 from lesionwise.attribution.engine.options import RunOptions
@@ -16,33 +16,7 @@ LEAST_KEPT_MM = 10.0
 """Beyond the shells whose means are in the table."""
 
 
-_WORDS: dict[type, str] = {
-    str: "text",
-    Integral: "a whole number",
-    Real: "a number",
-    bool: "true or false",
-    type(None): "nothing",
-}
-_WHOLE, _NUMBER, _NOTHING = (Integral,), (Real,), (type(None),)
-_KINDS: dict[str, tuple[type, ...]] = {
-    "lesions": (str,),
-    "controls": _WHOLE,
-    "threshold": _NUMBER + _NOTHING,
-    "connectivity": _WHOLE,
-    "min_size": _NUMBER + _NOTHING,
-    "min_size_unit": (str,),
-    "rule": (str,),
-    "one_to_one": (bool,),
-    "seed": _WHOLE,
-    "device": (str,),
-    "snr": (bool,),
-    "lesion_window": (bool,),
-    "statistics": (str,),
-    "views": (str, Integral),
-    "save_parts": (bool,),
-    "keep_mm": _NUMBER + _NOTHING,
-}
-"""What may stand in each setting, whoever wrote it: a person in Python, or a damaged file."""
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "nothing"}
 
 
 @dataclass(frozen=True)
@@ -75,11 +49,8 @@ class Settings:
     keep_mm: float | None = None
 
     def __post_init__(self) -> None:
-        for name, kinds in _KINDS.items():
-            value = getattr(self, name)
-            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-                wanted = " or ".join(_WORDS[kind] for kind in kinds)
-                raise InputError(f"Expected {wanted} for the setting {name}, found {value!r}.")
+        for name, hint in get_type_hints(Settings).items():
+            _check_kind(name, getattr(self, name), get_args(hint) or (hint,))
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise InputError(f"A probability threshold must lie between 0 and 1, found {self.threshold}.")
         if self.connectivity not in (6, 18, 26):
@@ -110,6 +81,14 @@ class Settings:
         """What results depend on: all but the device; a method or target of one's own counts with its code."""
         own = {"method": fingerprint(self.method), "target": fingerprint(target_named(self.target))}
         return tuple((f.name, own.get(f.name, getattr(self, f.name))) for f in fields(self) if f.name != "device")
+
+
+def _check_kind(name: str, value: object, kinds: tuple[type, ...]) -> None:
+    """Raises InputError for a value of another kind than the annotation's, whoever wrote it: a person or a damaged file."""
+    taken = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, taken) or (isinstance(value, bool) and bool not in kinds):
+        wanted = " or ".join(_WORDS.get(kind, kind.__name__) for kind in kinds)
+        raise InputError(f"Expected {wanted} for the setting {name}, found {value!r}.")
 
 
 def map_units(settings: Settings) -> str:

@@ -70,7 +70,7 @@ def why_lesion(scan: Scan, instance: Instance, *, effort: Effort = USUAL) -> Why
     anatomy = None
     if effort.evaluations:
         anatomy = anatomical_shapley(question, evaluations=effort.evaluations, fills=effort.fills)
-    stability = stability_of(scan, instance, samples=effort.stability) if effort.stability else None
+    stability = stability_of(question, samples=effort.stability) if effort.stability else None
     return Why(
         instance,
         question.unchanged,

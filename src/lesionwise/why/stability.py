@@ -5,7 +5,7 @@ are asked again of each member of an ensemble (or each view of a model that aver
 right, and under other seeds of the noise. Scans of another day are compared by `lesionwise experiment sanity`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,10 +16,6 @@ from torch import nn
 from lesionwise.asking.scan import Scan
 from lesionwise.asking.variants import Mirrored, networks_alone
 from lesionwise.attribution import SmoothGrad
-from lesionwise.geometry.affine import to_mm
-from lesionwise.geometry.volume import Case
-from lesionwise.instances.instance import Instance
-from lesionwise.segmenter import AbstractSegmenter, Placement, Spec
 from lesionwise.why.question import Question
 
 KINDS = ("networks", "mirrored", "seeds")
@@ -30,30 +26,6 @@ MOST_VIEWS = 8
 SAME_SIZE = 2.0
 """Effects within this factor of one another count as the same."""
 VERDICTS = ("stable", "size differs", "sign differs", "decision differs")
-
-
-@dataclass(frozen=True, eq=False)
-class Variant(AbstractSegmenter):
-    """One member of a model, or the model before a mirrored scan, on the grid of a scan that lies there already."""
-
-    kind: str
-    description: Spec
-    module: nn.Module
-    placement: Placement
-
-    @property
-    def spec(self) -> Spec:
-        """That of the model, with a single member."""
-        return self.description
-
-    @property
-    def network(self) -> nn.Module:
-        """The member."""
-        return self.module
-
-    def place(self, case: Case) -> Placement:
-        """The scan as the model lays it."""
-        return self.placement
 
 
 @dataclass(frozen=True)
@@ -106,59 +78,32 @@ class Stability:
         return int(not 1 / SAME_SIZE <= other / own <= SAME_SIZE)
 
 
-def stability_of(scan: Scan, instance: Instance, *, samples: int) -> Stability:
+def stability_of(question: Question, *, samples: int) -> Stability:
     """Asks every variant about one lesion; `samples` are the noise draws of each map."""
-    told = [_told(scan, instance, "model", samples=samples)]
-    for variant in variants_of(scan, instance):
-        told.append(_told(replace(scan, model=variant), instance, variant.kind, samples=samples))
+    scan, method = question.scan, SmoothGrad(n_samples=samples)
+    told = [Opinion("model", question.unchanged.found, _effects(question, method))]
+    for kind, network in variants_of(scan):
+        asked = replace(question, probe=question.probe.asking(network))
+        told.append(Opinion(kind, asked.unchanged.found, _effects(question, method, network=network)))
     for seed in range(SEEDS):
-        told.append(Opinion("seeds", None, _effects(scan, instance, samples=samples, seed=1000 + seed)))
+        told.append(Opinion("seeds", None, _effects(question, method, seed=1000 + seed)))
     return Stability(tuple(scan.channels), tuple(told))
 
 
-def variants_of(scan: Scan, instance: Instance) -> Iterator[Variant]:
-    """The members of the model, each alone, then the model before the mirror image."""
-    spec, network = scan.model.spec, scan.model.network
-    alone = replace(spec, members=1)
-    for member in networks_alone(network, most_views=MOST_VIEWS):
-        yield Variant("networks", alone, member, scan.placement)
-    axis = _left_right(scan, instance)
-    yield Variant("mirrored", spec, Mirrored(network, axis).eval(), scan.placement)
+def variants_of(scan: Scan) -> list[tuple[str, nn.Module]]:
+    """The networks of the model, each alone, then the model before the mirror image; with their kind."""
+    network = scan.model.network
+    alone = networks_alone(network, most_views=MOST_VIEWS)
+    return [*(("networks", one) for one in alone), ("mirrored", Mirrored(network, scan.left_right_axis).eval())]
 
 
-def _left_right(scan: Scan, instance: Instance) -> int:
-    """The axis of the network's grid that runs closest to left-right."""
-    probe = scan.probe(instance)
-    shape = scan.case.image.shape
-    corner, *ends = np.concatenate([np.zeros((1, 3)), np.eye(3)])
-    steps = [
-        to_mm(end[None], scan.case.image.affine)[0, 0] - to_mm(corner[None], scan.case.image.affine)[0, 0]
-        for end in ends
-    ]
-    grids = np.meshgrid(
-        *(np.arange(n) * step for n, step in zip(shape, steps, strict=True)), indexing="ij", sparse=True
-    )
-    ramp = probe.field(np.broadcast_to(sum(grids), shape).astype(np.float32))
-    inside = probe.head
-    slopes = [np.abs(np.diff(ramp, axis=axis))[_between(inside, axis)] for axis in range(3)]
-    return int(np.argmax([float(np.median(slope)) if len(slope) else 0.0 for slope in slopes]))
-
-
-def _between(mask: np.ndarray, axis: int) -> np.ndarray:
-    moved = np.moveaxis(mask, axis, 0)
-    return np.moveaxis(moved[1:] & moved[:-1], 0, axis)
-
-
-def _told(scan: Scan, instance: Instance, kind: str, *, samples: int) -> Opinion:
-    found = Question.about(scan, instance).unchanged.found
-    return Opinion(kind, found, _effects(scan, instance, samples=samples, seed=None))
-
-
-def _effects(scan: Scan, instance: Instance, *, samples: int, seed: int | None) -> tuple[float, ...]:
+def _effects(
+    question: Question, method: SmoothGrad, *, network: nn.Module | None = None, seed: int | None = None
+) -> tuple[float, ...]:
     """Per channel the sum of the map over the lesion: what one SD more throughout it adds to the target."""
-    found = scan.attribute([instance], SmoothGrad(n_samples=samples), seed=seed)[0]
-    mask = instance.mask(scan.case.image.shape)[found.box.slices]
-    return tuple(float(channel[mask].sum(dtype=float)) for channel in found.data)
+    found = question.scan.attribute([question.instance], method, network=network, seed=seed)[0]
+    inside = question.instance.mask(question.scan.case.image.shape)[found.box.slices]
+    return tuple(float(channel[inside].sum(dtype=float)) for channel in found.data)
 
 
 def stability_row(one: Stability) -> dict[str, Any]:

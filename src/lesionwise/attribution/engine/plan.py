@@ -16,7 +16,7 @@ from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.workload import Schedule, Workload
 from lesionwise.errors import InputError, OutOfMemoryError
 from lesionwise.geometry.box import Box
-from lesionwise.norms import can_be_held, normalises_by_itself
+from lesionwise.norms import can_be_held, is_held
 from lesionwise.segmenter import MeanOfViews
 
 _MAPS_PER_LESION = 9  # mean, squares and five groups, the draw, and what a reduction copies
@@ -113,7 +113,7 @@ def _ways(scene: Scene, site: Site, method: AbstractMethod, options: RunOptions,
     voxelwise, thorough = method.seeds_per_lesion != 1, method.draws_per_lesion > 2
     wanted, network = options.statistics, scene.runner.network
     dense, expected = dense_cost(scene, site, budget=budget, voxelwise=voxelwise, thorough=thorough)
-    mixing = normalises_by_itself(network) and can_be_held(network)
+    mixing = is_held(network)
     by_itself = voxelwise or "split" in method.statistics  # paths add up only for the network as it is
     held = "fixed" in method.statistics and (
         wanted in ("fixed", "split") or (wanted == "auto" and mixing and by_itself)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from lesionwise.asking.rerun import Rerun
 from lesionwise.attribution.engine.site import Site, VoxelSet, centred, locate
 from lesionwise.attribution.target import AbstractTarget, target_named
-from lesionwise.geometry.box import Box
+from lesionwise.geometry.box import Box, triple
 from lesionwise.inpainting import inpaint, local_mean
 from lesionwise.norms import HeldNetwork, Statistics, normalises_by_itself
 from lesionwise.segmenter import AbstractSegmenter, Placement, full_resolution
-from lesionwise.types import MaskArray, Shape
+from lesionwise.types import MaskArray
 from lesionwise.windows import WindowGrid, probability
 
 _LOCAL_MM = 8.0
@@ -113,7 +113,7 @@ class Probe:
         without voxels or outside the scan.
         """
         if grid is None:
-            grid = WindowGrid.of(model.spec, _shape(placement.input.shape[-3:]))
+            grid = WindowGrid.of(model.spec, triple(placement.input.shape[-3:]))
         sites = locate(placement, grid, regions)
         if one_window:
             grid, sites = centred(placement, grid, sites)
@@ -304,11 +304,6 @@ class Probe:
             return Reading(np.zeros(count), np.full(count, np.nan), self.threshold)
         values = self.target.value(logits, spec)
         return Reading(probability(logits, spec).numpy(), values.numpy(), self.threshold)
-
-
-def _shape(shape: Sequence[int]) -> Shape:
-    i, j, k = shape
-    return int(i), int(j), int(k)
 
 
 def _negative(offset: tuple[int, int, int]) -> tuple[int, int, int]:

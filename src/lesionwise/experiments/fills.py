@@ -14,7 +14,7 @@ from lesionwise.asking.scan import Scan
 from lesionwise.charts.chart import Bar, Chart, Panel
 from lesionwise.charts.palette import series_colour
 from lesionwise.experiments.experiment import Experiment, Finding, keyed, patients_note
-from lesionwise.geometry.box import Box
+from lesionwise.geometry.box import Box, triple
 from lesionwise.stats import Interval, auc, auc_interval
 from lesionwise.types import MaskArray
 
@@ -43,7 +43,7 @@ def fill_rows(scan: Scan, *, fills: Sequence[Fill] = FILLS) -> pd.DataFrame:
         probe = scan.probe(instance)
         mask = ndimage.binary_dilation(probe.lesion())  # the fill takes a lesion's blurred rim along
         ring = ndimage.binary_dilation(mask, iterations=RING_VOX) & ~mask & probe.head
-        box = Box.around(np.argwhere(mask | ring), margin=0, shape=_shape(mask))
+        box = Box.around(np.argwhere(mask | ring), margin=0, shape=triple(mask.shape))
         here = (slice(None), *box.slices)
         facts = {"lesion": instance.label, "outcome": "TN", "size_vox": int(mask.sum())}
         for name, image in [("real", probe.base), *_filled(scan, probe, instance.label, mask, ring, fills)]:
@@ -198,10 +198,6 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     if len(first) < 3 or min(first.std(), second.std()) < 1e-6:
         return 0.0
     return float(np.corrcoef(first, second)[0, 1])
-
-
-def _shape(mask: MaskArray) -> tuple[int, int, int]:
-    return int(mask.shape[0]), int(mask.shape[1]), int(mask.shape[2])
 
 
 EXPERIMENT = Experiment(

@@ -13,6 +13,7 @@ from scipy.ndimage import binary_fill_holes
 
 from lesionwise.errors import InputError, ModelFileError
 from lesionwise.geometry.affine import voxel_sizes_mm
+from lesionwise.geometry.box import triple
 from lesionwise.geometry.grids import AxisOperator, reorientation
 from lesionwise.geometry.volume import Case
 from lesionwise.models.resampling import (
@@ -195,9 +196,9 @@ class PreprocessingPlan:
         size = tuple(int(n) for n in cropped.shape[1:])
         target_mm = [current_mm[0], *self.spacing_mm] if len(self.spacing_mm) == 2 else list(self.spacing_mm)
         target = tuple(round(a / b * n) for a, b, n in zip(current_mm, target_mm, size, strict=True))
-        there, separate = self.data.matrices(_shape(size), _shape(target), current_mm=current_mm, new_mm=target_mm)
-        back, _ = self.probabilities.matrices(_shape(target), _shape(size), current_mm=target_mm, new_mm=current_mm)
-        crops = cropping(_shape(nonzero.shape), _shape(start), _shape(stop))
+        there, separate = self.data.matrices(triple(size), triple(target), current_mm=current_mm, new_mm=target_mm)
+        back, _ = self.probabilities.matrices(triple(target), triple(size), current_mm=target_mm, new_mm=current_mm)
+        crops = cropping(triple(nonzero.shape), triple(start), triple(stop))
         to_network = axis_map([r @ c @ f for r, c, f in zip(there, crops, flips, strict=True)], permutation)
         to_scan = placed_back([f.T @ c.T @ r for r, c, f in zip(back, crops, flips, strict=True)], permutation)
 
@@ -251,9 +252,4 @@ def _coarse(spacing_mm: Sequence[float]) -> list[int]:
 def _sizes(current_mm: Sequence[float], source: Sequence[int], target: Sequence[int]) -> Millimetres:
     """Voxel sizes after resampling to so many voxels: the grids share their outer edges."""
     a, b, c = (mm * n / m for mm, n, m in zip(current_mm, source, target, strict=True))
-    return a, b, c
-
-
-def _shape(values: Sequence[int] | np.ndarray) -> Shape:
-    a, b, c = (int(v) for v in values)
     return a, b, c

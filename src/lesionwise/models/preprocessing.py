@@ -11,12 +11,11 @@ from jaxtyping import Float
 
 from lesionwise.errors import InputError, ModelFileError
 from lesionwise.geometry.affine import voxel_sizes_mm
-from lesionwise.geometry.box import Box
+from lesionwise.geometry.box import Box, triple
 from lesionwise.geometry.grids import AxisOperator, reorientation
 from lesionwise.geometry.volume import Case
 from lesionwise.models.resampling import axis_map, cropping, linear_at, placed_back
 from lesionwise.segmenter import Placement, select_channels
-from lesionwise.types import Shape
 
 Image = Float[np.ndarray, "channels i j k"]
 
@@ -164,20 +163,20 @@ class Steps:
             there.append(linear_at(n, np.arange(m) * step_vox) @ cut)
             back.append(cut.T @ linear_at(m, np.arange(n) / step_vox))
         image = axis_map(there, turned.permutation).forward(torch.from_numpy(on_scan).double()).float().numpy()
-        box, whole_scan = Box.whole(_shape(image)), on_scan
+        box, whole_scan = Box.whole(triple(image.shape[-3:])), on_scan
         passes = np.ones(image.shape, dtype=bool)
         for step in self.after:
             view = image[(slice(None), *box.slices)]
             if isinstance(step, Crop):
                 image, passes = image[(slice(None), *box.slices)], passes[(slice(None), *box.slices)]
                 box = step.box(view)
-                cuts = cropping(_shape(view), box.start, box.stop)
+                cuts = cropping(triple(view.shape[-3:]), box.start, box.stop)
                 there = [c @ r for c, r in zip(cuts, there, strict=True)]
                 back = [r @ c.T for c, r in zip(cuts, back, strict=True)]
                 padded = axis_map(cuts)
                 image = padded.forward(torch.from_numpy(np.ascontiguousarray(image))).numpy()
                 passes = padded.forward(torch.from_numpy(passes.astype(np.float32))).numpy() > 0.5
-                box = Box.whole(_shape(image))
+                box = Box.whole(triple(image.shape[-3:]))
                 continue
             fitted = step.fit(image)
             (image, kept), (whole_scan, _) = fitted(image), fitted(whole_scan)
@@ -236,7 +235,7 @@ def _prepared(raw: Image, steps: tuple[Intensity | Crop, ...]) -> tuple[Box, Ima
 
     Constants are taken from what is kept when a step's turn comes.
     """
-    box, image, follows = Box.whole(_shape(raw)), raw, np.ones(raw.shape, dtype=bool)
+    box, image, follows = Box.whole(triple(raw.shape[-3:])), raw, np.ones(raw.shape, dtype=bool)
     for step in steps:
         view = image[(slice(None), *_inside(box, raw).slices)]
         if isinstance(step, Crop):
@@ -249,17 +248,12 @@ def _prepared(raw: Image, steps: tuple[Intensity | Crop, ...]) -> tuple[Box, Ima
 
 def _inside(box: Box, image: Image) -> Box:
     """The part of a box that lies in the image."""
-    return box.intersection(Box.whole(_shape(image)))
+    return box.intersection(Box.whole(triple(image.shape[-3:])))
 
 
 def _cut(n: int, start: int, stop: int) -> AxisOperator:
     """Keeps start..stop of n voxels; zeros beyond them."""
     return cropping((n, 1, 1), (start, 0, 0), (stop, 1, 1))[0]
-
-
-def _shape(image: np.ndarray) -> Shape:
-    a, b, c = image.shape[1:]
-    return int(a), int(b), int(c)
 
 
 def _crop(item: Mapping[str, Any], where: str) -> Crop:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from lesionwise.errors import InputError
+from lesionwise.geometry.box import triple
 from lesionwise.geometry.volume import Case
 from lesionwise.instances.controls import place_controls
 from lesionwise.instances.instance import Instance
@@ -78,7 +78,7 @@ def predict_case(
         except InputError:
             pass
         known.facts.unlink(missing_ok=True)  # gone or damaged: it is predicted and written again
-    grid = WindowGrid.of(model.spec, _shape(placement.input))
+    grid = WindowGrid.of(model.spec, triple(placement.input.shape[-3:]))
     step = None if progress_fn is None else lambda done, total: progress_fn("predict", done, total)
     x = placement.input.to(device)
     check_dtype(model.network, x)
@@ -127,8 +127,3 @@ def find_lesions(
         instances = [*instances, *placed.instances]
         notes = (*notes, healthy.note, *placed.failures, *placed.notes)
     return mask, instances, notes
-
-
-def _shape(tensor: torch.Tensor) -> tuple[int, int, int]:
-    i, j, k = tensor.shape[-3:]
-    return int(i), int(j), int(k)

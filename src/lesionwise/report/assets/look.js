@@ -3,7 +3,7 @@
   "use strict";
   const { element, scene } = LW;
 
-  const minus = (text) => text.replace(/-/g, "−");
+  const minus = (text) => text.replace(/^-(?=[0.]*$)/, "").replace(/-/g, "−");  // no minus before a zero
   // Where the header does not say which side is right there are no world coordinates: the scan's own voxel.
   const place = (miss, digits) => !scene.sided
     ? miss.voxel ? `voxel ${LW.toSource(miss.voxel).join(", ")}` : "place not known"

@@ -22,7 +22,7 @@ def test_the_sound_image_is_read(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_damaged_headers_give_an_image_that_makes_sense_or_a_sentence(tmp_path):
-    """Seeded; `python scripts/wrong_inputs.py --minutes 10` goes on for longer."""
+    """Seeded; `python scripts/damaged_files.py --minutes 10` goes on for longer."""
     read = refused = 0
     for seed, path in damaged_files(tmp_path, range(400)):
         try:

@@ -15,7 +15,7 @@ def test_the_sound_files_are_read(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_files_are_read_or_refused_in_a_sentence(tmp_path):
-    """Seeded; `python scripts/wrong_inputs.py --minutes 10` goes on for longer."""
+    """Seeded; `python scripts/damaged_files.py --minutes 10` goes on for longer."""
     refused: Counter[str] = Counter()
     strange = []
     for seed, kind in damaged_texts(tmp_path / "damaged", range(300)):

@@ -1,4 +1,4 @@
-"""Images with damaged headers, a function of a seed: for the tests, and for `scripts/wrong_inputs.py --minutes`."""
+"""Images with damaged headers, a function of a seed: for the tests, and for `scripts/damaged_files.py --minutes`."""
 
 import gzip
 import struct

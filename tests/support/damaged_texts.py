@@ -1,4 +1,4 @@
-"""Damaged sidecars, descriptions and tables, a function of a seed: for the tests, and for `scripts/wrong_inputs.py --minutes`.
+"""Damaged sidecars, descriptions and tables, a function of a seed: for the tests, and for `scripts/damaged_files.py --minutes`.
 
 Every file is written sound by the software, then damaged, then read by what reads it in a command.
 """

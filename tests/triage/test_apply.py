@@ -352,3 +352,10 @@ def test_a_saved_hand_made_model_is_the_same(tmp_path, explained):
     model = by_volume(4.0)
     save_model(model, tmp_path / "m.json")
     pd.testing.assert_frame_equal(apply_triage(result, load_triage(tmp_path / "m.json")), apply_triage(result, model))
+
+
+def test_margins_need_the_table_of_why(explained):
+    """One sentence says what to run first."""
+    _, out = explained
+    with pytest.raises(InputError, match="run it first"):
+        measure_cohort(out, extras=Extras(margins=True))

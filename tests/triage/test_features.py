@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from triage_scans import CHANNELS, SHAPE, ball_scan
 
-from lesionwise.triage import context, disagreement
+from lesionwise.triage import context, disagreement, margins
 from lesionwise.triage.baselines import baseline_features, entropy_bit
 from lesionwise.triage.cohort import draw_lesions, measure_scan
 from lesionwise.triage.families import catalogue, of_families
@@ -96,7 +96,7 @@ def test_a_lesion_without_map_has_no_saliency_but_all_baselines():
 def test_what_is_measured_is_what_the_catalogue_lists():
     scan, _ = ball_scan(weights=np.ones((2, *SHAPE)))
     row = measure_scan(scan)
-    asks = {f.name for module in (context, disagreement) for f in module.features(CHANNELS)}
+    asks = {f.name for module in (context, disagreement, margins) for f in module.features(CHANNELS)}
     identity = {"subject", "scan", "lesion", "outcome", "volume_mm3", "weight"}
     assert set(row.columns) - identity == set(catalogue(CHANNELS)) - asks - {
         "structural_uncertainty"

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from lesionwise import __version__
@@ -81,12 +82,13 @@ def explain(
             version=__version__,
         )
         write_config(out, settings, explained.model, version=__version__)
-        if judge is not None:
-            judge_scan(explained, judge, out, segmenter=segmenter, say=reporter.say)
+        asked = None
         if why:
             from lesionwise.why.finished import explain_why
 
-            explain_why(explained, segmenter, out, progress_fn=reporter.step, say=reporter.say)
+            asked = explain_why(explained, segmenter, out, progress_fn=reporter.step, say=reporter.say)
+        if judge is not None:
+            judge_scan(explained, judge, out, segmenter=segmenter, say=reporter.say, why=asked)
         if report:
             from lesionwise.report.page import write_scan_report
 
@@ -115,12 +117,19 @@ def scan_of(
 
 
 def judge_scan(
-    explained: Explained, model: TriageModel, out: Path, *, segmenter: AbstractSegmenter, say: Callable[[str], None]
+    explained: Explained,
+    model: TriageModel,
+    out: Path,
+    *,
+    segmenter: AbstractSegmenter,
+    say: Callable[[str], None],
+    why: pd.DataFrame | None = None,
 ) -> None:
-    """Applies a triage model to an explained scan and writes its verdicts beside the table."""
+    """Applies a triage model to an explained scan (and its `why` table) and writes its verdicts beside the table."""
     from lesionwise.triage.apply import triage_scan, write_triage
+    from lesionwise.triage.scan import TriageScan
 
-    triaged = triage_scan(explained, model, segmenter=segmenter)
+    triaged = triage_scan(TriageScan.of(explained, why=why), model, segmenter=segmenter)
     write_triage(triaged, out, model=model)
     judged = int(triaged.lesions["triage_verdict"].notna().sum())
     say(f"Triage: {triaged.n_false} of {judged} judged lesions are probably false.")

@@ -60,6 +60,7 @@ Disagreement = Annotated[
     bool, typer.Option("--disagreement", help="Also ask the network again mirrored, under noise and with dropout.")
 ]
 Resamples = Annotated[int, typer.Option("--resamples", min=100, help="Patient bootstrap resamples.")]
+Margins = Annotated[bool, typer.Option("--margins", help="Also what `lesionwise why` found; run it on OUT first.")]
 Radiomics = Annotated[bool, typer.Option("--radiomics", help="Also mirp's radiomics of the map (published).")]
 Window = Annotated[
     int | None,
@@ -140,6 +141,7 @@ def choose(
     context: Context = False,
     disagreement: Disagreement = False,
     radiomics: Radiomics = False,
+    margins: Margins = False,
     network: Network = None,
     window: Window = None,
     trust: o.Trust = False,
@@ -148,7 +150,7 @@ def choose(
     seed: o.Seed = 0,
 ) -> None:
     """Choose features and kind of model by nested cross-validation over the fitting patients and a stated rule."""
-    extras = Extras(context=context, radiomics=radiomics, disagreement=disagreement)
+    extras = Extras(context=context, radiomics=radiomics, disagreement=disagreement, margins=margins)
     segmenter = _asked(network, extras, window=window, trust=trust)
     with reporting() as reporter:
         runner = _runner(reporter, out, workers, scheduler)
@@ -186,6 +188,7 @@ def fit(
     context: Context = False,
     disagreement: Disagreement = False,
     radiomics: Radiomics = False,
+    margins: Margins = False,
     network: Network = None,
     window: Window = None,
     trust: o.Trust = False,
@@ -195,7 +198,7 @@ def fit(
 ) -> None:
     """Fit a triage model on explained scans with references; judged by nested cross-validation over patients."""
     named = None if families is None else [part.strip() for part in families.split(",")]
-    extras = Extras(context=context, radiomics=radiomics, disagreement=disagreement)
+    extras = Extras(context=context, radiomics=radiomics, disagreement=disagreement, margins=margins)
     if choice is not None:
         named, kind = _chosen(choice)
         extras = Extras.needed(named)
@@ -264,6 +267,7 @@ def evidence(
     context: Context = False,
     disagreement: Disagreement = False,
     radiomics: Radiomics = False,
+    margins: Margins = False,
     network: Network = None,
     window: Window = None,
     trust: o.Trust = False,
@@ -273,7 +277,7 @@ def evidence(
     seed: o.Seed = 0,
 ) -> None:
     """Compare sets of features on held-out patients: baselines, saliency, both, with intervals over patients."""
-    extras = Extras(context=context, radiomics=radiomics, disagreement=disagreement)
+    extras = Extras(context=context, radiomics=radiomics, disagreement=disagreement, margins=margins)
     segmenter = _asked(network, extras, window=window, trust=trust)
     content: dict[str, object] = {}
     pages: list[str] = []

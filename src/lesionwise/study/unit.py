@@ -18,6 +18,7 @@ from lesionwise.store import part_path
 from lesionwise.study.left_out import WORK
 from lesionwise.triage.apply import triage_scan, write_triage
 from lesionwise.triage.model import TriageModel, load_triage
+from lesionwise.triage.scan import TriageScan
 from lesionwise.units import Explained, Settings, explain_case
 from lesionwise.units.keys import stored
 from lesionwise.units.record import is_recorded, written
@@ -125,11 +126,12 @@ def explain_scan(task: ScanTask) -> UnitResult:
         memory_bytes=memory_bytes,
     )
     note = _found(explained)
-    if triage is not None:
-        note += f", {_judge(explained, triage, model, task.out)} probably false"
-    note += "".join(f" Note: {one}" for one in explained.notes if one != HEAD_FOUND)
+    why = None
     if task.why:
-        explain_why(explained, model, task.out, progress_fn=partial(within.tell, scan.name.stem))
+        why = explain_why(explained, model, task.out, progress_fn=partial(within.tell, scan.name.stem))
+    if triage is not None:
+        note += f", {_judge(TriageScan.of(explained, why=why), triage, model, task.out)} probably false"
+    note += "".join(f" Note: {one}" for one in explained.notes if one != HEAD_FOUND)
     return UnitResult(written(files, task.settings.method.name), note, {"Lesions": len(explained.maps)})
 
 
@@ -142,7 +144,7 @@ def tidy(files: ScanFiles) -> None:
     remove_leftovers(part.parent, part.name)
 
 
-def _judge(explained: Explained, triage: TriageModel, model: AbstractSegmenter, out: Path) -> int:
+def _judge(explained: TriageScan, triage: TriageModel, model: AbstractSegmenter, out: Path) -> int:
     """Writes the verdicts; returns how many lesions are probably false."""
     triaged = triage_scan(explained, triage, segmenter=model)
     write_triage(triaged, out, model=triage)

@@ -22,7 +22,7 @@ from lesionwise.models.reference import ModelRef, opened
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.store import TRIAGE_MODEL, write_columns
 from lesionwise.triage.candidates import find_candidates
-from lesionwise.triage.cohort import Extras, measure_scan
+from lesionwise.triage.cohort import WHY_MISSING, Extras, measure_scan
 from lesionwise.triage.model import TriageModel, load_triage
 from lesionwise.triage.reasons import reasons, reliance, signs
 from lesionwise.triage.scan import TriageScan
@@ -98,15 +98,20 @@ def triage_scan(
 ) -> Triaged:
     """Judges every explained predicted lesion of a scan, and lists at most `look` likely misses.
 
-    `segmenter` is needed by models that ask the network again (features of context). Raises InputError if it is
-    missing, or if the scan's channels are not those the model was fitted on.
+    `segmenter` is needed by models that ask the network again (features of context), the why table by those that know
+    margins. Raises InputError if it is missing, or if the scan's channels are not those the model was fitted on.
     """
     seen = TriageScan.of(scan, method=str(model.facts.get("method", "")) or None)
     model.check_channels(seen.channels)
-    if Extras.needed(model.families).asks and segmenter is None:
-        raise InputError("This triage model asks the network again: name the network that explained the scan.")
     extras = Extras.needed(model.families)
+    if extras.asks and segmenter is None:
+        raise InputError("This triage model asks the network again: name the network that explained the scan.")
+    if extras.margins and seen.why is None:
+        raise InputError(WHY_MISSING.format(where=f"the output of {seen.name.stem}"))
     labels = None if model.needs_maps else _all_labels(seen)
+    if extras.margins and seen.why is not None:
+        asked = set(seen.why["lesion"])
+        labels = [label for label in (seen.maps if labels is None else labels) if label in asked]
     measured = measure_scan(seen, extras=extras, model=segmenter, labels=labels)
     lesions = _judge(seen, model, measured)
     false = lesions.loc[lesions["triage_verdict"] == FALSE, "lesion"].to_numpy(dtype=int)

@@ -25,6 +25,7 @@ from lesionwise.triage.baselines import baseline_features
 from lesionwise.triage.context import context_features
 from lesionwise.triage.disagreement import disagreement_features
 from lesionwise.triage.families import costs
+from lesionwise.triage.margins import margin_features
 from lesionwise.triage.probing import Questions
 from lesionwise.triage.radiomics import radiomic_features
 from lesionwise.triage.scan import TriageScan
@@ -37,6 +38,10 @@ VERSION = 4
 """Counts up when a feature changes its meaning, so that stored tables are measured again."""
 
 FOLDER = "triage/features"
+WHY_MISSING = (
+    "Features of margins are what `lesionwise why` found: expected its table in {where}, found none; run it first."
+)
+
 IDENTITY = ("subject", "scan", "lesion", "outcome", "volume_mm3", "weight")
 
 
@@ -47,12 +52,13 @@ class Extras:
     context: bool = False
     radiomics: bool = False
     disagreement: bool = False
+    margins: bool = False
 
     @classmethod
     def needed(cls, families: Iterable[str]) -> "Extras":
         """What must be measured for these families of features."""
         of = costs(families)
-        return cls("context" in of, "radiomics" in of, "disagreement" in of)
+        return cls("context" in of, "radiomics" in of, "disagreement" in of, "why" in of)
 
     @property
     def asks(self) -> bool:
@@ -61,7 +67,12 @@ class Extras:
 
     def kinds(self, *, every: bool = False) -> tuple[str, ...]:
         """The tables of features that are measured: "plain" or, for all predicted lesions, "every"; then the extras."""
-        asked = {"context": self.context, "radiomics": self.radiomics, "disagreement": self.disagreement}
+        asked = {
+            "context": self.context,
+            "radiomics": self.radiomics,
+            "disagreement": self.disagreement,
+            "margins": self.margins,
+        }
         return ("every" if every else "plain", *(kind for kind, wanted in asked.items() if wanted))
 
 
@@ -180,6 +191,9 @@ def measure_cohort(
     result = runner.run([table.unit for table in tables], stage="features", missing=damaged)
     unusable = {table.unit.name for table, one in zip(tables, result.outcomes, strict=True) if one.status == "left_out"}
     good = [table for table in tables if table.unit.name not in unusable]
+    if tables and not good:
+        first = next((reason for _, reason in result.left_out), "no reason was given")
+        raise InputError(f"Expected scans in {out} whose lesions can be measured, found none: {first}")
     parts = [
         _joined([read_frame(table.path) for table in good[n : n + len(kinds)]]) for n in range(0, len(good), len(kinds))
     ]
@@ -199,6 +213,8 @@ def measure_kind(
     """One kind of features of one scan's lesions: what a unit of work computes."""
     scan = TriageScan.of(read_scan(out, name), method=method)
     rows = _rows(scan, [int(label) for label in scan.judged()["lesion"]] if every else None)
+    if kind == "margins" and scan.why is None:
+        raise InputError(WHY_MISSING.format(where=out))
     questions = None if model is None or rows.empty else Questions.of(scan, opened(model, device))
     return _measured(scan, rows, kind, questions)
 
@@ -209,6 +225,7 @@ def feature_inputs(scan: ScanOutput) -> dict[str, Path]:
     maps = {path.name: path for path in files.saliency_files().values()}
     sidecars = {path.name: path for path in map(sidecar, maps.values()) if path.is_file()}
     own = {path.name: path for path in (files.lesions, files.facts, files.probability, files.mask, files.labels)}
+    own |= {path.name: path for path in (files.why_table,) if path.is_file()}
     images = {f"source {what}": path for what, path in scan.sources.items() if path.is_file()}
     return {**own, **maps, **sidecars, **images}
 
@@ -243,6 +260,9 @@ def _measured(scan: TriageScan, rows: pd.DataFrame, kind: str, questions: Questi
             if kind == "context"
             else disagreement_features(questions, asked)
         )
+        found = [{"lesion": label, **measured} for label, measured in table.items()]
+    elif kind == "margins":
+        table = margin_features(scan.why, asked, channels=scan.channels)
         found = [{"lesion": label, **measured} for label, measured in table.items()]
     elif kind == "radiomics":
         found = [{"lesion": n, **radiomic_features(scan.view(n), channels=scan.channels)} for n in asked]

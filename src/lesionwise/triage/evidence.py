@@ -36,6 +36,8 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "context": ("context",),
     "baselines + image + context": (*BASELINES, "image", "context"),
     "baselines + image + faithfulness": (*BASELINES, "image", "context", "faithfulness"),
+    "margins": ("margins",),
+    "baselines + image + margins": (*BASELINES, "image", "margins"),
     "radiomics (published)": ("radiomics",),
     "baselines + radiomics": (*BASELINES, "radiomics"),
     "everything": (*BASELINES, "image", "disagreement", "saliency", "context", "faithfulness"),
@@ -222,6 +224,7 @@ def measured_sets(lesions: pd.DataFrame) -> dict[str, tuple[str, ...]]:
         "faithfulness": "drop_salient" in lesions,
         "disagreement": "mirrored_drop" in lesions,
         "structural": "structural_uncertainty" in lesions and bool(lesions["structural_uncertainty"].notna().any()),
+        "margins": "margin_all" in lesions,
         "radiomics": any(_radiomic(name) for name in lesions.columns),
     }
     return {name: chosen for name, chosen in SETS.items() if all(there.get(family, True) for family in chosen)}

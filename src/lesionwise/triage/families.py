@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lesionwise.errors import InputError
-from lesionwise.triage import baselines, context, disagreement, signed, structural
+from lesionwise.triage import baselines, context, disagreement, margins, signed, structural
 from lesionwise.triage.features import Feature
 from lesionwise.triage.radiomics import features as mirp_features
 
-Cost = Literal["none", "maps", "context", "radiomics", "disagreement"]
-"""What measuring takes beyond probability and images: the maps, the network asked again, or mirp."""
+Cost = Literal["none", "maps", "context", "radiomics", "disagreement", "why"]
+"""What measuring takes beyond probability and images: the maps, the network asked again, mirp, or the why table."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ REGISTRY: Mapping[str, Family] = {
     "faithfulness": Family("context", context.features),
     "disagreement": Family("disagreement", disagreement.features),
     "structural": Family("disagreement", structural.features),
+    "margins": Family("why", margins.features),
 }
 
 FAMILIES = tuple(REGISTRY)
@@ -46,7 +47,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {"reliance": signed.RELIANCE}
 
 def catalogue(channels: Sequence[str], *, radiomics: Iterable[str] = ()) -> dict[str, Feature]:
     """Every feature of a model with these channels, by name; `radiomics` are names of columns that mirp made."""
-    modules = (baselines, signed, context, disagreement, structural)
+    modules = (baselines, signed, context, disagreement, structural, margins)
     found = {feature.name: feature for module in modules for feature in module.features(channels)}
     return found | {feature.name: feature for feature in mirp_features(radiomics)}
 

@@ -16,7 +16,7 @@ from lesionwise.geometry.box import Box
 from lesionwise.geometry.distance import depth_mm, distance_to_mm, signed_distance_mm
 from lesionwise.geometry.volume import Case, ScanName
 from lesionwise.io.cases import read_case
-from lesionwise.io.derivative import ScanOutput
+from lesionwise.io.derivative import ScanOutput, read_why
 from lesionwise.io.masks import ReferenceRule
 from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import zscore
@@ -35,7 +35,8 @@ class TriageScan:
     """Everything that the features are computed from.
 
     `image` is the scan's channels z-scored in the head (None if the images are not at hand: image and place features are
-    then missing), `maps` the saliency maps of one method by lesion. `sided` is as of a `Case`.
+    then missing), `maps` the saliency maps of one method by lesion. `sided` is as of a `Case`. `why` is
+    the table of `lesionwise why`, where it was asked.
     `facts` name the segmenter and the method.
     """
 
@@ -52,19 +53,27 @@ class TriageScan:
     case: Case | None = None
     notes: tuple[str, ...] = ()
     sided: bool = True
+    why: pd.DataFrame | None = None
 
     @classmethod
     def of(
-        cls, scan: "ScanOutput | Explained | TriageScan", *, method: str | None = None, images: bool = True
+        cls,
+        scan: "ScanOutput | Explained | TriageScan",
+        *,
+        method: str | None = None,
+        images: bool = True,
+        why: pd.DataFrame | None = None,
     ) -> "TriageScan":
         """The scan of an output folder or of a run in memory; `method` picks among several maps of a lesion.
+
+        `why` is the table of a run in memory; an output folder has its own.
 
         `images` False leaves those of an output folder unread where probability and instances are enough.
         """
         if isinstance(scan, TriageScan):
             return scan
         return (
-            cls._of_explained(scan)
+            replace(cls._of_explained(scan), why=why)
             if isinstance(scan, Explained)
             else cls._of_output(scan, method=method, images=images)
         )
@@ -108,6 +117,7 @@ class TriageScan:
             case=case,
             notes=notes,
             sided=scan.facts.get("LeftRightKnown") is not False,
+            why=read_why(scan.files),
         )
 
     def with_instances(self, labels: LabelArray, lesions: pd.DataFrame) -> "TriageScan":

@@ -53,7 +53,7 @@ def fit_output(
     InputError for cohorts without references, with too few patients (for the promise too) or with lesions of one kind only.
     """
     chosen = tuple(families) if families is not None else (*FULL, *_measured(extras))
-    every = not extras.asks and not {*chosen} & {*MAPPED, *GROUPS}
+    every = not (extras.asks or extras.margins) and not {*chosen} & {*MAPPED, *GROUPS}
     runner = runner or CohortRunner()
     lesions = measure_cohort(out, extras=extras, model=segmenter, every=every, device=device, runner=runner)
     first = TriageScan.of(require_usable(out)[0][0])
@@ -166,6 +166,7 @@ def _measured(extras: Extras) -> tuple[str, ...]:
         "radiomics": extras.radiomics,
         "disagreement": extras.disagreement,
         "structural": extras.disagreement,
+        "margins": extras.margins,
     }
     return tuple(family for family, wanted in asked.items() if wanted)
 

@@ -61,3 +61,15 @@ def test_the_distance_to_a_lesion_is_the_same_on_a_box():
     assert np.array_equal(scan.distance_mm(one, box=box), whole[box.slices])
     assert (whole[one.index] < 0).all()
     assert np.isinf(scan.distance_mm(one, reach_mm=2.0)[whole > 2.0]).all()
+
+
+def test_what_was_kept_of_one_network_is_not_told_of_another():
+    scan = scan_of(Linear((2.0, 0.0), width=3))
+    probe = scan.probe(scan.instances[0]).keeping()
+    changed = probe.base + 1
+    assert probe.read([probe.base, changed])[0][0].target_mean == pytest.approx(probe.unchanged[0].target_mean)
+    other = Linear((0.5, 0.0), width=3)
+    asked = probe.asking(other).read([probe.base, changed])
+    plain = scan.probe(scan.instances[0]).asking(other).read([probe.base, changed])
+    for (one,), (two,) in zip(asked, plain, strict=True):
+        np.testing.assert_array_equal(one.target, two.target)

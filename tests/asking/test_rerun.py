@@ -125,8 +125,7 @@ def test_it_gives_what_an_ordinary_pass_gives(name, learn):
     network = NETWORKS[name].double().eval()
     reference, changed = inputs()
     rerun = Rerun(network, reference, wanted=WANTED, learn=learn)
-    for x in changed:
-        found = rerun.logits(x)
+    for x, found in zip(changed, rerun.logits(changed), strict=True):
         with torch.no_grad():
             expected = network(x[None])[0]
         torch.testing.assert_close(found[(..., *WANTED.slices)], expected[(..., *WANTED.slices)], rtol=0, atol=1e-10)
@@ -145,7 +144,7 @@ def test_a_network_that_writes_into_its_input_leaves_the_windows_alone():
     for x in changed:
         with torch.no_grad():
             expected = network(x[None].clone())[0]
-        torch.testing.assert_close(rerun.logits(x), expected, rtol=0, atol=1e-10)
+        torch.testing.assert_close(rerun.logits([x])[0], expected, rtol=0, atol=1e-10)
     assert all(torch.equal(x, before) for x, before in zip((reference, *changed), kept, strict=True))
 
 
@@ -157,7 +156,7 @@ def test_it_computes_what_the_change_reaches_and_the_lesion_reads():
     for learn, x, share in ((False, small, 0.35), (True, everywhere, 0.7), (True, far, 0.05)):
         rerun = Rerun(network, reference, wanted=WANTED, learn=learn)
         with FlopCounterMode(display=False) as counter:
-            rerun.logits(x)
+            rerun.logits([x])
         assert counter.get_total_flops() < share * whole.get_total_flops(), (learn, share)
 
 
@@ -174,5 +173,5 @@ def test_a_network_that_does_something_else_is_run_whole():
     reference = torch.ones(2, 8, 8, 8, dtype=torch.float64)
     rerun = Rerun(network, reference, wanted=Box.whole((8, 8, 8)), learn=False)
     with torch.no_grad():
-        torch.testing.assert_close(rerun.logits(-reference), network(-reference[None])[0])
+        torch.testing.assert_close(rerun.logits([-reference])[0], network(-reference[None])[0])
     assert rerun.refused

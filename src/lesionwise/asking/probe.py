@@ -1,6 +1,6 @@
 """Some regions of a scan, and what the network says about them for any changed input."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor, nn
 
-from lesionwise.asking.rerun import Rerun
+from lesionwise.asking.rerun import Rerun, changed_box
 from lesionwise.attribution.engine.site import Site, VoxelSet, centred, locate
 from lesionwise.attribution.target import AbstractTarget, target_named
 from lesionwise.geometry.box import Box, triple
@@ -130,7 +130,7 @@ class Probe:
 
     def asking(self, network: nn.Module) -> "Probe":
         """The same questions to another network with the same inputs and outputs."""
-        return replace(self, network=network)
+        return replace(self, network=network, kept=None)  # what was kept is the other network's
 
     def keeping(self) -> "Probe":
         """The same questions, with the layers of the unchanged scan kept from one `read` to the next, where memory allows.
@@ -236,9 +236,13 @@ class Probe:
             [torch.zeros((count, *site.readout.source.shape), dtype=torch.float64) for site in self.sites]
             for _ in inputs
         ]
+        changed = [changed_box(x, self.base) for x in inputs]
+        unlike = changed if like is None else [changed_box(x, like) for x in inputs]
         with torch.no_grad():
             for window in self.windows:
-                found = self._logits(inputs, like, window, freeze_norm=freeze_norm)
+                there = [self._in_window(box, window) for box in changed]
+                inside = there if like is None else [self._in_window(box, window) for box in unlike]
+                found = self._logits(inputs, like, window, there, inside, freeze_norm=freeze_norm)
                 for fused, logits in zip(sums, found, strict=True):
                     for own, site in zip(fused, self.sites, strict=True):
                         if window in site.windows:
@@ -250,29 +254,49 @@ class Probe:
         return self.model.network if self.network is None else self.network
 
     def _logits(
-        self, inputs: Sequence[Tensor], like: Tensor | None, window: int, *, freeze_norm: bool
-    ) -> Iterator[Tensor]:
-        """Logits of one window for every input, exact where a lesion reads them."""
+        self,
+        inputs: Sequence[Tensor],
+        like: Tensor | None,
+        window: int,
+        changed: Sequence[Box],
+        unlike: Sequence[Box],
+        *,
+        freeze_norm: bool,
+    ) -> list[Tensor]:
+        """Logits of one window for every input, exact where a lesion reads them.
+
+        `changed` and `unlike` say where in the window an input differs from the unchanged scan, and from `like`.
+        """
         whole, base = self._network, self._crop(self.base, window)
         network = HeldNetwork(whole, Statistics()) if freeze_norm else whole
         is_local = freeze_norm or not normalises_by_itself(whole)
-        crops = [self._crop(x, window) for x in inputs]
-        same = [torch.equal(crop, base) for crop in crops]
-        unchanged = self._run(network, base) if any(same) or freeze_norm else None
+        unchanged = (
+            self._run(network, base) if freeze_norm else None
+        )  # the first pass takes the statistics that are held
+        moved = [n for n, box in enumerate(changed) if not box.is_empty]
         rerun: Rerun | None = None
-        changed = len(same) - sum(same)
-        if self.kept is not None and like is None and changed and is_local and not freeze_norm:
+        if self.kept is not None and like is None and is_local and not freeze_norm:
             rerun = self.kept.of(window, lambda: Rerun(network, base.to(self.device), wanted=self._read_in(window)))
-        elif changed >= WORTH_KEEPING and is_local:
+            unchanged = rerun.before.cpu()
+        elif len(moved) >= WORTH_KEEPING and is_local:
             reference = (base if like is None else self._crop(like, window)).to(self.device)
-            rerun = Rerun(network, reference, wanted=self._read_in(window), learn=changed >= WORTH_LEARNING)
-        for crop, is_same in zip(crops, same, strict=True):
-            if is_same and unchanged is not None:
-                yield unchanged
-            elif rerun is None:
-                yield self._run(network, crop)
-            else:
-                yield rerun.logits(crop.to(self.device)).cpu()
+            rerun = Rerun(network, reference, wanted=self._read_in(window), learn=len(moved) >= WORTH_LEARNING)
+        if unchanged is None and len(moved) < len(inputs):
+            unchanged = self._run(network, base)
+        found = [base if unchanged is None else unchanged] * len(inputs)
+        crops = [self._crop(inputs[n], window).to(self.device) for n in moved]
+        if rerun is not None:
+            again = rerun.logits(crops, boxes=[unlike[n] for n in moved])
+        else:
+            again = [self._run(network, crop) for crop in crops]
+        for n, logits in zip(moved, again, strict=True):
+            found[n] = logits.cpu()
+        return found
+
+    def _in_window(self, box: Box, window: int) -> Box:
+        """A box of the probe's input as a box of one window, in the window's voxels."""
+        lies = self.grid.boxes[window].shifted(_negative(self.grid.offset))
+        return box.shifted(self.box.start).intersection(lies).relative_to(lies)
 
     def _read_in(self, window: int) -> Box:
         """What the lesions read of a window, in its own voxels."""

@@ -29,6 +29,8 @@ from lesionwise.segmenter import full_resolution
 
 _aten = torch.ops.aten
 _NOWHERE = Box((0, 0, 0), (0, 0, 0))
+TOGETHER_VOX = 2**18
+"""Input voxels up to which versions with like changes are run in one pass: small boxes cost calls, large ones arithmetic."""
 
 _SAME = frozenset({_aten.detach.default, _aten.alias.default})
 _POINTWISE = frozenset(
@@ -92,25 +94,37 @@ class Rerun:
             logits = self._forward(window)
         self.before = logits[0]
 
-    def logits(self, changed: Float[Tensor, "channels i j k"]) -> Float[Tensor, "outputs i j k"]:
-        """Logits of a window of the reference's size; beyond `wanted` they may be those of the reference."""
-        different = (changed != self._reference).any(dim=0)
-        box = _around(different)
-        if box.is_empty:
-            return self.before
+    def logits(
+        self, versions: Sequence[Float[Tensor, "channels i j k"]], *, boxes: Sequence[Box] | None = None
+    ) -> list[Float[Tensor, "outputs i j k"]]:
+        """Logits of windows of the reference's size; beyond `wanted` they may be those of the reference.
+
+        `boxes` say where each differs from the reference, where that is known. Small changes at one place are run in one
+        pass.
+        """
+        if boxes is None:
+            boxes = [changed_box(x, self._reference) for x in versions]
+        found = [self.before] * len(versions)
         with torch.no_grad():
-            if self.refused:
-                return self._forward(changed[None].clone())[0]
-            lies = Changed(self._reference[None], changed[(None, slice(None), *box.slices)], box)
+            for some in _together(boxes):
+                box = _hull([boxes[n] for n in some])
+                for n, logits in zip(some, self._changed([versions[n] for n in some], box), strict=True):
+                    found[n] = logits
+        return found
+
+    def _changed(self, versions: Sequence[Tensor], box: Box) -> Sequence[Tensor]:
+        if not self.refused:
+            held = torch.stack([x[(slice(None), *box.slices)] for x in versions])
+            lies = Changed(_repeated(self._reference[None], len(versions)), held, box)
             try:
-                with _Replay(self._tape, self._footprint, self._convolutions):
+                with _Replay(self._tape, self._footprint, self._convolutions, items=len(versions)):
                     found = self._forward(lies)
+                return list(found.dense() if isinstance(found, Changed) else found)
             except (NotImplementedError, RuntimeError, TypeError, IndexError) as error:
                 if is_out_of_memory(error):
                     raise
                 self.refused = True
-                return self._forward(changed[None].clone())[0]
-            return (found.dense() if isinstance(found, Changed) else found)[0]
+        return [self._forward(x[None].clone())[0] for x in versions]
 
     @property
     def nbytes(self) -> int:
@@ -170,11 +184,11 @@ class _Tape(UncompiledMode):
 
 
 class _Replay(UncompiledMode):
-    """Sends a changed input through the operations on the tape."""
+    """Sends `items` changed inputs through the operations on the tape, which holds one."""
 
-    def __init__(self, tape: _Tape, footprint: Footprint, convolutions: Convolutions) -> None:
+    def __init__(self, tape: _Tape, footprint: Footprint, convolutions: Convolutions, *, items: int) -> None:
         super().__init__()
-        self._tape, self._footprint, self._convolutions = tape, footprint, convolutions
+        self._tape, self._footprint, self._convolutions, self._items = tape, footprint, convolutions, items
         self._number = self._call = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -182,7 +196,7 @@ class _Replay(UncompiledMode):
             return args[0] if isinstance(args[0], Changed) else func(*args, **(kwargs or {}))
         if self._tape.called[self._number] is not func:
             raise NotImplementedError("The network does something else than for the reference.")
-        before, self._number = self._tape.kept[self._number], self._number + 1
+        before, self._number = _repeated(self._tape.kept[self._number], self._items), self._number + 1
         limit = None
         if func in CALLS and args[0].ndim == 5:
             limit = self._footprint.boxes.get(self._call) if self._footprint.learnt else None
@@ -228,7 +242,9 @@ class _Replay(UncompiledMode):
             args[0].before, args[0].held, args[0].box = before, held, box
             return args[0]
         if func is _aten.cat.default and all(x.ndim == 5 for x in args[0]) and (args[1:] or (0,))[0] in (1, -4):
-            parts = [x.cut(box) if isinstance(x, Changed) else x[(..., *box.slices)] for x in args[0]]
+            parts = [
+                x.cut(box) if isinstance(x, Changed) else _repeated(x, self._items)[(..., *box.slices)] for x in args[0]
+            ]
             return Changed(before, func(parts, 1), box)
         return None
 
@@ -262,6 +278,30 @@ class _Replay(UncompiledMode):
         return _compared(found, before)
 
 
+def _repeated(before: Any, items: int) -> Any:
+    """What the tape holds of one item, as that of several."""
+    if isinstance(before, tuple):
+        return tuple(_repeated(x, items) for x in before)
+    is_one = isinstance(before, Tensor) and before.ndim == 5 and before.shape[0] == 1
+    return before.expand(items, *before.shape[1:]) if is_one else before
+
+
+def _together(boxes: Sequence[Box]) -> list[list[int]]:
+    """Versions that are run in one pass, by their number: their boxes lie in the largest of them, and are half of it or more."""
+    groups: list[list[int]] = []
+    changed = [n for n, box in enumerate(boxes) if not box.is_empty]
+    for n in sorted(changed, key=lambda n: -boxes[n].volume):
+        for some in groups:
+            largest = boxes[some[0]]
+            fits = largest.intersection(boxes[n]) == boxes[n] and 2 * boxes[n].volume >= largest.volume
+            if fits and (len(some) + 1) * largest.volume <= TOGETHER_VOX:
+                some.append(n)
+                break
+        else:
+            groups.append([n])
+    return groups
+
+
 def _unchanged(before: Tensor) -> Changed:
     return Changed(before, before[(..., *_NOWHERE.slices)], _NOWHERE)
 
@@ -275,6 +315,11 @@ def _compared(found: Any, before: Tensor | None) -> Any:
         return found
     box = _around((found != before).flatten(0, 1).any(dim=0))
     return Changed(before, found[(..., *box.slices)], box)
+
+
+def changed_box(x: Float[Tensor, "channels i j k"], reference: Float[Tensor, "channels i j k"]) -> Box:
+    """The smallest box outside which both are equal; empty if they are equal everywhere."""
+    return _around((x != reference).any(dim=0))
 
 
 def _around(mask: Tensor) -> Box:

@@ -9,6 +9,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
+from lesionwise.asking.healed import Healed
 from lesionwise.asking.probe import Probe
 from lesionwise.attribution.engine.method import AbstractMethod
 from lesionwise.attribution.engine.session import attribute
@@ -114,13 +115,27 @@ class Scan:
         """White matter at least one voxel away from any lesion."""
         return self.tissues.white & ~ndimage.binary_dilation(self.lesions)
 
+    @cached_property
+    def healed(self) -> Healed:
+        """The network's input without any lesion."""
+        known = (self.explained.labels > 0) & ~np.isin(self.explained.labels, self._controls)
+        lesions, healthy = (
+            (self.placement.to_network.forward(torch.from_numpy(mask.astype(np.float64))) > 0.5).numpy()
+            for mask in (self.lesions | known, self.healthy)
+        )
+        seed = self.explained.settings.seed
+        return Healed.of(self.placement.input[0], lesions, healthy, sizes_mm=self.placement.sizes_mm, seed=seed)
+
+    @property
+    def _controls(self) -> list[int]:
+        return [one.label for one in self.instances if one.outcome == "TN"]
+
     def others(self, instance: Instance) -> MaskArray:
         """Voxels of other lesions: other instances (controls are none), and lesion voxels not connected to this one."""
         ours = np.unique(self._connected[instance.index])
         apart = self.lesions & ~np.isin(self._connected, ours[ours > 0])
         labels = self.explained.labels
-        controls = [one.label for one in self.instances if one.outcome == "TN"]
-        known = (labels > 0) & (labels != instance.label) & ~np.isin(labels, controls)
+        known = (labels > 0) & (labels != instance.label) & ~np.isin(labels, self._controls)
         return (apart & (labels != instance.label)) | known
 
     @cached_property

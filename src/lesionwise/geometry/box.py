@@ -40,6 +40,12 @@ class Box:
         return triple(np.subtract(self.stop, self.start))
 
     @property
+    def volume(self) -> int:
+        """Number of voxels."""
+        a, b, c = self.shape
+        return a * b * c
+
+    @property
     def slices(self) -> tuple[slice, slice, slice]:
         """Index for the last three axes of an array."""
         a, b = self.start, self.stop

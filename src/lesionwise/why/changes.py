@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from lesionwise.why.question import Question
@@ -78,6 +79,5 @@ def without_neighbours(question: Question) -> Tensor | None:
     """All other lesions in sight replaced by healthy white matter; None if there are none."""
     if not bool(question.others.any()):
         return None
-    rng = question.scan.rng(question.instance.label, 22)
-    filled = question.probe.inpainted(question.others.numpy(), rng=rng)
-    return torch.where(question.lesion, question.base, filled)
+    others = torch.from_numpy(ndimage.binary_dilation(question.others.numpy())) & ~question.lesion
+    return torch.where(others, question.scan.healed.within(question.probe.box).to(question.base), question.base)

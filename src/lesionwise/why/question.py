@@ -96,7 +96,7 @@ class Question:
     @cached_property
     def unchanged(self) -> Answer:
         """The answer for the scan as it is."""
-        return self.ask_plainly(self.base)
+        return self.ask([self.base])[0]
 
     @cached_property
     def lesion(self) -> Tensor:

@@ -28,6 +28,10 @@ DETAILS = ("peak", "trough", "mass", "shapley", "loss_probability", "ig", "ig_sh
 """Measures that are in the table but not in the figure."""
 
 
+_ROUNDING = 1e-5
+"""Share of the evidence below which a channel's part of the other sign is rounding, and no disagreement."""
+
+
 def modality_rows(scan: Scan, *, ig_steps: int = 16) -> pd.DataFrame:
     """One row per lesion and channel.
 
@@ -44,7 +48,7 @@ def modality_rows(scan: Scan, *, ig_steps: int = 16) -> pd.DataFrame:
     integrated = scan.attribute(chosen, IntegratedGradients(n_steps=ig_steps)) if ig_steps and chosen else []
     table = scan.explained.lesions.set_index("lesion") if len(scan.explained.lesions) else None
     for number, instance in enumerate(chosen):
-        probe = scan.probe(instance)
+        probe = scan.probe(instance).keeping()
         worth, evidence, loss, loss_p = _lesion_game(probe, rng=scan.rng(instance.label, 1))
         blanks = []
         for channel in range(len(scan.channels)):
@@ -52,7 +56,7 @@ def modality_rows(scan: Scan, *, ig_steps: int = 16) -> pd.DataFrame:
             x[channel] = 0.0
             blanks.append(x)
         blanked = [reading[0].target_mean for reading in probe.read(blanks)]
-        same_sign = all(w * evidence >= 0 for w in worth) and evidence != 0
+        same_sign = all(w * evidence >= -_ROUNDING * evidence**2 for w in worth) and evidence != 0
         for channel, name in enumerate(scan.channels):
             row: dict[str, Any] = {
                 "lesion": instance.label,

@@ -21,7 +21,7 @@ def ways(bench: Bench) -> dict[str, Callable[[], Attribution]]:
     """The map of the first lesion in each precision and memory layout."""
     method, sets = SmoothGrad(n_samples=1), bench.lesions[:1]
     plan = plan_attribution(bench.network, bench.spec, bench.placement, sets, method=method)
-    plan = replace(plan, strategy="local")
+    plan = replace(plan, schedule=replace(plan.schedule, strategy="local"))
     wide = replace(bench.placement, input=bench.placement.input.double(), scale=bench.placement.scale.double())
     double = copy.deepcopy(bench.network).double()
     channels_last = copy.deepcopy(bench.network).to(memory_format=torch.channels_last_3d)

@@ -31,7 +31,7 @@ def half_width(shape: Shape, count: int = 25) -> Bench:
 def seconds(bench: Bench, sets: Sequence[np.ndarray], method: SmoothGrad) -> float:
     """Processor time of the maps."""
     plan = plan_attribution(bench.network, bench.spec, bench.placement, sets, method=Gradient())
-    plan = replace(plan, strategy="local", kept_windows=8)
+    plan = replace(plan, schedule=replace(plan.schedule, strategy="local", kept_windows=8))
     return timed(lambda: attribute(bench.network, bench.spec, bench.placement, list(sets), method=method, plan=plan))
 
 

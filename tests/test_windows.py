@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import sliding_window_inference
 from torch import nn
 
 from lesionwise.geometry.box import Box
-from lesionwise.windows import WindowGrid, nnunet_starts, predict
+from lesionwise.windows import WindowGrid, importance_map, monai_starts, nnunet_starts, predict
 
 
 def _network() -> nn.Module:
@@ -28,6 +29,24 @@ def test_fused_logits_equal_monai(blending, shape, window, overlap):
         expected = sliding_window_inference(x, window, 3, network, overlap=overlap, mode=blending, sigma_scale=0.125)[0]
     for batch in (1, 4):
         assert torch.allclose(predict(network, x, grid, batch=batch), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("blending", ["gaussian", "constant"])
+@pytest.mark.parametrize(("window", "sigma"), [((12, 9, 16), 0.125), ((5, 6, 1), 0.25), ((96, 96, 96), 0.125)])
+def test_importance_is_monais_to_the_last_bit(blending, window, sigma):
+    expected = compute_importance_map(window, mode=blending, sigma_scale=sigma)
+    assert torch.equal(importance_map(window, blending, sigma), expected)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.25, 0.5, 0.75, 0.99])
+def test_windows_start_where_monais_do(overlap):
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        window = tuple(int(n) for n in rng.integers(1, 24, 3))
+        shape = tuple(n + int(more) for n, more in zip(window, rng.integers(0, 40, 3), strict=True))
+        interval = [n if n == w else max(int(w * (1 - overlap)), 1) for n, w in zip(shape, window, strict=True)]
+        expected = dense_patch_slices(shape, window, interval)
+        assert monai_starts(shape, window, overlap) == [tuple(one.start for one in box) for box in expected]
 
 
 def test_only_windows_that_meet_a_lesion_are_needed_for_its_logits():

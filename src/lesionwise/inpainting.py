@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import ndimage, sparse
-from scipy.sparse.linalg import cg
+from scipy import ndimage
 
 from lesionwise.geometry.box import Box
 from lesionwise.texture import continued_texture
@@ -164,9 +164,9 @@ def _seam(
     if not right.any():
         return right
     entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
-    system = sparse.csr_matrix(entries, shape=(n, n)) + sparse.diags(diagonal)
-    jacobi = sparse.diags(1.0 / diagonal)
-    return np.stack([cg(system, b, rtol=1e-8, maxiter=4000, M=jacobi)[0] for b in right])
+    system = scipy.sparse.csr_matrix(entries, shape=(n, n)) + scipy.sparse.diags(diagonal)
+    jacobi = scipy.sparse.diags(1.0 / diagonal)
+    return np.stack([scipy.sparse.linalg.cg(system, b, rtol=1e-8, maxiter=4000, M=jacobi)[0] for b in right])
 
 
 def _neighbours(shape: Sequence[int], axis: int, step: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

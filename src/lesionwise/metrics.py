@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 
 from lesionwise.geometry.affine import voxel_sizes_mm, voxel_volume_mm3
 from lesionwise.geometry.distance import distance_to_mm
@@ -86,7 +86,7 @@ class ComponentOverlap:
         columns, column = np.unique(self.reference, return_inverse=True)
         score = np.zeros((len(rows), len(columns)))
         score[row, column] = self.iou
-        for r, c in zip(*linear_sum_assignment(score, maximize=True), strict=True):
+        for r, c in zip(*scipy.optimize.linear_sum_assignment(score, maximize=True), strict=True):
             predicted[rows[r] - 1] = referenced[columns[c] - 1] = score[r, c]
         return predicted, referenced
 
@@ -94,10 +94,11 @@ class ComponentOverlap:
 def component_overlap(prediction: LabelArray, reference: LabelArray) -> ComponentOverlap:
     """Counts the voxels that each predicted component shares with each reference component.
 
-    >>> import numpy as np
-    >>> p, r = np.array([[[1, 1, 0, 2]]]), np.array([[[0, 1, 1, 0]]])
-    >>> component_overlap(p, r).iou.round(3).tolist()
-    [0.333]
+        >>> import numpy as np
+    import scipy
+        >>> p, r = np.array([[[1, 1, 0, 2]]]), np.array([[[0, 1, 1, 0]]])
+        >>> component_overlap(p, r).iou.round(3).tolist()
+        [0.333]
     """
     both = (prediction > 0) & (reference > 0)
     pairs, shared = np.unique(np.stack([prediction[both], reference[both]]), axis=1, return_counts=True)

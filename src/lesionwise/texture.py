@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from scipy.fft import irfftn, next_fast_len, rfftn
-from scipy.signal import fftconvolve
 
 from lesionwise.types import MaskArray, Millimetres
 
@@ -79,7 +79,7 @@ def _donated(
             return texture
         low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
         shape = left[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].astype(np.float32)
-        covered = fftconvolve(field, shape[::-1, ::-1, ::-1], mode="valid").round()
+        covered = scipy.signal.fftconvolve(field, shape[::-1, ::-1, ::-1], mode="valid").round()
         if covered.max() < 1:
             break
         whole = covered.max() >= len(voxels)

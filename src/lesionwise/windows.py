@@ -12,8 +12,6 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from monai.data.utils import compute_importance_map, dense_patch_slices
-from monai.utils import BlendMode
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
@@ -24,6 +22,9 @@ from lesionwise.segmenter import Placement, Spec
 from lesionwise.types import Shape
 
 Network = Callable[[Tensor], Tensor]
+
+MONAI_LEAST = 1e-3
+"""MONAI's Gaussian importance is at least this, or its own smallest value where that is larger."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,15 +232,24 @@ def importance_map(
         smooth /= smooth.max()
         smooth[smooth == 0] = smooth[smooth > 0].min()
         return torch.from_numpy(smooth).float()
-    mode = BlendMode.GAUSSIAN if blending == "gaussian" else BlendMode.CONSTANT
-    return compute_importance_map(window, mode=mode, sigma_scale=sigma_scale, device="cpu", dtype=torch.float32)
+    if blending != "gaussian":
+        return torch.ones(window)
+    along: list[Tensor] = []
+    for n in window:
+        x = torch.arange(n, dtype=torch.float32) - (n - 1) / 2
+        along.append(torch.exp(x**2 / (-2 * (n * sigma_scale) ** 2)))
+    product = (along[0][:, None] * along[1])[..., None] * along[2]
+    return product.clamp(min=max(float(product.min()), MONAI_LEAST))
 
 
 def monai_starts(shape: Shape, window: Shape, overlap: float) -> list[Shape]:
     """Window starts of MONAI's `sliding_window_inference`, in its order."""
-    interval = tuple(n if n == w else max(int(w * (1 - overlap)), 1) for n, w in zip(shape, window, strict=True))
-    slices = dense_patch_slices(shape, window, interval, return_slice=True)
-    return [(int(s[0].start), int(s[1].start), int(s[2].start)) for s in slices]
+    axes = []
+    for n, w in zip(shape, window, strict=True):
+        interval = max(int(w * (1 - overlap)), 1)
+        steps = -((w - n) // interval)
+        axes.append([min(step * interval, n - w) for step in range(steps + 1)])
+    return [(a, b, c) for a in axes[0] for b in axes[1] for c in axes[2]]
 
 
 def nnunet_starts(shape: Shape, window: Shape, overlap: float) -> list[Shape]:

@@ -1,6 +1,8 @@
 """What people see of progress: lines in a log, bars on a terminal."""
 
 import io
+import os
+import sys
 
 import pytest
 from rich.console import Console
@@ -8,6 +10,7 @@ from rich.progress import Progress
 
 from lesionwise.cli import console
 from lesionwise.cli.console import Reporter
+from lesionwise.cli.main import WAITING, main
 
 
 @pytest.fixture
@@ -38,3 +41,23 @@ def test_on_a_terminal_a_finished_stage_of_a_scan_leaves_the_screen():
         assert [task.description for task in bar.tasks] == ["Scans", "sub-01 explaining"]
         reporter.within("sub-01", "explain", 2, 2)
         assert [task.description for task in bar.tasks] == ["Scans"]
+
+
+def test_a_terminal_is_told_that_libraries_are_loading(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["report", "--help"]) == 0
+    assert capsys.readouterr().err == "lesionwise report: loading\r\x1b[K"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    assert main(["report", "--help"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("own", [None, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_idle_threads_sleep_unless_the_user_says_otherwise(own, monkeypatch):
+    for name in WAITING:
+        monkeypatch.delenv(name, raising=False)
+    if own is not None:
+        monkeypatch.setenv(own, "7")
+    main(["--version"])
+    assert os.environ.get("OMP_WAIT_POLICY") == {None: "passive", "OMP_WAIT_POLICY": "7"}.get(own)
+    os.environ.pop("OMP_WAIT_POLICY", None)

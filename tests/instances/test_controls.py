@@ -24,13 +24,14 @@ def scene():
 def placed(scene, seed=0, **options):
     healthy, lesions, instances, _ = scene
     return place_controls(
-        instances, white_matter=healthy, avoid=lesions, rng=np.random.default_rng(seed), margin_mm=6.0, **options
+        instances, white_matter=healthy, avoid=lesions, rng=np.random.default_rng(seed), **{"margin_mm": 6.0, **options}
     )
 
 
-def test_controls_match_on_size_shape_tissue_and_depth(scene):
+@pytest.mark.parametrize("margin_mm", [0.5, 6.0])  # the smaller one looks less far than controls come to lie
+def test_controls_match_on_size_shape_tissue_and_depth(scene, margin_mm):
     healthy, lesions, instances, affine = scene
-    result = placed(scene, n=6)
+    result = placed(scene, n=6, margin_mm=margin_mm)
     assert len(result.controls) == 6
     assert not result.failures
     lesion_tree = cKDTree(np.argwhere(lesions) @ affine[:3, :3])
@@ -42,7 +43,7 @@ def test_controls_match_on_size_shape_tissue_and_depth(scene):
         assert healthy[control.instance.index].all()
         assert abs(control.depth_mm - control.template_depth_mm) <= 1.0
         nearest = lesion_tree.query(voxels @ affine[:3, :3])[0].min()
-        assert nearest > 6.0
+        assert nearest > margin_mm
         # To the lesions' border: what lies between a voxel's centre and the nearest face, axis by axis.
         sizes = np.diag(affine)[:3]
         gaps = np.abs(voxels[:, None] - np.argwhere(lesions)[None]) * sizes - sizes / 2

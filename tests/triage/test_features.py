@@ -30,6 +30,21 @@ def test_baselines_of_a_ball():
     assert found["image_contrast_T1w"] < -1
 
 
+@pytest.mark.parametrize("looked_mm", [3.0, 1000.0])  # nearer than the ball's fluid is, and farther
+def test_distance_to_fluid_is_that_to_the_nearest_dark_voxel(looked_mm, monkeypatch):
+    monkeypatch.setattr("lesionwise.triage.scan._FLUID_NEAR_MM", looked_mm)
+    scan, ball = ball_scan()
+    assert scan.image is not None
+    assert scan.case is not None
+    fluid = np.argwhere(scan.case.head & np.all(scan.image < -1.0, axis=0))
+    assert len(fluid)
+    gaps = np.maximum(np.abs(np.argwhere(ball)[:, None] - fluid[None]) - 0.5, 0)
+    nearest = np.linalg.norm(gaps, axis=-1).min(axis=1)
+    assert nearest.max() > 3.0
+    assert scan.fluid_mm is not None
+    assert scan.fluid_mm[ball] == pytest.approx(nearest, rel=1e-6)
+
+
 def test_size_and_depth_are_in_mm():
     fine, _ = ball_scan()
     coarse, ball = ball_scan(radius=8.4, sizes=(2.0, 2.0, 2.0))

@@ -41,11 +41,12 @@ def demo(
 ) -> None:
     """Explain a synthetic patient with the built-in model: no data, no network, no GPU needed."""
     check_output(out)
-    model, judge = load_model("builtin"), load_triage("builtin")
     settings = Settings(method=SmoothGrad(n_samples=samples), lesions=lesions, controls=CONTROLS, snr=True)
     with reporting() as reporter:
         reporter.say("Drawing a synthetic patient (no real person) from the MNI152 templates.")
         write_phantoms(out / "bids", subjects=1, seed=SEED, size=size, n_lesions=LESIONS)
+        reporter.say("Loading the built-in model.")
+        model, judge = load_model("builtin"), load_triage("builtin")
         scan = find_scans(out / "bids", channels=model.spec.channels).scans[0]
         case = read_scan_case(scan)
         explained = explain_case(

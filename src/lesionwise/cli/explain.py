@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import typer
@@ -21,8 +21,10 @@ from lesionwise.io.files import check_output
 from lesionwise.io.masks import ReferenceRule
 from lesionwise.models.zoo import load_model
 from lesionwise.segmenter import AbstractSegmenter
-from lesionwise.triage.model import TriageModel, load_triage
 from lesionwise.units import Explained, explain_case
+
+if TYPE_CHECKING:
+    from lesionwise.triage.model import TriageModel
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -56,14 +58,15 @@ def explain(
 ) -> None:
     """Explain the lesions of one scan: probability, instances, a signed map per lesion, a table and a report."""
     check_output(out)
-    judge = None if triage is None else load_triage(triage)
-    segmenter = load_model(model, trust=trust, device=resolve_device(choices.device))
-    settings = o.settings_of(segmenter, choices)
-    if judge is not None:
-        judge.check_channels(segmenter.spec.channels)
-    rule = ReferenceRule.read(reference_label, reference_threshold)
-    name = None if subject is None else ScanName(o.subject_of(subject))
+    judge = None if triage is None else _judge(triage)
     with reporting() as reporter:
+        reporter.say(f"Loading the model {model}.")
+        segmenter = load_model(model, trust=trust, device=resolve_device(choices.device))
+        settings = o.settings_of(segmenter, choices)
+        if judge is not None:
+            judge.check_channels(segmenter.spec.channels)
+        rule = ReferenceRule.read(reference_label, reference_threshold)
+        name = None if subject is None else ScanName(o.subject_of(subject))
         scan = scan_of(image, dicom, out, name=name, channels=segmenter.spec.channels)
         scan = replace(scan, reference=reference, reference_rule=rule, brain_mask=brain_mask)
         if prepare or dicom is not None:
@@ -96,6 +99,12 @@ def explain(
     typer.echo(summary(Result(explained), out))
 
 
+def _judge(name: str) -> "TriageModel":
+    from lesionwise.triage.model import load_triage
+
+    return load_triage(name)
+
+
 def scan_of(
     image: Sequence[str] | None, dicom: Path | None, out: Path, *, name: ScanName | None, channels: Sequence[str]
 ) -> BidsScan:
@@ -118,7 +127,7 @@ def scan_of(
 
 def judge_scan(
     explained: Explained,
-    model: TriageModel,
+    model: "TriageModel",
     out: Path,
     *,
     segmenter: AbstractSegmenter,

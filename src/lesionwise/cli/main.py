@@ -2,10 +2,12 @@
 130 interrupted."""
 
 import importlib
+import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -41,6 +43,11 @@ USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 """What typer raises for a wrong option: it carries its own copy of click, so the class is looked up, not imported."""
 
 
+WAITING = frozenset(("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"))
+"""Variables that say how idle threads wait. Unless one is set, they sleep: by default they spin, which makes threads whose
+cores are shared wait for one another, several times as long as they compute (docs/scale.md). Read when torch is loaded."""
+
+
 class LazyGroup(TyperGroup):
     """Loads a command's module when the command is used, so that `--version` and the help stay quick."""
 
@@ -53,7 +60,8 @@ class LazyGroup(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module, line = COMMANDS[cmd_name]
-        command = get_command(importlib.import_module(module).app)
+        with _loading(cmd_name):
+            command = get_command(importlib.import_module(module).app)
         command.name = cmd_name
         command.short_help = line
         return command
@@ -62,6 +70,19 @@ class LazyGroup(TyperGroup):
         """The table of commands, without importing any of them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@contextmanager
+def _loading(command: str) -> Iterator[None]:
+    """On a terminal, a line that stays for as long as libraries are imported: seconds, before a command can say anything."""
+    shown = sys.stderr.isatty()
+    if shown:
+        typer.echo(f"lesionwise {command}: loading", nl=False, err=True)
+    try:
+        yield
+    finally:
+        if shown:
+            typer.echo("\r\x1b[K", nl=False, err=True, color=True)
 
 
 app = typer.Typer(
@@ -80,6 +101,8 @@ def root(version: bool = typer.Option(False, "--version", help="Show the version
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and turns what happens into an exit code; one sentence on stderr for the user's mistakes."""
     warnings.filterwarnings("ignore", category=FutureWarning)
+    if not WAITING & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "passive"
     try:
         result = app(
             args=list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="lesionwise"

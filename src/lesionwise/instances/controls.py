@@ -73,7 +73,7 @@ def place_controls(
     affine = lesions[0].affine
     sampling = voxel_sizes_mm(affine)
     depth = depth_mm(white_matter | avoid, sampling).astype(np.float32)
-    distance = distance_to_mm(avoid, sampling).astype(np.float32)
+    distance = distance_to_mm(avoid, sampling, reach_mm=2 * margin_mm).astype(np.float32)
     free = white_matter & ~avoid & (distance > margin_mm)
     tolerance = float(depth_tolerance_mm)
 
@@ -91,6 +91,8 @@ def place_controls(
             )
             continue
         instance = Instance(label, voxels, affine, "TN", "control")
+        if not np.isfinite(distance[instance.index]).any():  # farther than was looked
+            distance = distance_to_mm(avoid, sampling).astype(np.float32)
         controls.append(
             Control(
                 instance=instance,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.networks.nets import DynUNet
 from torch import nn
 
 from lesionwise.errors import InputError, ModelFileError
@@ -72,6 +71,8 @@ def find_weights(given: str | None = None) -> Path:
 
 def build_network() -> nn.Module:
     """MindGlide's DynUNet: kernels and strides of MONAI's recipe for 128 x 128 x 64 at 1 mm."""
+    from monai.networks.nets import DynUNet
+
     network = DynUNet(
         spatial_dims=3,
         in_channels=1,

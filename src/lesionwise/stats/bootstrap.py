@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
-from scipy import stats
 from scipy.special import expit, logit
 
 from lesionwise.errors import InputError
@@ -116,7 +116,7 @@ def interval_from_draws(
 
 def student(level: float, n_patients: int) -> float:
     """Student's two-sided quantile with patients - 1 degrees of freedom."""
-    return float(stats.t.ppf(0.5 + level / 2.0, n_patients - 1))
+    return float(scipy.stats.t.ppf(0.5 + level / 2.0, n_patients - 1))
 
 
 def mean_over_patients(

@@ -6,8 +6,8 @@ from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
+import scipy
 from jaxtyping import Float
-from scipy import stats
 
 from lesionwise.errors import InputError
 from lesionwise.stats.bootstrap import MIN_PATIENTS, TOO_FEW, Interval, mean_interval
@@ -55,7 +55,7 @@ def kruskal_wallis(groups: Mapping[str, Float[np.ndarray, " _"]]) -> TestResult:
     total = sum(len(values) for values in filled)
     if len(filled) < 2 or np.ptp(np.concatenate(filled)) == 0:
         return TestResult("kruskal_wallis_pooled", np.nan, np.nan, 0, "fewer than two groups that differ")
-    h, p = stats.kruskal(*filled)
+    h, p = scipy.stats.kruskal(*filled)
     return TestResult("kruskal_wallis_pooled", float(h / (total - 1)), float(p), 0, "lesions pooled")
 
 
@@ -67,7 +67,7 @@ def mann_whitney_pairs(groups: Mapping[str, Float[np.ndarray, " _"]]) -> pd.Data
     rows = []
     for first, second in combinations(groups, 2):
         a, b = groups[first], groups[second]
-        p = float(stats.mannwhitneyu(a, b).pvalue) if len(a) and len(b) else np.nan
+        p = float(scipy.stats.mannwhitneyu(a, b).pvalue) if len(a) and len(b) else np.nan
         rows.append(
             {
                 "first": first,

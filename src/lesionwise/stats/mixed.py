@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import stats
-from scipy.optimize import minimize_scalar
 
 from lesionwise.errors import InputError
 from lesionwise.stats.bootstrap import MIN_PATIENTS, TOO_FEW
@@ -53,7 +52,7 @@ class MixedModel:
             return float("nan")
         b, v = self.effects[index], self.robust_covariance[np.ix_(index, index)]
         wald = float(b @ np.linalg.pinv(v) @ b)
-        return float(stats.f.sf(wald * (g - q) / ((g - 1) * q), q, g - q))
+        return float(scipy.stats.f.sf(wald * (g - q) / ((g - 1) * q), q, g - q))
 
 
 def random_intercept_model(
@@ -88,7 +87,9 @@ def random_intercept_model(
         deviance = (n - p) * np.log(variance) + float(np.log1p(ratio * sizes).sum()) + np.linalg.slogdet(a)[1]
         return a, b, variance, float(deviance)
 
-    best = minimize_scalar(lambda t: solve(t)[3], bounds=_LOG_RATIO, method="bounded", options={"xatol": 1e-6}).x
+    best = scipy.optimize.minimize_scalar(
+        lambda t: solve(t)[3], bounds=_LOG_RATIO, method="bounded", options={"xatol": 1e-6}
+    ).x
     a, b, variance, _ = solve(float(best))
     ratio = float(np.exp(best))
     inverse = np.linalg.inv(a)
@@ -107,7 +108,7 @@ def random_intercept_model(
         effects=b,
         robust_se=se,
         model_se=np.sqrt(variance * np.diag(inverse)),
-        p=2.0 * stats.t.sf(np.abs(t), g - 1) if enough else np.full(p, np.nan),
+        p=2.0 * scipy.stats.t.sf(np.abs(t), g - 1) if enough else np.full(p, np.nan),
         robust_covariance=robust,
         variance_patient=ratio * variance,
         variance_residual=variance,

@@ -7,11 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from lesionwise.stats.bootstrap import Interval, cluster_bootstrap
 from lesionwise.stats.effects import auc
@@ -80,6 +75,12 @@ def _unseen(
     x: Float[np.ndarray, "rows columns"], truth: Bool[np.ndarray, " rows"], patients: np.ndarray, *, folds: int
 ) -> Float[np.ndarray, " rows"]:
     """Log-odds for each row from a model that has not seen its patient; NaN where training rows have one label only."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     out = np.full(len(x), np.nan)
     for train, test in GroupKFold(folds).split(x, truth, patients):
         if truth[train].all() or not truth[train].any():

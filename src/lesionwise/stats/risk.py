@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.stats import binom
 
 from lesionwise.errors import InputError
 
@@ -38,7 +38,7 @@ def tail_p(losses: Losses, *, much: float, most: float) -> float:
     >>> round(tail_p(np.zeros(45), much=0.1, most=0.05), 3)
     0.099
     """
-    return float(binom.cdf(int((losses > much + 1e-12).sum()), len(losses), most))
+    return float(scipy.stats.binom.cdf(int((losses > much + 1e-12).sum()), len(losses), most))
 
 
 @dataclass(frozen=True)

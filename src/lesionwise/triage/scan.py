@@ -23,6 +23,7 @@ from lesionwise.segmenter import zscore
 from lesionwise.types import Affine, LabelArray, MaskArray, Millimetres, VoxelArray
 from lesionwise.units import Explained
 
+_FLUID_NEAR_MM = 30.0  # looked for first; where a lesion lies farther from fluid, everywhere
 REACH_MM = 10.0
 """How far around a lesion its surroundings are looked at."""
 
@@ -163,7 +164,7 @@ class TriageScan:
         """Distance (i, j, k) to the nearest fluid: voxels in the head darker than -1 SD on every channel.
 
         Judged by intensity on every scan, so that a model fitted where tissue is known means the same where it is not.
-        nan everywhere if the head holds none; None without images.
+        nan everywhere if the head holds none; None without images. May be infinite outside the head, far from lesions.
         """
         image = self.image
         if self.case is None or image is None:
@@ -171,7 +172,10 @@ class TriageScan:
         fluid = self.case.head & np.all(image < -1.0, axis=0)
         if not fluid.any():
             return np.full(fluid.shape, np.nan, dtype=np.float32)
-        return distance_to_mm(fluid, self.sizes_mm).astype(np.float32)
+        near = distance_to_mm(fluid, self.sizes_mm, reach_mm=_FLUID_NEAR_MM)
+        asked = self.case.head | (self.labels != 0)
+        complete = bool(np.isfinite(near[asked]).all())
+        return (near if complete else distance_to_mm(fluid, self.sizes_mm)).astype(np.float32)
 
     @cached_property
     def _boxes(self) -> list[tuple[slice, slice, slice] | None]:

@@ -6,7 +6,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-from lesionwise.attribution import TARGETS, Gradient, InputTimesGradient, SmoothGrad, attribute
+from lesionwise.attribution import TARGETS, Gradient, InputTimesGradient, Session, SmoothGrad, attribute
 from lesionwise.attribution.engine.draws import Noisy
 from lesionwise.attribution.engine.noise import spread
 from lesionwise.attribution.engine.options import RunOptions
@@ -330,11 +330,17 @@ def test_a_scan_smaller_than_the_window():
     assert np.abs(full(found, scan.shape[1:]) - expected).max() < 1e-12
 
 
-def test_progress_reaches_its_total(setup):
-    seen = []
-    attribute(
-        setup.network, setup.spec, setup.placement, [OMEGA, ELSEWHERE], method=SmoothGrad(n_samples=3),
-        progress_fn=lambda done, total: seen.append((done, total)),
-    )  # fmt: skip
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+def test_progress_starts_with_the_first_window_and_reaches_its_total(setup, reduce):
+    seen, run = [], []
+    counted = setup.network.register_forward_hook(lambda *_: run.append(len(seen)))
+    method = SmoothGrad(n_samples=3, reduce=reduce)
+    opened = Session.open(setup.network, setup.spec, setup.placement, [OMEGA, ELSEWHERE], method)
+    with opened as session:
+        plan = session.plan()
+        run.clear()
+        list(session.stream(plan, progress_fn=lambda done, total: seen.append((done, total))))
+    counted.remove()
+    assert run.count(0) == 1  # after one window something is told, and so on
     assert seen[-1][0] == seen[-1][1]
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)

@@ -45,7 +45,9 @@ def sampled_maps(
         started = time.perf_counter()
         work.workload.footprints.clear()
         states = []
-        unperturbed = work.workload.run(partial(_values, scene, group, work), scene.grid.window)
+        each_step = draws.count / (draws.count + 1)  # of a draw: the unperturbed pass counts as one more
+        unperturbed = work.workload.run(partial(_values, scene, group, work, each_step), scene.grid.window)
+        work.done(each_step)
         for site, values in zip(group, unperturbed, strict=True):
             chosen = _chosen(site, scene.seed, max_voxels) if reduce == "max" else ()
             state = Sampled(site, Moments(draws.antithetic), float(values.mean()), chosen=chosen, chunk=chunk)
@@ -63,12 +65,15 @@ def sampled_maps(
             began = time.perf_counter()
             checked = draws.count if tolerance is None else taken - taken % _CHECK_EVERY + _CHECK_EVERY
             numbers = range(taken, min(taken + _at_once(scene, active, work), checked, draws.count))
-            accumulate(scene, active, draws, draw_numbers=numbers, reduce=reduce, workload=work.workload)
+            accumulate(
+                scene, active, draws, draw_numbers=numbers, reduce=reduce, workload=work.workload,
+                progress_fn=partial(_tell, work, each_step * len(numbers)),
+            )  # fmt: skip
             each = (time.perf_counter() - began) / max(len(active), 1)
             for state in active:
                 state.seconds += each
             taken += len(numbers)
-            work.done(len(numbers))
+            work.done(each_step * len(numbers))
             if tolerance is not None and taken % _CHECK_EVERY == 0:
                 for state in active:
                     state.converged = _is_settled(state, tolerance)
@@ -76,7 +81,7 @@ def sampled_maps(
                     yield state.site.number, finished(scene, state, draws, reduce=reduce, details=details)
                 active = [s for s in active if not s.converged]
             if not active:
-                work.done(draws.count - taken)
+                work.done(each_step * (draws.count - taken))
                 break
         if work.correction is not None:
             _correct(scene, active, draws, work)
@@ -194,8 +199,13 @@ def _nothing_reached(scene: Scene, state: Sampled, draws: AbstractDraws, facts: 
     )  # fmt: skip
 
 
-def _values(scene: Scene, group: Sequence[Site], work: Work) -> list[torch.Tensor]:
-    return [scene.target.value(logits, scene.spec) for logits in learn(scene, group, work.workload)]
+def _values(scene: Scene, group: Sequence[Site], work: Work, steps: float) -> list[torch.Tensor]:
+    logits = learn(scene, group, work.workload, progress_fn=partial(_tell, work, steps))
+    return [scene.target.value(own, scene.spec) for own in logits]
+
+
+def _tell(work: Work, steps: float, share: float) -> None:
+    work.under_way(steps * share)
 
 
 def _at_once(scene: Scene, states: Sequence[Sampled], work: Work) -> int:

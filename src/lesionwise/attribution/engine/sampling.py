@@ -4,7 +4,7 @@ Per draw n the derivative of an instance is the sum over windows of vector-Jacob
 dy/dz * a_w / sum_w a_w (METHOD section 2); only complete sums enter the statistics.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,10 +31,14 @@ def accumulate(
     draw_numbers: Sequence[int],
     reduce: Reduction,
     workload: Workload,
+    progress_fn: Callable[[float], None] | None = None,
 ) -> None:
-    """Takes the draws with these numbers, in this order, for all states; after an out-of-memory error with less at once."""
+    """Takes the draws with these numbers, in this order, for all states; after an out-of-memory error with less at once.
+
+    `progress_fn` hears the share that is done, from 0 again after such an error.
+    """
     block = _mean_block if reduce == "mean" else max_block
-    patches = workload.run(lambda: block(scene, states, draws, draw_numbers, workload), scene.grid.window)
+    patches = workload.run(lambda: block(scene, states, draws, draw_numbers, workload, progress_fn), scene.grid.window)
     for position, state in enumerate(states):
         for n in draw_numbers:
             _take(scene, state, draws, n, patches.pop((position, n)), reduce)
@@ -115,6 +119,7 @@ def _mean_block(
     draws: AbstractDraws,
     numbers: Sequence[int],
     workload: Workload,
+    progress_fn: Callable[[float], None] | None = None,
 ) -> dict[tuple[int, int], Patch]:
     windows = sorted({w for state in states for w in state.site.windows})
     chunks = _chunks(scene, draws, numbers, windows, workload.schedule.batch)
@@ -158,6 +163,8 @@ def _mean_block(
                 box, inside = scene.in_volume(w, part.box, values)
                 patches[meeting[w][member], n].add(box, inside if share[n] == 1 else inside * share[n])
         del graph
+        if progress_fn is not None:
+            progress_fn((position + 1) / len(chunks))
     return patches
 
 

@@ -1,6 +1,6 @@
 """All that stays the same while the instances of one scan are explained: network, input, windows, target, device."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -115,10 +115,12 @@ class Scene:
         inputs: dict[int, Tensor] | None = None,
         *,
         batch: int = 1,
+        progress_fn: Callable[[float], None] | None = None,
     ) -> list[Float[Tensor, "outputs _"]]:
         """Logits at every voxel of Omega, one forward pass per window that meets any of the sites.
 
-        `inputs` gives other inputs (channels, i, j, k) than the scan's for those windows.
+        `inputs` gives other inputs (channels, i, j, k) than the scan's for those windows. `progress_fn` hears the share
+        that is done.
         """
         windows = sorted({w for site in sites for w in site.windows})
         found: dict[int, Tensor] = {}
@@ -131,6 +133,8 @@ class Scene:
                         if site.number not in found:
                             found[site.number] = own.new_zeros((len(own), *site.readout.source.shape))
                         self.grid.fuse(found[site.number], site.readout.source, w, own)
+            if progress_fn is not None:
+                progress_fn((start + len(some)) / len(windows))
         outputs = self.spec.classes * self.spec.members
         return [
             site.readout.read(found[site.number])

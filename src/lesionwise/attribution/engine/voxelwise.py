@@ -1,7 +1,7 @@
 """Reduction max: the derivative of every voxel of Omega apart, of which the signed value of largest magnitude is kept."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
@@ -22,10 +22,15 @@ def max_block(
     draws: AbstractDraws,
     numbers: Sequence[int],
     workload: Workload,
+    progress_fn: Callable[[float], None] | None = None,
 ) -> dict[tuple[int, int], Patch]:
-    """Voxel by voxel: the sum over a voxel's windows is complete before its magnitude is compared."""
+    """Voxel by voxel: the sum over a voxel's windows is complete before its magnitude is compared.
+
+    `progress_fn` hears the share of voxels and draws that is done.
+    """
     patches = {(position, n): Patch() for position in range(len(states)) for n in numbers}
     at_once = workload.schedule.batch if scene.runner.strategy == "local" else 1
+    done, asked = 0, len(numbers) * sum(len(state.chosen) for state in states)
     for some_numbers in _runs_of_one_view(scene, draws, numbers, at_once):
         graphs = _Graphs(Passes(scene, draws, workload), some_numbers)
         seeds = _voxel_seeds(scene, states, graphs)
@@ -39,6 +44,9 @@ def max_block(
                         if not states[p].site.moves_only:
                             values, place = states[p].site.pull_back(values, box)
                         patches[p, n].keep_extreme(place, values)
+                done += len(some_numbers) * sum(len(reading.indices) for _, reading in some)
+                if progress_fn is not None:
+                    progress_fn(done / asked)
     return patches
 
 

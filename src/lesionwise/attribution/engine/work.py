@@ -9,6 +9,8 @@ from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.workload import Workload
 from lesionwise.types import PassFn
 
+_PARTS = 100  # of a step, that progress is told in
+
 
 @dataclass(frozen=True, eq=False)
 class Correction:
@@ -33,10 +35,14 @@ class Work:
     total: int
     progress_fn: PassFn | None = None
     correction: Correction | None = None
-    steps: int = 0
+    steps: float = 0.0
 
-    def done(self, steps: int = 1) -> None:
+    def done(self, steps: float | int = 1) -> None:
         """Counts finished steps and says so."""
         self.steps = min(self.steps + steps, self.total)
+        self.under_way(0)
+
+    def under_way(self, steps: float | int) -> None:
+        """Says how far unfinished steps are, without counting them: they may have to be taken again with less at once."""
         if self.progress_fn is not None:
-            self.progress_fn(self.steps, self.total)
+            self.progress_fn(round(_PARTS * min(self.steps + steps, self.total)), _PARTS * self.total)

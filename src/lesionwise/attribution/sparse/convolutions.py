@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import csc_array
 from torch import Tensor
 
 _aten = torch.ops.aten
@@ -217,7 +217,7 @@ def _bags(
     count = len(reached)
     # one entry per column; turning such a matrix around is a sort in linear time
     columns = (np.ones(count, dtype=np.int8), reached.astype(np.int32), np.arange(count + 1, dtype=np.int32))
-    sorted_ = csc_array(columns, shape=(math.prod(reach), count)).tocsr()
+    sorted_ = scipy.sparse.csc_array(columns, shape=(math.prod(reach), count)).tocsr()
     order, ends = torch.from_numpy(sorted_.indices), torch.from_numpy(sorted_.indptr)
     if batch > 1:
         items = torch.arange(batch, dtype=torch.int32)[:, None] * count

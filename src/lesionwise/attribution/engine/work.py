@@ -40,9 +40,10 @@ class Work:
     def done(self, steps: float | int = 1) -> None:
         """Counts finished steps and says so."""
         self.steps = min(self.steps + steps, self.total)
-        self.under_way(0)
+        if self.progress_fn is not None:
+            self.progress_fn(round(_PARTS * self.steps), _PARTS * self.total)
 
     def under_way(self, steps: float | int) -> None:
         """Says how far unfinished steps are, without counting them: they may have to be taken again with less at once."""
         if self.progress_fn is not None:
-            self.progress_fn(round(_PARTS * min(self.steps + steps, self.total)), _PARTS * self.total)
+            self.progress_fn(min(round(_PARTS * (self.steps + steps)), _PARTS * self.total - 1), _PARTS * self.total)

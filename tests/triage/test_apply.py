@@ -144,6 +144,8 @@ def test_another_network_is_said(explained):
     notes = " ".join(triage_scan(result, told).notes)
     assert "another network" in notes
     assert "another samples (50, here 2)" in notes
+    of_folds = replace(told, facts={**facts, "explained_by": result.model["Fingerprint"]})
+    assert "another network" not in " ".join(triage_scan(result, of_folds).notes)
 
 
 def test_a_models_caution_goes_with_every_scan(explained):

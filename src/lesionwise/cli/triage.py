@@ -69,7 +69,8 @@ Window = Annotated[
     ),
 ]
 Network = Annotated[
-    str | None, typer.Option("--network", help="The network that explained the scans, for features of context.")
+    str | None,
+    typer.Option("--network", help="The network asked again (context); for fit, also the one that the model is for."),
 ]
 
 

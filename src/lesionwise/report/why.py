@@ -59,7 +59,7 @@ def _fainter(row: Mapping[str, Any], name: str, found: bool) -> str:
     if found:
         return f"{100 * (1 - t):.0f} % fainter"
     contrast = row.get(f"contrast_sd_{name}")
-    more = "" if contrast is None or pd.isna(contrast) else f" ({(t - 1) * float(contrast):+.1f} SD more)"
+    more = "" if contrast is None or pd.isna(contrast) else f" ({_tenths((t - 1) * float(contrast))} SD more)"
     return f"{t:.2g} times as strong{more}"
 
 
@@ -86,7 +86,7 @@ def _context(row: Mapping[str, Any], found: bool) -> str:
             continue
         change = float(row[f"without_{name}_change"])
         effect = "changes the decision" if _true(after) != found else "does not change the decision"
-        said.append(f"healthy white matter in place of {what} {effect} ({change:+.1f} in log-odds)")
+        said.append(f"healthy white matter in place of {what} {effect} ({_tenths(change)} in log-odds)")
     return (said[0][0].upper() + "; ".join(said)[1:] + ".") if said else ""
 
 
@@ -102,7 +102,7 @@ def _carried(row: Mapping[str, Any], channels: Sequence[str]) -> str:
     largest = max(abs(value) for value in values.values())
     ranked = sorted(values, key=lambda player: -abs(values[player]))[:3]
     named = [
-        f"{_PARTS[part]} on {channel} {values[part, channel]:+.1f}"
+        f"{_PARTS[part]} on {channel} {_tenths(values[part, channel])}"
         for part, channel in ranked
         if abs(values[part, channel]) >= _WORTH_SAYING * largest
     ]
@@ -115,7 +115,7 @@ def _stability(row: Mapping[str, Any], channels: Sequence[str]) -> str:
         return ""
     channel = max(channels, key=lambda name: abs(float(row[f"stability_effect_{name}"])))
     networks = int(float(row["stability_networks"]))
-    parts = [f"the effect of {channel} is {float(row[f'stability_effect_{channel}']):+.1f}"]
+    parts = [f"the effect of {channel} is {_tenths(float(row[f'stability_effect_{channel}']))}"]
     if networks:
         found = int(float(row["stability_networks_found"]))
         parts.append(
@@ -125,14 +125,14 @@ def _stability(row: Mapping[str, Any], channels: Sequence[str]) -> str:
     seen = (
         "" if _true(row["stability_mirrored_found"]) == _true(row["why_found"]) else ", where the decision is another"
     )
-    parts.append(f"{mirrored:+.1f} in the mirror image{seen}")
+    parts.append(f"{_tenths(mirrored)} in the mirror image{seen}")
     parts.append(f"{_between(row, 'seeds', channel)} under other noise")
     return f"{_VERDICTS[str(verdict)]}: {', '.join(parts)} (log-odds per SD)."
 
 
 def _between(row: Mapping[str, Any], kind: str, channel: str) -> str:
     low, high = (float(row[f"stability_{kind}_{end}_{channel}"]) for end in ("low", "high"))
-    return f"{low:+.1f} to {high:+.1f}"
+    return f"{_tenths(low)} to {_tenths(high)}"
 
 
 def _flips(row: Mapping[str, Any], name: str) -> bool:
@@ -149,3 +149,8 @@ def _on(name: str, channels: Sequence[str]) -> str:
 def _true(value: Any) -> bool:
     """True for True and for what a table made of it."""
     return str(value) in ("True", "1", "1.0")
+
+
+def _tenths(value: float) -> str:
+    """A change with its sign, to one decimal."""
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")

@@ -221,7 +221,8 @@ def _notes(scan: TriageScan, model: TriageModel, measured: pd.DataFrame) -> list
         fitted, here = model.facts.get(fact), scan.facts.get(fact)
         # Fingerprints say nothing to a reader; they stand in the sidecars.
         here_too = "" if fact == "fingerprint" else f" ({fitted}, here {here})"
-        if fitted is not None and here is not None and fitted != here and scan.maps:
+        known = (fitted, model.facts.get("explained_by")) if fact == "fingerprint" else (fitted,)
+        if fitted is not None and here is not None and here not in known and scan.maps:
             notes.append(f"The triage model was fitted on another {what}{here_too}: its probabilities may be off.")
     unknown = [
         name for name in model.names if len(measured) and not measured.reindex(columns=[name]).notna().any().all()

@@ -48,9 +48,10 @@ def fit_output(
     `families` None takes everything that was measured. Features that need neither maps nor the network are measured on
     every predicted lesion, explained or not. `misses` also learns to order likely misses, which takes a while on whole
     heads; they go by their highest probability otherwise. `caution` is a sentence that goes with every scan that the model
-    judges. `fingerprint` names the network where scans were explained with
-    another window than its own. `promise` None takes the default or the nearest that so many patients can prove. Raises
-    InputError for cohorts without references, with too few patients (for the promise too) or with lesions of one kind only.
+    judges. `fingerprint` names the network that the model is for, where another one explained the scans: the same with
+    another window, or the folds of its kind. `promise` None takes the default or the nearest that so many patients can
+    prove. Raises InputError for cohorts without references, with too few patients (for the promise too) or with lesions of
+    one kind only.
     """
     chosen = tuple(families) if families is not None else (*FULL, *_measured(extras))
     every = not (extras.asks or extras.margins) and not {*chosen} & {*MAPPED, *GROUPS}
@@ -59,7 +60,7 @@ def fit_output(
     first = TriageScan.of(require_usable(out)[0][0])
     candidates = candidate_table(out, runner=runner) if misses else pd.DataFrame()
     facts = {key: value for key, value in first.facts.items() if value is not None}
-    facts |= {} if fingerprint is None else {"fingerprint": fingerprint}
+    facts |= {} if fingerprint is None else {"fingerprint": fingerprint, "explained_by": facts.get("fingerprint")}
     facts |= {} if caution is None else {"caution": caution}
     model, _ = fit_model(
         lesions,

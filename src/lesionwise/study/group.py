@@ -217,10 +217,18 @@ def _standing_out(rows: pd.DataFrame, column: str, what: str, *, log: bool = Fal
     )
     side = np.where(chosen["robust_z"] > 0, "above", "below")
     chosen["reason"] = [
-        f"{column} {value:.4g} lies {abs(score):.1f} robust standard deviations {where} the cohort's {what}"
+        f"{_words(column)} ({value:.4g}) lies {abs(score):.1f} robust standard deviations {where} the cohort's {what}"
         for value, score, where in zip(chosen["value"], chosen["robust_z"], side, strict=True)
     ]
     return chosen
+
+
+def _words(column: str) -> str:
+    """A column as it is called in a sentence."""
+    what, _, channel = column.partition("_")
+    if what in ("peak", "trough"):
+        return f"The {'highest' if what == 'peak' else 'lowest'} value of the {channel} map"
+    return {"n_lesions": "The number of lesions", "volume_ml": "The lesion volume in ml"}[column]
 
 
 def _looked_at(scans: pd.DataFrame) -> list[str]:

@@ -95,7 +95,6 @@ def component_overlap(prediction: LabelArray, reference: LabelArray) -> Componen
     """Counts the voxels that each predicted component shares with each reference component.
 
         >>> import numpy as np
-    import scipy
         >>> p, r = np.array([[[1, 1, 0, 2]]]), np.array([[[0, 1, 1, 0]]])
         >>> component_overlap(p, r).iou.round(3).tolist()
         [0.333]

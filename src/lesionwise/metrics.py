@@ -94,10 +94,10 @@ class ComponentOverlap:
 def component_overlap(prediction: LabelArray, reference: LabelArray) -> ComponentOverlap:
     """Counts the voxels that each predicted component shares with each reference component.
 
-        >>> import numpy as np
-        >>> p, r = np.array([[[1, 1, 0, 2]]]), np.array([[[0, 1, 1, 0]]])
-        >>> component_overlap(p, r).iou.round(3).tolist()
-        [0.333]
+    >>> import numpy as np
+    >>> p, r = np.array([[[1, 1, 0, 2]]]), np.array([[[0, 1, 1, 0]]])
+    >>> component_overlap(p, r).iou.round(3).tolist()
+    [0.333]
     """
     both = (prediction > 0) & (reference > 0)
     pairs, shared = np.unique(np.stack([prediction[both], reference[both]]), axis=1, return_counts=True)

@@ -61,7 +61,9 @@ def test_controls_of_its_size_stand_beside_it():
         (3.0, 0.1, 5.0, 8.0, "stronger than here"),
         (-3.0, 0.1, -0.4, -0.1, "weaker than here"),
         (-3.0, None, -9.0, -5.0, "stronger than here"),
-        (-3.0, 0.1, 5.0, 8.0, "unlike here"),
+        (-3.0, 0.1, 5.0, 8.0, "the other way"),
+        (-1.13, 0.02, 0.92, 0.92, "the other way"),
+        (3.0, 0.1, -0.4, -0.2, "weaker than here"),
         (3.0, 0.1, -0.1, 0.9, "weaker than here"),
     ],
 )

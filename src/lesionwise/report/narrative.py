@@ -175,12 +175,18 @@ def _beside(pushes: Sequence[Push]) -> str:
     return f"Healthy tissue {which} ({first.count} control region{'' if first.count == 1 else 's'}): {'; '.join(told)}."
 
 
+_NEXT_TO_NOTHING = 0.2
+"""Share of a lesion's effect up to which controls of the other sign are called weaker."""
+
+
 def _compared(push: Push, other: Beside) -> str:
     """Whether controls answer as strongly: within their range, or two standard errors of it, they do."""
     slack = 2 * (push.se or 0.0)
     if other.low - slack <= push.effect <= other.high + slack:
         return "as here"
     strengths = (abs(other.low), abs(other.high))
+    if other.low * other.high > 0 > other.low * push.effect and min(strengths) > _NEXT_TO_NOTHING * abs(push.effect):
+        return "the other way"
     if other.low * other.high < 0 or other.low * push.effect < 0:
         return "weaker than here" if abs(push.effect) > max(strengths) else "unlike here"
     return "weaker than here" if abs(push.effect) > max(strengths) else "stronger than here"
@@ -215,6 +221,6 @@ def warnings(row: Mapping[str, Any], channels: Sequence[str], *, touches_edge: b
     if touches_edge:
         found.append("The lesion touches the border of the image: its surroundings are incomplete.")
     volume = finite(row, "volume_mm3")
-    if volume is not None and volume > CONFLUENT_MM3:
+    if volume is not None and volume > CONFLUENT_MM3 and row.get("outcome") != "TN":
         found.append(f"Confluent: at {number(volume)} mm³ this is probably several lesions grown together.")
     return found

@@ -27,6 +27,10 @@ SIGNS: Mapping[str, str] = {
 """What shape and place suggest, by triage's name for it."""
 
 
+_EVEN = 0.5
+"""From this probability of being false on, a kept lesion is kept for want of certainty, and that is said."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What triage says of one lesion.
@@ -48,13 +52,17 @@ class Verdict:
 
         >>> Verdict.of({"triage_verdict": "keep", "triage_p_false": 0.02, "triage_reasons": "it is large"}).said
         'kept as a lesion'
+        >>> Verdict.of({"triage_verdict": "keep", "triage_p_false": 0.8, "triage_reasons": "it is small"}).said
+        'not sure enough to call it false'
         """
         verdict, p = row.get("triage_verdict"), finite(row, "triage_p_false")
         told = _read(row.get("triage_reasons"))
         if not isinstance(verdict, str) or p is None:
             return cls("not judged", reasons=(_unjudged(told),)) if told else None
         return cls(
-            said={FALSE: FALSE, KEEP: "kept as a lesion"}.get(verdict, verdict),
+            said={FALSE: FALSE, KEEP: "kept as a lesion" if p < _EVEN else "not sure enough to call it false"}.get(
+                verdict, verdict
+            ),
             certainty=f"{_percent(p)} likely" + ("" if verdict == FALSE else " to be false"),
             against=f"typical {'true' if verdict == FALSE else 'false'} lesions" if told.get("reasons") else "",
             reasons=(*(reason(each, features or {}) for each in told.get("reasons", ())), *told.get("text", ())),

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+from lesionwise.geometry.affine import to_mm
 from lesionwise.report.profile import Neighbourhood
 from lesionwise.report.scene import ScanView
 
@@ -41,7 +42,10 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class HeadAnatomy:
-    """The head of a scene: its mask, depth below its surface and distance to deep fluid, on every `step`th voxel."""
+    """The head of a scene: depth below its surface and distance to deep fluid, on every `step`th voxel; how far it reaches.
+
+    `low` and `high` (mm: right, front, up) are in the patient's directions, not the grid's: slices are often tilted.
+    """
 
     scene: ScanView
     spread: Mapping[str, tuple[float, float]]
@@ -71,8 +75,8 @@ class HeadAnatomy:
         deep = FLUID_DEPTH_MM + (0.0 if stripped else 20.0)
         fluid = _large(head & (depth > deep) & np.logical_and.reduce(dark), FLUID_ML * 1000 / np.prod(sizes * step))
         distance = ndimage.distance_transform_edt(~fluid, sampling=sizes * step) if fluid.any() else None
-        found = np.argwhere(head)
-        return cls(scene, spread, stripped, step, depth, distance, found.min(axis=0) * step, found.max(axis=0) * step)
+        reached = to_mm(np.argwhere(head) * step, scene.affine)
+        return cls(scene, spread, stripped, step, depth, distance, reached.min(axis=0), reached.max(axis=0))
 
     def facts(self, around: Neighbourhood, voxels: np.ndarray) -> Facts:
         """Of the lesion with these voxels (n, 3)."""
@@ -86,7 +90,8 @@ class HeadAnatomy:
 
     def _place(self, voxels: np.ndarray) -> str:
         at = tuple(np.minimum(voxels // self.step, np.asarray(self.depth_mm.shape) - 1).T)
-        share = (voxels.mean(axis=0) - self.low) / np.maximum(self.high - self.low, 1)
+        centre = to_mm(voxels.mean(axis=0, keepdims=True), self.scene.affine)[0]
+        share = (centre - self.low) / np.maximum(self.high - self.low, 1)
         if self.stripped and share[2] < LOW and share[1] < BEHIND:
             return "infratentorial"
         if self.fluid_mm is not None and self.fluid_mm[at].min() <= PERIVENTRICULAR_MM + self.step:
@@ -96,9 +101,8 @@ class HeadAnatomy:
         return "near the cortex" if self.depth_mm[at].min() <= SURFACE_MM else "deep white matter"
 
     def _side(self, voxels: np.ndarray) -> str:
-        # A scene's first axis runs to the right.
         middle = (self.low[0] + self.high[0]) / 2
-        across = (voxels[:, 0].mean() - middle) * self.scene.voxel_sizes_mm[0]
+        across = float(to_mm(voxels.mean(axis=0, keepdims=True), self.scene.affine)[0, 0]) - middle
         return "near the midline" if abs(across) < MIDLINE_MM else "right" if across > 0 else "left"
 
 

@@ -88,12 +88,14 @@ def test_sentences_agree_with_the_maps(scans, monkeypatch):
                 (told,) = re.findall(rf"(?:^|; ){channel} ({NUMBER})", text.split("around it: ")[1])
                 assert value(told) == pytest.approx(rim, abs=0.031)
                 (way, side, where) = re.findall(
-                    rf"{channel} pushes one way (throughout it|in {NUMBER} % of it); its strongest value speaks (for|against) "
+                    rf"{channel} pushes (?:one way|both ways,) (throughout it|in {NUMBER} % of it)(?: as its sum does)?; "
+                    r"its strongest value speaks (for|against) "
                     rf"the lesion and lies (inside|far outside|{NUMBER} mm outside)",
                     text,
                 )[0]
                 share = 0.0 if way == "throughout it" else 1 - value(re.search(NUMBER, way).group()) / 100
                 assert share == pytest.approx(against, abs=0.006)
+                assert (f"{channel} pushes both ways" in text) == (against > 0.4)
                 assert (side == "for") == (strongest > 0)
                 if where == "far outside":
                     assert far > 14

@@ -47,7 +47,7 @@ def test_the_table_is_written_whole_and_read_back(scan, table, tmp_path):
     assert list(back.columns) == list(table.columns)
     words = why_words(back, int(table["lesion"].iloc[0]), scan.channels)
     assert "% fainter on FLAIR alone" in words
-    assert "on T1w alone would not change that" in words
+    assert "on T1w alone would not change the decision" in words
     assert "the lesion itself on FLAIR" in words
     assert "Stable: the effect of FLAIR is" in words
     assert why_words(back, 99, scan.channels) == why_words(None, 1, scan.channels) == ""

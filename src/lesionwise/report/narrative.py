@@ -148,12 +148,15 @@ def signed(value: float, se: float | None, *, told: bool = True) -> str:
 
     >>> signed(1.2345, 0.2), signed(-0.5, None), signed(0.01234, 0.0004), signed(1.2345, 0.2, told=False)
     ('+1.2 ± 0.2', '−0.5', '+0.0123 ± 0.0004', '+1.2')
+    >>> signed(-0.31332, 0.00958)
+    '−0.313 ± 0.010'
     """
     if se is None or se <= 0:
         text = number(value)
     else:
-        # One digit of the error, two where it begins with 1.
-        digits = min(max(0, -math.floor(math.log10(se)) + (1 if f"{se:.0e}".startswith("1") else 0)), 8)
+        # One digit of the error, two where it begins with 1: both as it is when rounded.
+        leading, exponent = f"{se:.0e}".split("e")
+        digits = min(max(0, -int(exponent) + (1 if leading == "1" else 0)), 8)
         text = f"{value:.{digits}f}{f' ± {se:.{digits}f}' if told else ''}".replace("-", "−")
     return text if text.startswith("−") else f"+{text}"
 
@@ -192,14 +195,22 @@ def _compared(push: Push, other: Beside) -> str:
     return "weaker than here" if abs(push.effect) > max(strengths) else "stronger than here"
 
 
+_MIXED = 0.4
+"""Share of a lesion's voxels that push against the rest from which the push is called mixed."""
+
+
 def _where(push: Push) -> str:
-    one_way = "throughout it" if push.against < 0.005 else f"in {100 * (1 - push.against):.0f} % of it"
+    share = f"in {100 * (1 - push.against):.0f} % of it"
+    if push.against > _MIXED:
+        pushes = f"pushes both ways, {share} as its sum does"
+    else:
+        pushes = f"pushes one way {'throughout it' if push.against < 0.005 else share}"
     if push.strongest_mm is None:
         far = "far outside"
     else:
         far = "inside" if push.strongest_mm == 0 else f"{number(push.strongest_mm, 2)} mm outside"
     side = "for" if push.strongest > 0 else "against"
-    return f"{push.channel} pushes one way {one_way}; its strongest value speaks {side} the lesion and lies {far}."
+    return f"{push.channel} {pushes}; its strongest value speaks {side} the lesion and lies {far}."
 
 
 def warnings(row: Mapping[str, Any], channels: Sequence[str], *, touches_edge: bool) -> list[str]:

@@ -35,7 +35,8 @@ def why_words(table: pd.DataFrame | None, label: int, channels: Sequence[str]) -
     found = _true(row["why_found"])
     said = [_contrast(row, channels, found), _size(row, found), _context(row, found), _carried(row, channels)]
     said.append(_stability(row, channels))
-    return " ".join(["What would have changed the decision:", *filter(None, said)])
+    text = " ".join(filter(None, said))
+    return f"What would have changed the decision: {text[:1].lower()}{text[1:]}"
 
 
 def _contrast(row: Mapping[str, Any], channels: Sequence[str], found: bool) -> str:
@@ -45,9 +46,9 @@ def _contrast(row: Mapping[str, Any], channels: Sequence[str], found: bool) -> s
     never = [_on(name, channels) for name in names if not _flips(row, name)]
     sentences = []
     if told:
-        sentences.append(f"it would {lost} if it were {', or '.join(told)}.")
+        sentences.append(f"It would {lost} if it were {', or '.join(told)}.")
     if never and found:
-        sentences.append(f"Taking its contrast away on {' or '.join(never)} would not change that.")
+        sentences.append(f"Taking its contrast away on {' or '.join(never)} would not change the decision.")
     elif never:
         limit = float(row[f"margin_{_ALL}_end"])
         sentences.append(f"Up to {limit:g} times its contrast on {' or '.join(never)} it would still be missed.")
@@ -75,7 +76,8 @@ def _size(row: Mapping[str, Any], found: bool) -> str:
     mm = float(row["margin_size"])
     size = f"{mm:.1f} mm" if mm >= _LEAST_MM else f"less than {_LEAST_MM:g} mm"
     how = f"{size} thinner on every side" if found else f"{size} larger on every side"
-    return f"So it would if it were {how}."
+    also = "also " if _flips(row, _ALL) else ""
+    return f"It would {also}{_lost(row, found)} if it were {how}."
 
 
 def _context(row: Mapping[str, Any], found: bool) -> str:

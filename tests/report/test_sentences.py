@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from lesionwise.geometry.box import Box
 from lesionwise.io.derivative import ScanFiles, list_scans, write_saliency
-from lesionwise.report.page import scene_content
+from lesionwise.report.content import scene_content
 from lesionwise.report.payload import PackingPlan, Store
 from lesionwise.report.scene import read_scene
 from lesionwise.saliency import SaliencyMap

@@ -270,9 +270,8 @@ class Probe:
         whole, base = self._network, self._crop(self.base, window)
         network = HeldNetwork(whole, Statistics()) if freeze_norm else whole
         is_local = freeze_norm or not normalises_by_itself(whole)
-        unchanged = (
-            self._run(network, base) if freeze_norm else None
-        )  # the first pass takes the statistics that are held
+        # The first pass with held statistics takes them: it must see the unchanged scan.
+        unchanged = self._run(network, base) if freeze_norm else None
         moved = [n for n, box in enumerate(changed) if not box.is_empty]
         rerun: Rerun | None = None
         if self.kept is not None and like is None and is_local and not freeze_norm:

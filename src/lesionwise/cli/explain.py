@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import typer
 
 from lesionwise import __version__
@@ -24,6 +23,8 @@ from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.units import Explained, explain_case
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lesionwise.triage.model import TriageModel
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -132,7 +133,7 @@ def judge_scan(
     *,
     segmenter: AbstractSegmenter,
     say: Callable[[str], None],
-    why: pd.DataFrame | None = None,
+    why: "pd.DataFrame | None" = None,
 ) -> None:
     """Applies a triage model to an explained scan (and its `why` table) and writes its verdicts beside the table."""
     from lesionwise.triage.apply import triage_scan, write_triage

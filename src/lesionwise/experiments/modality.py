@@ -26,8 +26,6 @@ COSTS: Mapping[str, str] = {
 }
 DETAILS = ("peak", "trough", "mass", "shapley", "loss_probability", "ig", "ig_share")
 """Measures that are in the table but not in the figure."""
-
-
 _ROUNDING = 1e-5
 """Share of the evidence below which a channel's part of the other sign is rounding, and no disagreement."""
 

@@ -59,10 +59,9 @@ class Verdict:
         told = _read(row.get("triage_reasons"))
         if not isinstance(verdict, str) or p is None:
             return cls("not judged", reasons=(_unjudged(told),)) if told else None
+        kept = "kept as a lesion" if p < _EVEN else "not sure enough to call it false"
         return cls(
-            said={FALSE: FALSE, KEEP: "kept as a lesion" if p < _EVEN else "not sure enough to call it false"}.get(
-                verdict, verdict
-            ),
+            said=kept if verdict == KEEP else verdict,
             certainty=f"{_percent(p)} likely" + ("" if verdict == FALSE else " to be false"),
             against=f"typical {'true' if verdict == FALSE else 'false'} lesions" if told.get("reasons") else "",
             reasons=(*(reason(each, features or {}) for each in told.get("reasons", ())), *told.get("text", ())),

@@ -126,3 +126,11 @@ def open_page(chromium):
     yield opened
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(out):
+    """The page of that scan."""
+    from lesionwise.report.page import write_scan_report
+
+    return write_scan_report(*out, out[0] / "report.html")

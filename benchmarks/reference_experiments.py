@@ -37,6 +37,7 @@ from lesionwise.geometry.volume import Case
 from lesionwise.instances.components import label_components
 from lesionwise.io.bids import find_scans
 from lesionwise.io.cases import read_case
+from lesionwise.models.folds import CrossValidated
 from lesionwise.models.zoo import load_models
 from lesionwise.phantom import synthesise
 from lesionwise.segmenter import AbstractSegmenter, Segmenter
@@ -67,6 +68,14 @@ def blind_to(model: AbstractSegmenter, channel: str) -> Segmenter:
     with torch.no_grad():
         first.weight[:, model.spec.channels.index(channel)] = 0.0
     return Segmenter(network.eval(), replace(model.spec, name=f"{model.spec.name}, blind to {channel}"))
+
+
+def seen_through(model: AbstractSegmenter, edge: int) -> AbstractSegmenter:
+    """The model, or each network of a cross-validated one, with another prediction window."""
+    if isinstance(model, CrossValidated):
+        parts = (Segmenter(part.network, replace(part.spec, window=(edge,) * 3)) for part in model.parts)
+        return replace(model, parts=tuple(parts))
+    return Segmenter(model.network, replace(model.spec, window=(edge,) * 3))
 
 
 def synthetic_patient(number: int) -> Case:
@@ -113,7 +122,7 @@ def main() -> None:
     options = {**OPTIONS, "modality": {"ig_steps": given.ig_steps}}
     if window := given.window or given.block or (None if given.data else 64):
         # One window covers the block: the run stays small, and fusion has tests of its own.
-        models = {name: Segmenter(m.network, replace(m.spec, window=(window,) * 3)) for name, m in models.items()}
+        models = {name: seen_through(m, window) for name, m in models.items()}
     folder, first = next(iter(models.items()))
     if given.data is None:
         cases: list[Any] = [partial(synthetic_patient, number) for number in range(given.patients)]

@@ -8,7 +8,7 @@ from known import Linear, found_scan_of
 from lesionwise.io.derivative import ScanFiles, read_why
 from lesionwise.report.why import why_words
 from lesionwise.why.columns import described
-from lesionwise.why.finished import write_why
+from lesionwise.why.finished import WrittenAs, write_why
 from lesionwise.why.lesions import Effort, why_scan
 from lesionwise.why.margin import MOST_PASSES
 
@@ -42,7 +42,7 @@ def test_the_cost_told_before_is_not_passed(scan, table):
 def test_the_table_is_written_whole_and_read_back(scan, table, tmp_path):
     files = ScanFiles(tmp_path, scan.case.name)
     assert read_why(files) is None
-    write_why(files, table, scan)
+    write_why(files, table, WrittenAs(scan.channels, "log-odds", "smoothgradmean", "0" * 16, 0.5))
     back = read_why(files)
     assert list(back.columns) == list(table.columns)
     words = why_words(back, int(table["lesion"].iloc[0]), scan.channels)

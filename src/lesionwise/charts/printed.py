@@ -12,6 +12,7 @@ _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _HATCHES = ("", "///", "...", "xxx")
 _BAR_ROOM = 0.26
+_SMALL = 8  # points: the smallest text of a figure, which a page shows at about its size
 
 
 def draw(chart: Chart) -> Any:
@@ -35,6 +36,7 @@ def draw(chart: Chart) -> Any:
         _draw_panel(ax, panel, figure, keyed=last)
     for ax in axes[len(chart.panels) :]:
         ax.set_visible(False)
+    _name_lines(figure, [ax for ax in axes if ax.get_visible()], columns_of_text=round(15 * width))
     title = textwrap.fill(chart.title, max(40, round(12 * width)))
     figure.suptitle(
         f"{title}\n{textwrap.fill(chart.sample, round(14 * width))}" if chart.sample else title, fontsize=10
@@ -66,11 +68,11 @@ def _draw_panel(ax: Any, panel: Panel, figure: Any, *, keyed: bool) -> None:
     for low, high, word in panel.spans:
         ax.axvspan(low, high, color="#888888", alpha=0.15, linewidth=0, zorder=0)
         middle = 0.5 * (max(low, (panel.x_limits or (low, high))[0]) + min(high, (panel.x_limits or (low, high))[1]))
-        ax.annotate(word, (middle, 0.01), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=7)
+        ax.annotate(word, (middle, 0.01), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=_SMALL)
     for position, label in panel.x_marks:
         ax.axvline(position, color="#444444", linewidth=0.8, linestyle=":")
         where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (-2, 0)}
-        ax.annotate(label, (position, 0.02), fontsize=7, rotation=90, va="bottom", ha="right", **where)
+        ax.annotate(label, (position, 0.02), fontsize=_SMALL, rotation=90, va="bottom", ha="right", **where)
     if panel.x_scale == "log":
         ax.set_xscale("log")
     if panel.y_scale == "log":
@@ -79,8 +81,29 @@ def _draw_panel(ax: Any, panel: Panel, figure: Any, *, keyed: bool) -> None:
         ax.set_xlim(*panel.x_limits)
     if panel.y_limits:
         ax.set_ylim(*panel.y_limits)
-    if any(isinstance(mark, Line) and mark.label for mark in panel.marks):
-        ax.legend(fontsize=7, frameon=False)
+
+
+def _name_lines(figure: Any, axes: list[Any], *, columns_of_text: int) -> None:
+    """Which line is which, below the axes and never over what they show: once where all panels agree, else per panel."""
+    keys: dict[str, Any] = {}
+    agree = True
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            known = keys.setdefault(label, handle)
+            agree &= _style(known) == _style(handle)
+    style: dict[str, Any] = {"fontsize": _SMALL, "frameon": False}
+    if keys and agree:
+        each = max(len(label) for label in keys) + 8
+        order = max(1, min(len(keys), columns_of_text // each))
+        figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=order, **style)
+    elif keys:
+        for ax in axes:
+            if ax.get_legend_handles_labels()[1]:
+                ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), **style)
+
+
+def _style(line: Any) -> tuple[Any, ...]:
+    return line.get_color(), line.get_linestyle(), line.get_marker()
 
 
 def _name_places(ax: Any, names: list[str]) -> None:
@@ -130,7 +153,7 @@ def _draw_bars(ax: Any, bars: list[Bar], *, horizontal: bool) -> None:
         if np.isfinite(bar.low):
             ax.plot(*ends, color="black", linewidth=1)
     if horizontal:
-        ax.set_yticks(range(len(labels)), labels, fontsize=8)
+        ax.set_yticks(range(len(labels)), labels, fontsize=_SMALL)
         ax.invert_yaxis()
         ax.axvline(0, color="#888888", linewidth=0.7)
     else:
@@ -144,7 +167,12 @@ def _draw_bars(ax: Any, bars: list[Bar], *, horizontal: bool) -> None:
             colour = next(b.colour for b in bars if b.series == name) or series_colour(which)
             keys.append(Patch(facecolor=colour, hatch=_HATCHES[which % 4], edgecolor="white", label=name))
         ax.legend(
-            handles=keys, fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.0), ncols=len(series)
+            handles=keys,
+            fontsize=_SMALL,
+            frameon=False,
+            loc="upper center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=len(series),
         )
         low, high = ax.get_ylim()
         ax.set_ylim(low, high + 0.15 * (high - low))
@@ -159,6 +187,6 @@ def _draw_heat(ax: Any, mark: Heat, figure: Any, *, keyed: bool) -> None:
     for (row, column), value in np.ndenumerate(mark.values):
         if np.isfinite(value):
             colour = "black" if value > middle else "white"
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=_SMALL, color=colour)
     if keyed or mark.limits is None:
         figure.colorbar(image, ax=ax, label=mark.label)

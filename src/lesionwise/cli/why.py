@@ -6,12 +6,9 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from lesionwise.api import resolve_device
 from lesionwise.cli import options as o
 from lesionwise.cli.console import reporting
-from lesionwise.errors import InputError
-from lesionwise.io.derivative import ScanFiles, list_scans
-from lesionwise.models.zoo import load_model
+from lesionwise.cli.spread import Spread, tell_left_out
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -34,32 +31,40 @@ def why(
             help="Noise draws of every map with which other networks, the mirror image and other noise are asked (0: not asked).",
         ),
     ] = 0,
+    resume: o.Resume = True,
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
     model: o.Model = "builtin",
     trust: o.Trust = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the scan's report again.")] = True,
 ) -> None:
-    """Say what would have changed the network's mind about each lesion: margins, surroundings, anatomical Shapley."""
-    from lesionwise.why.anatomy import FILLS
-    from lesionwise.why.finished import finished_scan, write_why
-    from lesionwise.why.lesions import Effort, why_scan
+    """Say what would have changed the network's mind about each lesion: margins, surroundings, anatomical Shapley.
 
-    names = list_scans(out)
-    if not names:
-        raise InputError(f"Expected finished scans in {out}, found none: run explain or study first.")
-    where = resolve_device(device)
-    segmenter = load_model(model, trust=trust, device=where)
+    Lesions are shared out over --workers and kept as they are finished. Exit code 3: some scans were left out, with the reasons.
+    """
+    from lesionwise import __version__
+    from lesionwise.cohort import CohortRunner
+    from lesionwise.models.reference import ModelRef
+    from lesionwise.why.anatomy import FILLS
+    from lesionwise.why.lesions import Effort
+    from lesionwise.why.run import WhyPlan, run_why
+
+    spread = Spread(workers, scheduler)
+    where = spread.device(device)
     effort = Effort(evaluations, FILLS[:fills], stability)
     with reporting() as reporter:
-        for name in names:
-            scan = finished_scan(out, name, segmenter, lesions=lesions, device=where)
-            table = why_scan(scan, effort=effort, progress_fn=reporter.step, say=reporter.say)
-            write_why(ScanFiles(out, name), table, scan)
-            if report and len(names) == 1:
+        plan = WhyPlan(out.resolve(), ModelRef.of(model, trust=trust), lesions, effort, where)
+        engine = spread.engine(where, sees=[out], writes=out)
+        runner = CohortRunner(engine, resume=resume, progress_fn=reporter.step, announce_fn=reporter.say)
+        found = run_why(plan, runner=runner, version=__version__, say=reporter.say)
+        for name, table in found.items():
+            if report and len(found) == 1:
                 from lesionwise.report.page import write_scan_report
 
                 reporter.say(f"Report: {write_scan_report(out, name, out / 'report.html')}")
             typer.echo(summary(name.stem, table))
+    tell_left_out(sorted(runner.left_out.items()))
 
 
 def summary(scan: str, table: pd.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
@@ -86,7 +86,27 @@ def match_lesions(
     return Matching(instances, int((real & ~missed & ~overlap.reference_met(at_least_vox=least)).sum()))
 
 
-def select(instances: list[Instance], lesions: str, *, seed: int = 0) -> list[Instance]:
+@runtime_checkable
+class Listed(Protocol):
+    """What picking lesions needs to know of each: an `Instance`, or a row of a scan's table."""
+
+    @property
+    def label(self) -> int: ...
+
+    @property
+    def n_voxels(self) -> int: ...
+
+    @property
+    def outcome(self) -> str | None: ...
+
+    @property
+    def source(self) -> str: ...
+
+
+One = TypeVar("One", bound=Listed)
+
+
+def select(instances: list[One], lesions: str, *, seed: int = 0) -> list[One]:
     """Picks lesions as people ask for them: `all`, `largest:5`, `drawn:9`, or numbers such as `1,4`; order is kept.
 
     `largest` and `drawn` count lesions; control regions, which someone asked for by number, come along. `drawn` takes
@@ -131,13 +151,13 @@ def read_selection(lesions: str) -> tuple[str, set[int]]:
         ) from None
 
 
-def _largest(instances: list[Instance], count: int) -> list[Instance]:
+def _largest(instances: list[One], count: int) -> list[One]:
     return sorted(instances, key=lambda one: (-one.n_voxels, one.label))[:count]
 
 
-def _drawn(instances: list[Instance], count: int, seed: int) -> list[Instance]:
+def _drawn(instances: list[One], count: int, seed: int) -> list[One]:
     """One of each outcome in turn, each outcome in a random order of its own, until there are `count`."""
-    ranked: list[tuple[int, int, Instance]] = []
+    ranked: list[tuple[int, int, One]] = []
     for number, outcomes in enumerate((("TP", "US", None), ("FP",), ("FN",))):
         alike = [one for one in instances if one.outcome in outcomes]
         order = np.random.default_rng([seed, 31, number]).permutation(len(alike))

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lesionwise.errors import InputError
 from lesionwise.geometry.volume import ScanName
 from lesionwise.instances.matching import select
 from lesionwise.io.cases import read_case
-from lesionwise.io.derivative import WHY_WORDS, ScanFiles, write_json, write_table
+from lesionwise.io.derivative import WHY_WORDS, ScanFiles, ScanOutput, write_json, write_table
 from lesionwise.io.masks import ReferenceRule
 from lesionwise.io.written import read_sound_scan
 from lesionwise.segmenter import AbstractSegmenter
@@ -41,7 +41,14 @@ def explain_why(
     wanted = tuple(one.label for one in chosen)
     scan = Scan(model.for_case(explained.case), explained, settings.device, wanted)
     table = why_scan(scan, effort=effort, progress_fn=progress_fn, say=say)
-    write_why(ScanFiles(Path(out), explained.case.name), table, scan)
+    kept = WrittenAs(
+        scan.channels,
+        target_named(settings.target).unit,
+        settings.method.name,
+        str(explained.model["Fingerprint"]),
+        scan.threshold,
+    )
+    write_why(ScanFiles(Path(out), explained.case.name), table, kept)
     return table
 
 
@@ -81,25 +88,56 @@ def finished_scan(out: Path, name: ScanName, model: AbstractSegmenter, *, lesion
 
 def settings_of(out: Path) -> Settings:
     """The settings in an output folder's `config.toml`, but for method and device."""
-    path = Path(out) / "config.toml"
+    saved = _config(out, "settings")
+    names = {one.name for one in fields(Settings)} - set(_NOT_SAVED)
     try:
-        saved: dict[str, Any] = dict(tomllib.loads(path.read_text(encoding="utf-8")).get("settings", {}))
-        names = {one.name for one in fields(Settings)} - set(_NOT_SAVED)
         return Settings(**{key: value for key, value in saved.items() if key in names})
+    except (ValueError, TypeError) as error:
+        raise _unreadable(out) from error
+
+
+def _config(out: Path, table: str) -> dict[str, Any]:
+    """One table of `config.toml`."""
+    try:
+        return dict(tomllib.loads((Path(out) / "config.toml").read_text(encoding="utf-8")).get(table, {}))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"Expected the settings of the run in {path}, but they cannot be read.") from error
+        raise _unreadable(out) from error
 
 
-def write_why(files: ScanFiles, table: pd.DataFrame, scan: Scan) -> None:
+def _unreadable(out: Path) -> InputError:
+    return InputError(f"Expected the settings of the run in {Path(out) / 'config.toml'}, but they cannot be read.")
+
+
+@dataclass(frozen=True)
+class WrittenAs:
+    """What a scan was explained with, as its rows of the cohort's table are known by."""
+
+    channels: tuple[str, ...]
+    unit: str
+    method: str
+    fingerprint: str
+    threshold: float
+
+    @classmethod
+    def of(cls, output: ScanOutput) -> "WrittenAs":
+        """Of a finished scan. Raises InputError if its run's settings cannot be read."""
+        out, facts = output.files.out, output.facts
+        return cls(
+            output.channels,
+            target_named(settings_of(out).target).unit,
+            str(_config(out, "method").get("name", Settings().method.name)),
+            str(facts["Model"]["Fingerprint"]),
+            float(facts["Threshold"]),
+        )
+
+
+def write_why(files: ScanFiles, table: pd.DataFrame, kept: WrittenAs) -> None:
     """`<stem>_why.tsv` and its sidecar, and the numbers among its columns into the cohort's table."""
-    columns = described(scan.channels, unit=target_named(scan.explained.settings.target).unit)
+    columns = described(kept.channels, unit=kept.unit)
     sidecar: dict[str, Any] = {name: columns[name] for name in table.columns}
-    sidecar["Model"] = {"Fingerprint": scan.explained.model["Fingerprint"], "Threshold": scan.threshold}
+    sidecar["Model"] = {"Fingerprint": kept.fingerprint, "Threshold": kept.threshold}
     files.why_table.with_suffix(".json").unlink(missing_ok=True)
     write_table(files.why_table, table)
     write_json(files.why_table.with_suffix(".json"), sidecar)
     numbers = table.drop(columns=[name for name in WHY_WORDS if name in table]).astype(float).astype({"lesion": int})
-    settings = scan.explained.settings
-    write_columns(
-        files.out, files.name, numbers, model=str(scan.explained.model["Fingerprint"]), method=settings.method.name
-    )
+    write_columns(files.out, files.name, numbers, model=kept.fingerprint, method=kept.method)

@@ -108,13 +108,29 @@ def why_scan(
     """
     chosen = [one for one in (scan.chosen if lesions is None else lesions) if one.outcome != "TN"]
     if say is not None and chosen:
-        say(_cost(scan, chosen, effort))
+        say(cost_of(scan, chosen, effort))
     rows = []
     for number, instance in enumerate(chosen):
         rows.append(row_of(why_lesion(scan, instance, effort=effort), scan.channels))
         if progress_fn is not None:
             progress_fn("why", number + 1, len(chosen))
     return pd.DataFrame(rows, columns=None if rows else ["lesion", "outcome"])
+
+
+def cost_of(scan: Scan, chosen: Sequence[Instance], effort: Effort) -> str:
+    """What is about to be spent, from one timed pass of the first lesion's windows."""
+    question = Question.about(scan, chosen[0])
+    begun = time.perf_counter()
+    question.ask_plainly(question.base)
+    seconds = (time.perf_counter() - begun) / max(len(question.probe.windows), 1)
+    passes = effort.passes(len(scan.channels))
+    windows = sum(len(Question.about(scan, one).probe.windows) for one in chosen)
+    minutes = passes * windows * seconds / 60
+    stability = f" Whether it is stable: maps of {effort.stability} draws besides." if effort.stability else ""
+    return (
+        f"Why: up to {passes} changed scans for each of {len(chosen)} lesions, {windows} windows in all, at most "
+        f"{minutes:.0f} min if every pass were run whole.{stability}"
+    )
 
 
 def row_of(why: Why, channels: Sequence[str]) -> dict[str, Any]:
@@ -155,19 +171,3 @@ def _shares(anatomy: AnatomicalShapley, channels: Sequence[str]) -> dict[str, An
     row["shapley_total"], row["shapley_exact"] = anatomy.total, anatomy.exact
     row["shapley_leading"] = " ".join(anatomy.leading)
     return row
-
-
-def _cost(scan: Scan, chosen: Sequence[Instance], effort: Effort) -> str:
-    """What is about to be spent, from one timed pass of the first lesion's windows."""
-    question = Question.about(scan, chosen[0])
-    begun = time.perf_counter()
-    question.ask_plainly(question.base)
-    seconds = (time.perf_counter() - begun) / max(len(question.probe.windows), 1)
-    passes = effort.passes(len(scan.channels))
-    windows = sum(len(Question.about(scan, one).probe.windows) for one in chosen)
-    minutes = passes * windows * seconds / 60
-    stability = f" Whether it is stable: maps of {effort.stability} draws besides." if effort.stability else ""
-    return (
-        f"Why: up to {passes} changed scans for each of {len(chosen)} lesions, {windows} windows in all, at most "
-        f"{minutes:.0f} min if every pass were run whole.{stability}"
-    )

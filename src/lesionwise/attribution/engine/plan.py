@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-
 from lesionwise.attribution.engine.allocation import FEWEST_UNITS, full_draws
 from lesionwise.attribution.engine.cost import Cost, dense_cost, local_cost
 from lesionwise.attribution.engine.method import AbstractMethod
+from lesionwise.attribution.engine.moments import GROUPS
 from lesionwise.attribution.engine.options import RunOptions
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
@@ -19,7 +18,6 @@ from lesionwise.geometry.box import Box
 from lesionwise.norms import can_be_held, is_held
 from lesionwise.segmenter import MeanOfViews
 
-_MAPS_PER_LESION = 9  # mean, squares and five groups, the draw, and what a reduction copies
 _DEFAULT_MEMORY = 4 << 30
 
 
@@ -92,7 +90,8 @@ def plan_sites(scene: Scene, sites: Sequence[Site], method: AbstractMethod, opti
     ways = _Ways("exact" if options.statistics in ("auto", "split") else options.statistics, Cost())
     if reached:
         typical = reached[usual([len(site.voxels) for site in reached])]
-        chosen = partial(_ways, scene, typical, method, options, budget - _bytes(scene, typical))
+        own = _maps_held(method.draws_per_lesion) * _bytes(scene, typical)
+        chosen = partial(_ways, scene, typical, method, options, budget - own)
         ways = Workload().run(chosen, scene.grid.window)
     return _plan(scene, sites, method, ways, budget)
 
@@ -162,8 +161,8 @@ def _plan(scene: Scene, sites: Sequence[Site], method: AbstractMethod, ways: _Wa
     main, full = ways.main, ways.full
     linear = scene.target.is_linear(scene.spec)
     needed = max(main.peak_bytes(main.batch), 0 if full is None else full.peak_bytes(full.batch))
-    maps = 1 if full is None else 2
-    groups = grouped(sites, scene, budget=budget - needed, shared=method.shares_draws, maps=maps)
+    maps = _maps_held(method.draws_per_lesion) + (0 if full is None else _maps_held(ways.full_draws))
+    groups = grouped(sites, scene, budget=budget - needed, maps=maps, shared=method.shares_draws)
     by_number = {site.number: site for site in sites}
     views = scene.views_per_draw or scene.runner.views
     learning, forwards, backwards = 0, 0, 0
@@ -224,7 +223,7 @@ def _cheaper(ways: _Ways, scene: Scene, views: int, seconds: float, learning_s: 
 
 
 def grouped(
-    sites: Sequence[Site], scene: Scene, *, budget: int, shared: bool = True, maps: int = 1
+    sites: Sequence[Site], scene: Scene, *, budget: int, maps: int, shared: bool = True
 ) -> tuple[tuple[int, ...], ...]:
     """Site numbers in groups whose maps (so many per site) fit into `budget` bytes, lesions of the same windows together."""
     if not shared:
@@ -254,9 +253,15 @@ def _seeds(method: AbstractMethod, site: Site) -> int:
     return -(-voxels // method.voxels_per_seed)
 
 
+def _maps_held(draws: int) -> int:
+    """Maps that one lesion holds: the draw, what a reduction copies, mean, sums of groups; squares from two draws on."""
+    return 3 + min(draws, GROUPS) + (draws > 1)
+
+
 def _bytes(scene: Scene, site: Site) -> int:
+    """Of one map."""
     box: Box = site.box
-    return int(_MAPS_PER_LESION * len(scene.padded) * np.prod(box.shape, dtype=np.int64)) * scene.padded.element_size()
+    return len(scene.padded) * math.prod(box.shape) * scene.padded.element_size()
 
 
 def _count(number: int, what: str) -> str:

@@ -20,7 +20,8 @@ def out(cohort, network, tmp_path_factory):
 @pytest.fixture
 def why(out, network, capsys):
     def call(*extra):
-        code = main(["why", str(out), "--model", str(network), "--evaluations", "0", "--lesions", "largest:2", "--no-report", *extra])
+        asked = ["--evaluations", "0", "--lesions", "largest:2", "--no-report"]
+        code = main(["why", str(out), "--model", str(network), *asked, *extra])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -38,7 +39,7 @@ def test_two_processes_say_what_one_does_and_what_is_finished_is_kept(why, out):
     assert said.count("lesions,") == 2
     alone = tables(out)
     assert set(alone["outcome"]) == {"FN"}
-    assert read_cohort(out)["why_passes"].notna().all()  # beside the rows of the method that explained
+    assert read_cohort(out)["why_passes"].notna().sum() == len(alone)  # beside the rows of the method that explained
     _, _, told = why("--device", "cpu")
     assert f"{len(alone)} of {len(alone)} parts of scans are finished already" in told
     code, _, _ = why("--device", "cpu", "--workers", "2", "--no-resume")

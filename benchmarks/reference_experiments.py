@@ -112,12 +112,13 @@ def main() -> None:
     parser.add_argument("--reduce", default="mean", choices=("mean", "max"))
     parser.add_argument("--max-voxels", type=int, default=16, help="lesion voxels that a maximum looks at")
     parser.add_argument("--ig-steps", type=int, default=8, help="of Integrated Gradients; 0 leaves them out")
+    parser.add_argument("--seed", type=int, default=1, help="of lesions drawn, control regions and noise")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=list(OPTIONS), choices=list(OPTIONS))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     method = SmoothGrad(n_samples=given.samples, reduce=given.reduce, max_voxels=given.max_voxels)
-    settings = Settings(method=method, lesions=given.lesions, controls=given.controls, seed=1)
+    settings = Settings(method=method, lesions=given.lesions, controls=given.controls, seed=given.seed)
     models = load_models(given.model)
     options = {**OPTIONS, "modality": {"ig_steps": given.ig_steps}}
     if window := given.window or given.block or (None if given.data else 64):

@@ -1,12 +1,13 @@
 """Healthy tissue in place of a lesion: what the scan might have looked like without it.
 
-Inside the mask the image becomes u = m + t, in all channels at once:
+Inside the mask the image becomes u = m + s t, in all channels at once:
 
-- m, the local mean of healthy tissue: a Gaussian-weighted average of the healthy voxels around;
-- t, texture, drawn given what lies around: a piece of the healthy residual image - m from elsewhere in the scan (the donor,
-  a random one of the nearest that fit), corrected so that it continues what is known at the mask's border. The correction is
+- m, the local mean of healthy tissue: a Gaussian-weighted average of the healthy voxels around, and how much tissue of the
+  same depth in white matter differs from it (at the edge voxels are shared with other tissue); s, the spread at that depth;
+- t, texture, drawn given what lies around: a piece of the healthy residual (image - m) / s from elsewhere in the scan (the
+  donor, a random one of the nearest that fit), corrected so that it continues what is known at the mask's border: by
   the kriging of the difference there, k = C_uk C_kk^-1 (known - donor), with C the covariance of the healthy residual over
-  space and channels: for a Gaussian texture m + donor + k is an exact draw given its surroundings (Galerne 2017). Voxels at
+  space and channels: for a Gaussian texture m + s (donor + k) is an exact draw given its surroundings (Galerne 2017). Voxels at
   the border that lie more than three standard deviations from healthy tissue are another tissue's and are not continued:
   beside a ventricle the fill ends in an edge, as tissue does, and does not run into the fluid.
 
@@ -41,6 +42,12 @@ _SEARCH_MM = 24.0
 """How far around a mask donors of texture are looked for, and its covariance is estimated."""
 _RING_VOX = 2
 """Width of the border that the texture continues."""
+_DEPTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Depths in white matter, in edges of the smallest voxel side, at which healthy tissue is described; linear in between."""
+_ENOUGH_AT_DEPTH = 20
+"""Healthy voxels, by weight, below which a depth is not described by its own."""
+_SOFTER = 0.7
+"""Width, in the same edges, of the Gaussian that takes the steps of a voxelwise depth out of the mean."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +133,50 @@ def _fill(
         return _seam(values, part, voxel_mm=scale.voxel_mm, seam_mm=np.inf)
     base = local_mean(values, healthy, sigma_vox=scale.sigma_vox)
     residual = values - base
-    limit = _LIMIT_SD * residual[:, healthy].std(axis=1)[:, None, None, None]
     if rng is not None:
-        shift = residual[:, healthy].mean(axis=1)[:, None, None, None]
-        known = ndimage.binary_dilation(part, iterations=_RING_VOX) & ~part & np.all(np.abs(residual) <= limit, axis=0)
-        found = continued_texture(residual - shift, part, known, healthy, rng=rng, voxel_mm=scale.voxel_mm)
-        return base[:, part] + shift[:, 0, 0] + found
+        mean, spread = _by_depth(residual, healthy, part, scale.voxel_mm)
+        texture = (residual - mean) / spread
+        is_tissue = np.all(np.abs(texture) <= _LIMIT_SD, axis=0)
+        known = ndimage.binary_dilation(part, iterations=_RING_VOX) & ~part & is_tissue
+        found = continued_texture(texture, part, known, healthy, rng=rng, voxel_mm=scale.voxel_mm)
+        return (base + mean)[:, part] + spread[:, part] * found
+    limit = _LIMIT_SD * residual[:, healthy].std(axis=1)[:, None, None, None]
     missing = np.clip(residual, -limit, limit)
     return base[:, part] + _seam(missing, part, voxel_mm=scale.voxel_mm, seam_mm=scale.seam_mm)
+
+
+def _by_depth(
+    residual: Float[np.ndarray, "channels i j k"], healthy: MaskArray, part: MaskArray, voxel_mm: Millimetres
+) -> tuple[Float[np.ndarray, "channels i j k"], Float[np.ndarray, "channels i j k"]]:
+    """Mean and standard deviation of the healthy residual at every voxel's depth in white matter.
+
+    `part`, and holes such as other lesions, count as white matter.
+    """
+    finest = min(voxel_mm)
+    white = np.pad(ndimage.binary_fill_holes(healthy | part), 1, constant_values=True)
+    inner = (slice(1, -1),) * 3
+    if white.all():  # nothing to be deep in
+        depth = np.full(part.shape, _DEPTHS[-1])
+    else:
+        depth = ndimage.distance_transform_edt(white, sampling=voxel_mm)[inner] / finest
+    at = np.minimum(depth[healthy], _DEPTHS[-1])
+    weights = np.maximum(1.0 - np.abs(at[:, None] - np.array(_DEPTHS)), 0.0)
+    number = weights.sum(axis=0)
+    told = number >= _ENOUGH_AT_DEPTH
+    mean = np.empty_like(residual)
+    spread = np.empty_like(residual)
+    softer = [_SOFTER * finest / size for size in voxel_mm]
+    for channel, own in enumerate(residual):
+        values = own[healthy]
+        overall = float(values.std()) or 1.0
+        mean[channel], spread[channel] = values.mean(), overall
+        if told.sum() > 1:
+            middle = (weights * values[:, None]).sum(axis=0)[told] / number[told]
+            squares = (weights * values[:, None] ** 2).sum(axis=0)[told] / number[told]
+            depths, widths = np.array(_DEPTHS)[told], np.sqrt(np.maximum(squares - middle**2, (1e-3 * overall) ** 2))
+            mean[channel] = ndimage.gaussian_filter(np.interp(depth, depths, middle), softer)
+            spread[channel] = np.interp(depth, depths, widths)
+    return mean, spread
 
 
 def _seam(

@@ -21,6 +21,8 @@ _NEAREST = 64
 """Donors that are looked at: the nearest that fit."""
 _ALIKE = 8
 """Those of them that agree best with what is known, of which one is drawn."""
+_SPREAD_COUNTS = 4.0
+"""Weight of a donor's spread beside its pattern: a spread off by a factor e counts as much as this many squared SD a voxel."""
 _DONORS = 6
 """Donors that are put together where none fits as a whole."""
 _NEARLY = 0.95
@@ -86,7 +88,7 @@ def _donated(
         shifts = np.argwhere(covered >= covered.max() * (1.0 if whole else _NEARLY)) - low
         near = shifts[np.argsort(np.linalg.norm(shifts * np.asarray(voxel_mm), axis=1), kind="stable")[:_NEAREST]]
         at = voxels[known[tuple(voxels.T)]]
-        wrong = [((residual[(slice(None), *(at + d).T)] - residual[(slice(None), *at.T)]) ** 2).sum() for d in near]
+        wrong = [_disagreement(residual[(slice(None), *(at + d).T)], residual[(slice(None), *at.T)]) for d in near]
         alike = near[np.argsort(wrong, kind="stable")[:_ALIKE]]
         donors = voxels + alike[rng.integers(len(alike))]
         fits = healthy[tuple(donors.T)]
@@ -95,6 +97,18 @@ def _donated(
     if left.any():
         texture[:, left] = _texture(residual, healthy, rng=rng)[:, left]
     return texture
+
+
+def _disagreement(donor: Float[np.ndarray, "channels n"], here: Float[np.ndarray, "channels n"]) -> float:
+    """How badly a donor fits what is known, in pattern and in spread.
+
+    Plain squared differences would prefer donors in which little happens.
+    """
+    if not here.shape[1]:
+        return 0.0
+    spreads = [np.maximum(x.std(axis=1, keepdims=True), 1e-9) for x in (donor, here)]
+    pattern = ((donor / spreads[0] - here / spreads[1]) ** 2).sum()
+    return float(pattern + _SPREAD_COUNTS * here.shape[1] * (np.log(spreads[0] / spreads[1]) ** 2).sum())
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,14 +27,20 @@ def finding():
             flat = np.where(INSIDE, real[:, RING].mean(axis=1)[:, None, None, None], real)
             for fill, image in (("real", real), ("painted", field(rng)), ("flat", flat)):
                 facts = {"subject": f"{patient}", "scan": f"{patient}", "lesion": region, "outcome": "TN", "fill": fill}
-                rows.append(facts | texture(image, INSIDE, RING, channels=("FLAIR", "T1w")))
+                found = texture(image, INSIDE, RING, channels=("FLAIR", "T1w"))
+                rows.append(facts | {"part": "region"} | found)
+                if fill == "painted":  # where its white matter would be told apart
+                    found = texture(flat, INSIDE, RING, channels=("FLAIR", "T1w"))
+                rows.append(facts | {"part": "white matter"} | found)
     return fill_finding(pd.DataFrame(rows), np.random.default_rng(1))
 
 
 def test_tissue_of_the_same_kind_is_not_told_apart_and_flat_tissue_is(finding):
-    found = finding.tables["fills"].set_index("fill")["auc"]
-    assert abs(found["painted"] - 0.5) < 0.15
-    assert found["flat"] > 0.95
+    found = finding.tables["fills"].set_index(["fill", "part"])["auc"]
+    assert abs(found["painted", "region"] - 0.5) < 0.15
+    assert found["flat", "region"] > 0.95
+    assert found["painted", "white matter"] > 0.95
+    assert "Painted tissue against real tissue (white matter alone): AUC" in finding.text
     assert "Flat tissue against real tissue: AUC" in finding.text
     assert "told apart, most by" in finding.text
 
@@ -44,7 +50,8 @@ def test_every_control_is_compared_as_it_is_and_filled():
     assert set(rows["fill"]) == {"real", "painted", "smooth", "flat"}
     assert rows.groupby("lesion")["fill"].nunique().eq(4).all()
     assert np.isfinite(rows.select_dtypes("number").to_numpy()).all()
-    spread = rows.set_index(["lesion", "fill"])["FLAIR_spread"].unstack()
+    assert set(rows["part"]) == {"region", "white matter"}
+    spread = rows[rows["part"] == "region"].set_index(["lesion", "fill"])["FLAIR_spread"].unstack()
     assert (spread["flat"] < spread["smooth"]).all()
     assert (spread["smooth"] < spread["real"]).all()
 

@@ -57,11 +57,13 @@ def test_what_takes_no_part_in_the_verdict_is_told_apart():
     features = {COMMON[0].name: vars(COMMON[0].phrased())}
     judged = {"triage_verdict": "probably false", "triage_p_false": 0.834, "triage_reasons": json.dumps(handed)}
     verdict = Verdict.of(judged, features)
-    assert (verdict.said, verdict.certainty, verdict.against) == (
+    assert (verdict.said, verdict.certainty, verdict.lead) == (
         "probably false",
         "83 % likely",
-        "typical true lesions",
+        "Unlike typical true lesions",
     )
+    doubted = Verdict.of({**judged, "triage_verdict": "keep"}, features)
+    assert (doubted.said, doubted.lead) == ("not sure enough to call it false", "Still, unlike typical false lesions")
     assert verdict.reasons == ("its probability is lower (mean 0.6; usual: 0.9)",)
     assert verdict.seen[1:] == ("the network relied on FLAIR (80 % of the map, 25 % of that inside the lesion)",)
     for hint in ("thin and long", "lines deep fluid", "smaller than 20 mm³"):

@@ -24,6 +24,8 @@ FILLS: tuple[Fill, ...] = ("painted", "smooth", "flat")
 TOLD = 0.6
 """AUC up to which painted tissue counts as not told apart."""
 RING_VOX = 3
+FEWEST_VOX = 8
+"""Voxels, in the region and around it, below which there is no texture to speak of."""
 FOLDS = 5
 TREES = 200
 MIN_PATIENTS = 2
@@ -33,8 +35,10 @@ def fill_rows(scan: Scan, *, fills: Sequence[Fill] = FILLS) -> pd.DataFrame:
     """For every control region (`--controls`) one row as it is and one for each way to fill it.
 
     A control is a lesion's shape in healthy white matter at the lesion's depth, so that the truth under the fill is known.
-    Region and `RING_VOX` voxels around are compared on the network's grid, as the network sees them.
-    Columns: `fill` ("real" or a way), `size_vox`, `lesion` (the control's number), and the features of `texture`.
+    Region and `RING_VOX` voxels around are compared on the network's grid, as the network sees them; once as they are, once
+    their white matter alone, since a region that is as wide as a lesion with its blurred rim takes other tissue along.
+    Columns: `fill` ("real" or a way), `part` ("region" or "white matter"), `size_vox`, `lesion` (the control's number), and
+    the features of `texture`.
     """
     rows: list[dict[str, Any]] = []
     for instance in scan.instances:
@@ -46,10 +50,13 @@ def fill_rows(scan: Scan, *, fills: Sequence[Fill] = FILLS) -> pd.DataFrame:
         box = Box.around(np.argwhere(mask | ring), margin=0, shape=triple(mask.shape))
         here = (slice(None), *box.slices)
         facts = {"lesion": instance.label, "outcome": "TN", "size_vox": int(mask.sum())}
+        masks = {part: (mask & of, ring & of) for part, of in (("region", True), ("white matter", probe.healthy))}
         for name, image in [("real", probe.base), *_filled(scan, probe, instance.label, mask, ring, fills)]:
             values = image[here].cpu().numpy().astype(np.float64)
-            found = texture(values, mask[box.slices], ring[box.slices], channels=scan.channels)
-            rows.append({**facts, "fill": name, **found})
+            for part, (inside, around) in masks.items():
+                if min(inside.sum(), around.sum()) >= FEWEST_VOX:
+                    found = texture(values, inside[box.slices], around[box.slices], channels=scan.channels)
+                    rows.append({**facts, "fill": name, "part": part, **found})
     return keyed(scan, rows)
 
 
@@ -109,22 +116,26 @@ def fill_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
     if not len(rows):
         return Finding("No control region was placed. Ask for them with --controls.")
     features = [name for name in rows if name.endswith(_ENDINGS)]
-    real = rows[rows["fill"] == "real"]
+    rows = rows if "part" in rows else rows.assign(part="region")
+    real = rows[(rows["fill"] == "real") & (rows["part"] == "region")]
     if real["subject"].nunique() < MIN_PATIENTS:
         return Finding(f"{patients_note(real)}: at least {MIN_PATIENTS} patients are needed to learn on others.")
     table, bars = [], []
-    for number, fill in enumerate(dict.fromkeys(rows["fill"])):
-        if fill == "real":
-            continue
-        own = pd.concat([real, rows[rows["fill"] == fill]], ignore_index=True)
+    asked = [(fill, "region") for fill in dict.fromkeys(rows["fill"]) if fill != "real"]
+    if "white matter" in set(rows["part"]):
+        asked.insert(1, (asked[0][0], "white matter"))
+    for number, (fill, part) in enumerate(asked):
+        own = rows[(rows["part"] == part) & rows["fill"].isin(["real", fill])].reset_index(drop=True)
         own["score"] = _unseen(own, features, seed=int(rng.integers(2**31)))
         found = _told_apart(own)
-        bars.append(Bar(str(fill), found.estimate, found.low, found.high, series_colour(number)))
+        name = fill if part == "region" else f"{fill}, {part} alone"
+        bars.append(Bar(name, found.estimate, found.low, found.high, series_colour(number)))
         table.append(
             {
                 "fill": fill,
-                "regions": len(real),
-                "patients": real["subject"].nunique(),
+                "part": part,
+                "regions": int((own["fill"] == fill).sum()),
+                "patients": own["subject"].nunique(),
                 "auc": found.estimate,
                 "auc_low": found.low,
                 "auc_high": found.high,
@@ -135,13 +146,15 @@ def fill_finding(rows: pd.DataFrame, rng: np.random.Generator) -> Finding:
     for row, bar in zip(table, bars, strict=True):
         one = Interval(bar.value, bar.low, bar.high, int(row["patients"]))
         ending = "not told apart" if bar.value <= TOLD else f"told apart, most by {row['most_telling']}"
-        sentences.append(f"{str(row['fill']).capitalize()} tissue against real tissue: AUC {one}, {ending}.")
+        where = "" if row["part"] == "region" else f" ({row['part']} alone)"
+        sentences.append(f"{str(row['fill']).capitalize()} tissue against real tissue{where}: AUC {one}, {ending}.")
     chart = Chart(
         "fills",
         "Can painted tissue be told from real tissue?",
         (Panel("AUC, patients not seen", "0.5: not at all", "", bars, horizontal=True),),
         f"Trees on features of texture, {FOLDS} folds of patients. Painted: what counterfactuals use; smooth: the same without "
-        "texture; flat: one value. Lines: 95 % over patients (six or more).",
+        "texture; flat: one value. A region takes a lesion's blurred rim along, and other tissue with it; its white matter alone "
+        "is what is painted. Lines: 95 % over patients (six or more).",
         sample=patients_note(real),
     )
     return Finding(" ".join(sentences), (chart,), {"fills": pd.DataFrame(table)})

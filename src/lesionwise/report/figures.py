@@ -147,7 +147,8 @@ def _draw(
     _colour_bar(figure, saliency, scale, (0.885, bottom + 0.08 * (top - bottom), 0.018, 0.84 * (top - bottom)))
     mm = scene.affine[:3, :3] @ voxel + scene.affine[:3, 3]
     place = ", ".join(number(round(float(value), 1), 4) for value in mm)
-    title = f"{scene.name.stem}, lesion {label}, at ({place}) mm"
+    what = "control region" if row.get("outcome") == "TN" else "lesion"
+    title = f"{scene.name.stem}, {what} {label}, at ({place}) mm"
     figure.text(left, 1 - 0.17 / height, title, fontsize=10, weight="bold", va="center")
     figure.text(left, 1 - 0.33 / height, _told(scene, row, saliency, limit), fontsize=8, va="center")
 

@@ -75,6 +75,8 @@ def _paragraph(result: Any, saliency: SaliencyMap | None) -> str:
         return f"<p>{escape(unmeasured(method_words(str(saliency.provenance.get('Method', ''))), None))}</p>"
     columns = [c for channel in saliency.channels if (c := f"effect_in_{channel}") in result.lesions]
     mapped = result.lesions[result.lesions["lesion"].isin(list(result.maps))]
+    lesions = mapped[mapped["outcome"] != "TN"]
+    mapped = lesions if len(lesions) else mapped
     strength = (
         mapped[columns].apply(pd.to_numeric, errors="coerce").abs().max(axis=1) if columns else pd.Series(dtype=float)
     )

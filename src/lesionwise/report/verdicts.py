@@ -35,13 +35,13 @@ _EVEN = 0.5
 class Verdict:
     """What triage says of one lesion.
 
-    `said` is the verdict, `certainty` the probability of being false in words, `against` the kind of lesion that the
-    reasons compare with. `seen` takes no part in the verdict.
+    `said` is the verdict, `certainty` the probability of being false in words, `lead` what the reasons compare
+    with. `seen` takes no part in the verdict.
     """
 
     said: str
     certainty: str = ""
-    against: str = ""
+    lead: str = ""
     reasons: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
     false: bool = False
@@ -63,11 +63,18 @@ class Verdict:
         return cls(
             said=kept if verdict == KEEP else verdict,
             certainty=f"{_percent(p)} likely" + ("" if verdict == FALSE else " to be false"),
-            against=f"typical {'true' if verdict == FALSE else 'false'} lesions" if told.get("reasons") else "",
+            lead=_lead(verdict == FALSE, doubtful=p >= _EVEN) if told.get("reasons") else "",
             reasons=(*(reason(each, features or {}) for each in told.get("reasons", ())), *told.get("text", ())),
             seen=_seen(told),
             false=verdict == FALSE,
         )
+
+
+def _lead(is_false: bool, *, doubtful: bool) -> str:
+    """Before the reasons; those of a doubtful lesion speak for it, though its probability does not."""
+    if is_false:
+        return "Unlike typical true lesions"
+    return "Still, unlike typical false lesions" if doubtful else "Unlike typical false lesions"
 
 
 def _read(told: object) -> Mapping[str, Any]:

@@ -217,10 +217,15 @@ def _standing_out(rows: pd.DataFrame, column: str, what: str, *, log: bool = Fal
     )
     side = np.where(chosen["robust_z"] > 0, "above", "below")
     chosen["reason"] = [
-        f"{_words(column)} ({value:.4g}) lies {abs(score):.1f} robust standard deviations {where} the cohort's {what}"
+        f"{_words(column)} ({_number(value)}) lies {abs(score):.1f} robust standard deviations {where} the cohort's {what}"
         for value, score, where in zip(chosen["value"], chosen["robust_z"], side, strict=True)
     ]
     return chosen
+
+
+def _number(value: float) -> str:
+    """Four digits and a minus sign, as a report prints numbers."""
+    return f"{value:.4g}".replace("-", "−")
 
 
 def _words(column: str) -> str:

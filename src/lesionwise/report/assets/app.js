@@ -121,7 +121,7 @@
     if (data.probability) parts.push(`p ${LW.certainty(data.probability[n] / 255)}`);
     if (state.map) for (const channel of state.map.names) parts.push(`map ${channel} ${format(state.map.at(channel, i, j, k, 0), 2)}`);
     const label = data.labels ? data.labels[n] : 0;
-    parts.push(label ? `lesion ${label}` : "no lesion");
+    parts.push(LW.byLabel.has(label) ? LW.named(LW.byLabel.get(label)) : label ? `lesion ${label}` : "no lesion");
     byId("values").textContent = parts.join(" · ");
     for (const [name, plane] of Object.entries(LW.PLANES)) {
       const slider = byId(`slice-${name}`);
@@ -164,7 +164,7 @@
     byId("triage").hidden = true;
     byId("warnings").replaceChildren();
     byId("outside").textContent = "";
-    byId("places").replaceChildren(...(LW.byLabel.has(before) ? [element("button", { type: "button", onclick: () => choose(before) }, `Back to lesion ${before}`)] : []));
+    byId("places").replaceChildren(...(LW.byLabel.has(before) ? [element("button", { type: "button", onclick: () => choose(before) }, `Back to ${LW.named(LW.byLabel.get(before))}`)] : []));
     for (const panel of panels) panel.canvas.setAttribute("aria-label", `${panel.planeName} ${panel.channel}, at likely miss ${miss.rank}, ${state.convention} convention`);
     history.replaceState(null, "", `#look-${miss.rank}`);
     setLimit();
@@ -180,7 +180,7 @@
     const node = byId("triage");
     node.hidden = !verdict;
     if (!verdict) return;
-    const why = verdict.reasons.length ? ` ${verdict.against ? `Unlike ${verdict.against}: ` : "because "}${verdict.reasons.join(" · ")}.` : "";
+    const why = verdict.reasons.length ? ` ${verdict.lead ? `${verdict.lead}: ` : "because "}${verdict.reasons.join(" · ")}.` : "";
     const said = `Triage: ${verdict.said}${verdict.certainty ? ` (${verdict.certainty})` : ""}`;
     node.replaceChildren(
       element("p", {}, element("strong", { class: verdict.false ? "said doubted" : "said" }, said), why),
@@ -191,7 +191,7 @@
   const fitting = (lesion) => Math.min(Math.max(70, 40 + Math.max(...(lesion.extent_mm || [0]))), 220);
 
   function describe(lesion) {
-    byId("lesion-title").replaceChildren(LW.badge(lesion.row.outcome), ` Lesion ${lesion.label}`);
+    byId("lesion-title").replaceChildren(LW.badge(lesion.row.outcome), ` ${LW.named(lesion).replace(/^./, (letter) => letter.toUpperCase())}`);
     byId("headline").textContent = lesion.headline;
     byId("facts").textContent = lesion.facts;
     tell(lesion.sentences);
@@ -219,7 +219,7 @@
       ? `The page keeps the map within ${format(scene.margin_mm)} mm of the lesion; ${meta.channels.map((channel, c) => `${format(100 * meta.outside[c], 2)} % of the ${channel} map's weight`).join(" and ")} lies farther away (all of it is in the NIfTI file).`
       : "";
     for (const panel of panels) {
-      panel.canvas.setAttribute("aria-label", `${panel.planeName} ${panel.channel}, at lesion ${lesion.label} (${LW.style(lesion.row.outcome).meaning}), ${state.convention} convention`);
+      panel.canvas.setAttribute("aria-label", `${panel.planeName} ${panel.channel}, at ${LW.named(lesion)} (${LW.style(lesion.row.outcome).meaning}), ${state.convention} convention`);
     }
   }
 

@@ -149,7 +149,7 @@
         const dot = svg("circle", { cx: x(v), cy: 14, r: 4, fill: LW.style(each.row.outcome).colour, class: "dot" });
         dot.addEventListener("click", () => choose(each.label));
         dot.append(svg("title"));
-        dot.firstChild.textContent = `lesion ${each.label}: ${told(v)}`;
+        dot.firstChild.textContent = `${LW.named(each)}: ${told(v)}`;
         chart.append(dot);
       });
       if (others.length) {

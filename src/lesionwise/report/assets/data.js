@@ -163,5 +163,6 @@
     return node;
   };
 
+  LW.named = (lesion) => `${lesion.row.outcome === "TN" ? "control region" : "lesion"} ${lesion.label}`;
   LW.style = (outcome) => LW.scene.palette.outcomes[outcome || "n/a"];
 })((window.LW = window.LW || {}));

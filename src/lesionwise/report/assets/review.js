@@ -15,7 +15,7 @@
   }
 
   const say = (words) => { byId("review-status").textContent = words; };
-  const finding = (lesion) => [`${scene.title}, lesion ${lesion.label} (${lesion.row.outcome || "no reference"})`, lesion.headline, lesion.facts, ...lesion.sentences, lesion.why, ...lesion.warnings, "lesionwise, research use only"].filter(Boolean).join("\n");
+  const finding = (lesion) => [`${scene.title}, ${LW.named(lesion)} (${lesion.row.outcome || "no reference"})`, lesion.headline, lesion.facts, ...lesion.sentences, lesion.why, ...lesion.warnings, "lesionwise, research use only"].filter(Boolean).join("\n");
 
   function save(text, file) {
     const link = LW.element("a", { href: URL.createObjectURL(new Blob([text], { type: "text/plain" })), download: file });

@@ -12,6 +12,7 @@ _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _HATCHES = ("", "///", "...", "xxx")
 _BAR_ROOM = 0.26
+_LETTER_ROOM = 0.072
 _SMALL = 8  # points: the smallest text of a figure, which a page shows at about its size
 
 
@@ -24,7 +25,8 @@ def draw(chart: Chart) -> Any:
     bars = max(
         (len({m.label for m in p.marks if isinstance(m, Bar)}) for p in chart.panels if p and p.horizontal), default=0
     )
-    width = min(3.6 * columns + 0.4, 11.2)
+    rooms = [max(map(_name_room, chart.panels[column::columns]), default=0.0) for column in range(columns)]
+    width = min(3.6 * columns + 0.4, 11.2) + sum(rooms)
     figure = Figure(figsize=(width, max(3.0, 1.2 + _BAR_ROOM * bars) * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -42,6 +44,15 @@ def draw(chart: Chart) -> Any:
         f"{title}\n{textwrap.fill(chart.sample, round(14 * width))}" if chart.sample else title, fontsize=10
     )
     return figure
+
+
+def _name_room(panel: Panel | None) -> float:
+    """Inches that the names along a panel's vertical axis take beyond those of numbers."""
+    if panel is None:
+        return 0.0
+    names = [mark.label for mark in panel.marks if isinstance(mark, Bar) and panel.horizontal]
+    names += [name for mark in panel.marks if isinstance(mark, Heat) for name in mark.y]
+    return max(0.0, _LETTER_ROOM * max(map(len, names), default=0) - 0.4)
 
 
 def _draw_panel(ax: Any, panel: Panel, figure: Any, *, keyed: bool) -> None:
@@ -181,8 +192,8 @@ def _draw_bars(ax: Any, bars: list[Bar], *, horizontal: bool) -> None:
 def _draw_heat(ax: Any, mark: Heat, figure: Any, *, keyed: bool) -> None:
     low, high = mark.limits or (float(np.nanmin(mark.values)), float(np.nanmax(mark.values)))
     image = ax.imshow(mark.values, aspect="auto", origin="lower", cmap="cividis", vmin=low, vmax=high)
-    ax.set_xticks(range(len(mark.x)), mark.x)
-    ax.set_yticks(range(len(mark.y)), mark.y)
+    _name_places(ax, list(mark.x))
+    ax.set_yticks(range(len(mark.y)), mark.y, fontsize=_SMALL)
     middle = 0.5 * (low + high)
     for (row, column), value in np.ndenumerate(mark.values):
         if np.isfinite(value):

@@ -61,3 +61,9 @@ def test_a_scan_that_cannot_be_asked_is_left_out(why, out, cohort):
     assert "sub-01_T1w.nii.gz is missing" in told
     assert said.startswith("sub-02: 2 lesions")
     assert read_why(files) is None
+
+
+def test_numbers_that_no_scan_has_are_one_sentence_each(why):
+    code, said, told = why("--device", "cpu", "--lesions", "99")
+    assert (code, said) == (3, "")
+    assert told.count("Lesions 99 were asked for, but the scan has lesions 1 to 3.") == 2

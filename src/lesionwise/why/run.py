@@ -62,7 +62,15 @@ def run_why(
     """
     outputs, damaged = require_usable(plan.out)
     runner.left_out |= {one.name.stem: one.reason for one in damaged}
-    chosen = {output.name: _chosen(output, plan) for output in outputs}
+    chosen: dict[ScanName, list[_Listed]] = {}
+    for output in outputs:
+        try:
+            chosen[output.name] = _chosen(output, plan)
+        except InputError as error:  # numbers that only other scans have
+            if len(outputs) == 1:
+                raise
+            runner.left_out[output.name.stem] = str(error)
+    outputs = [output for output in outputs if output.name in chosen]
     tables = [_unit(plan, output, one.label, version) for output in outputs for one in chosen[output.name]]
     _announce(plan, chosen, tables, say)
     result = runner.run([table.unit for table in tables], stage=WORK)

@@ -2,6 +2,7 @@ import colorsys
 import json
 
 import numpy as np
+import pytest
 
 from lesionwise.charts.chart import Bar, Chart, Heat, Line, Panel, Violin
 from lesionwise.charts.interactive import plotly_json
@@ -74,6 +75,30 @@ def test_outcomes_look_the_same_in_print_and_on_the_page():
     assert page["data"][0]["line"]["color"] == OUTCOMES["TP"].colour
     drawn = draw(violin).axes[0].collections[0].get_facecolor()[0][:3]
     np.testing.assert_allclose(255 * drawn, rgb(OUTCOMES["TP"].colour), atol=1)
+
+
+@pytest.mark.parametrize("second", ["agrees", "differs"])
+def test_keys_of_lines_lie_beside_the_panels_never_over_them(second):
+    """Curves that fill their panels leave no room inside; panels whose styles differ have a key each."""
+    full = [Line(name, [0, 1], [n, 1 - n], [0, 0], [1, 1]) for n, name in enumerate(("first", "second"))]
+    panels = [Panel("one", "x", "y", full), Panel("two", "x", "y", full if second == "agrees" else full[::-1])]
+    figure = draw(Chart("full", "Full", panels))
+    figure.draw_without_rendering()
+    keys = figure.legends or [axes.get_legend() for axes in figure.axes]
+    assert len(keys) == (1 if second == "agrees" else 2)
+    for key in keys:
+        assert not any(key.get_window_extent().overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
+def test_long_names_leave_a_table_of_values_room():
+    names = [f"a method with a rather long name {n}" for n in range(12)]
+    bars = [Bar(name, 0.5) for name in names]
+    heat = Heat(["t1w", "context", "suppressor", "size"], names, np.full((12, 4), 0.25), "share", (0, 1))
+    figure = draw(Chart("long", "Long", [Panel("", "", "", bars, horizontal=True), Panel("", "", "", [heat])]))
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[1].texts]
+    assert len(boxes) == 48
+    assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[n + 1 :])
 
 
 def test_letters_on_an_outcome_can_be_read():

@@ -42,6 +42,13 @@ def test_two_processes_say_what_one_does_and_what_is_finished_is_kept(why, out):
     assert read_cohort(out)["why_passes"].notna().sum() == len(alone)  # beside the rows of the method that explained
     _, _, told = why("--device", "cpu")
     assert f"{len(alone)} of {len(alone)} parts of scans are finished already" in told
+    assert "Why: up to" not in told  # nothing is timed where nothing is to do
+    config = out / "config.toml"
+    before = config.read_text()
+    config.write_text(before.replace('target = "log_odds"', 'target = "probability"'))
+    _, _, told = why("--device", "cpu", "--lesions", "1")
+    config.write_text(before)
+    assert "finished already" not in told  # asked in another unit
     code, _, _ = why("--device", "cpu", "--workers", "2", "--no-resume")
     assert code == 0
     pd.testing.assert_frame_equal(tables(out), alone, rtol=1e-4)

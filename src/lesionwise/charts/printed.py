@@ -11,8 +11,8 @@ from lesionwise.charts.palette import series_colour
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _HATCHES = ("", "///", "...", "xxx")
-_BAR_ROOM = 0.26
-_LETTER_ROOM = 0.072
+_BAR_ROOM = 0.26  # inches per horizontal bar
+_LETTER_ROOM = 0.072  # inches per letter of the smallest text
 _SMALL = 8  # points: the smallest text of a figure, which a page shows at about its size
 
 
@@ -104,9 +104,8 @@ def _name_lines(figure: Any, axes: list[Any], *, columns_of_text: int) -> None:
             agree &= _style(known) == _style(handle)
     style: dict[str, Any] = {"fontsize": _SMALL, "frameon": False}
     if keys and agree:
-        each = max(len(label) for label in keys) + 8
-        order = max(1, min(len(keys), columns_of_text // each))
-        figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=order, **style)
+        beside = max(1, min(len(keys), columns_of_text // (max(map(len, keys)) + 8)))  # each with its line and a gap
+        figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=beside, **style)
     elif keys:
         for ax in axes:
             if ax.get_legend_handles_labels()[1]:

@@ -11,6 +11,7 @@ import pandas as pd
 from lesionwise.geometry.volume import ScanName
 from lesionwise.io.derivative import list_scans, write_json, write_table
 from lesionwise.io.files import write_whole
+from lesionwise.report.narrative import number
 from lesionwise.store import Unit, described, part_path, write_cohort
 from lesionwise.study.left_out import left_out_list
 
@@ -217,15 +218,10 @@ def _standing_out(rows: pd.DataFrame, column: str, what: str, *, log: bool = Fal
     )
     side = np.where(chosen["robust_z"] > 0, "above", "below")
     chosen["reason"] = [
-        f"{_words(column)} ({_number(value)}) lies {abs(score):.1f} robust standard deviations {where} the cohort's {what}"
+        f"{_words(column)} ({number(value, 4)}) lies {abs(score):.1f} robust standard deviations {where} the cohort's {what}"
         for value, score, where in zip(chosen["value"], chosen["robust_z"], side, strict=True)
     ]
     return chosen
-
-
-def _number(value: float) -> str:
-    """Four digits and a minus sign, as a report prints numbers."""
-    return f"{value:.4g}".replace("-", "−")
 
 
 def _words(column: str) -> str:

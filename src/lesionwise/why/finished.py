@@ -41,14 +41,7 @@ def explain_why(
     wanted = tuple(one.label for one in chosen)
     scan = Scan(model.for_case(explained.case), explained, settings.device, wanted)
     table = why_scan(scan, effort=effort, progress_fn=progress_fn, say=say)
-    kept = WrittenAs(
-        scan.channels,
-        target_named(settings.target).unit,
-        settings.method.name,
-        str(explained.model["Fingerprint"]),
-        scan.threshold,
-    )
-    write_why(ScanFiles(Path(out), explained.case.name), table, kept)
+    write_why(ScanFiles(Path(out), explained.case.name), table, WrittenAs.of_scan(scan))
     return table
 
 
@@ -117,6 +110,13 @@ class WrittenAs:
     method: str
     fingerprint: str
     threshold: float
+
+    @classmethod
+    def of_scan(cls, scan: Scan) -> "WrittenAs":
+        """Of a scan in memory."""
+        settings, model = scan.explained.settings, scan.explained.model
+        unit = target_named(settings.target).unit
+        return cls(scan.channels, unit, settings.method.name, str(model["Fingerprint"]), scan.threshold)
 
     @classmethod
     def of(cls, output: ScanOutput) -> "WrittenAs":

@@ -1,6 +1,6 @@
 """Why for the finished scans of an output folder: lesion by lesion, kept as they are finished, by several processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from lesionwise.asking.scan import Scan
-from lesionwise.cohort import CohortRunner
+from lesionwise.cohort import CohortRunner, is_finished
 from lesionwise.cohort.tables import TableUnit, read_frame
 from lesionwise.cohort.unit import state_folder
 from lesionwise.errors import InputError
@@ -72,7 +72,8 @@ def run_why(
             runner.left_out[output.name.stem] = str(error)
     outputs = [output for output in outputs if output.name in chosen]
     tables = [_unit(plan, output, one.label, version) for output in outputs for one in chosen[output.name]]
-    _announce(plan, chosen, tables, say)
+    if say is not None:
+        _announce(plan, [one for one in tables if not (runner.resume and is_finished(one.unit))], say)
     result = runner.run([table.unit for table in tables], stage=WORK)
     _scan.cache_clear()
     done = [
@@ -98,12 +99,18 @@ def _unit(plan: WhyPlan, output: ScanOutput, label: int, version: str) -> TableU
     name = output.name
     return TableUnit.of(
         partial(_asked, plan, name, label),
-        state_folder(plan.out, WORK) / "rows" / f"{name.stem}_lesion-{label}.parquet",
+        state_folder(plan.out, WORK) / "rows" / f"{name.stem}_{_part(label)}.parquet",
         work=WORK,
         name=name,
         out=plan.out,
-        part=f"lesion-{label}",
-        depends_on=(plan.model.fingerprint, output.facts.get("InstancesKey"), plan.effort, version),
+        part=_part(label),
+        depends_on=(
+            plan.model.fingerprint,
+            output.facts.get("InstancesKey"),
+            settings_of(plan.out).key,
+            plan.effort,
+            version,
+        ),
     )
 
 
@@ -120,24 +127,19 @@ def _scan(plan: WhyPlan, name: ScanName) -> Scan:
     return finished_scan(plan.out, name, plan.model.load(plan.device), lesions="all", device=plan.device)
 
 
-def _announce(
-    plan: WhyPlan,
-    chosen: dict[ScanName, list[_Listed]],
-    tables: list[TableUnit],
-    say: Callable[[str], None] | None,
-) -> None:
+def _announce(plan: WhyPlan, todo: Sequence[TableUnit], say: Callable[[str], None]) -> None:
     """Says what is about to be spent, from a timed pass of the first scan that can be asked."""
-    if say is None or not tables:
-        return
-    for name, lesions in chosen.items():
-        if not lesions:
-            continue
+    names = list(dict.fromkeys(table.unit.name for table in todo))
+    for name in names:
         try:
             scan = _scan(plan, name)
         except InputError:
             continue
-        labels = {one.label for one in lesions}
-        text = cost_of(scan, [one for one in scan.instances if one.label in labels], plan.effort)
-        more = sum(bool(others) for others in chosen.values()) - 1
-        say(f"{text} That is {name.stem}, one of {more + 1} scans." if more else text)
+        parts = {table.unit.part for table in todo if table.unit.name == name}
+        text = cost_of(scan, [one for one in scan.instances if _part(one.label) in parts], plan.effort)
+        say(f"{text} That is {name.stem}, one of {len(names)} scans." if len(names) > 1 else text)
         return
+
+
+def _part(label: int) -> str:
+    return f"lesion-{label}"

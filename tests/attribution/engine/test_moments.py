@@ -6,7 +6,7 @@ import torch
 from benchmarks.peaks import simulated
 
 from lesionwise.attribution.engine.extremes import Extremes
-from lesionwise.attribution.engine.moments import GROUPS, Moments
+from lesionwise.attribution.engine.moments import GROUPS, Moments, maps_held
 
 
 def filled(draws, antithetic=False):
@@ -35,6 +35,21 @@ def test_antithetic_pairs_are_the_units():
     assert np.allclose(moments.mean.numpy(), pairs.mean(axis=0), atol=1e-14)
     assert np.allclose(moments.variance_of_mean.sqrt().numpy(), pairs.std(axis=0, ddof=1) / np.sqrt(6), atol=1e-14)
     assert np.allclose(moments.group_mean(0).numpy(), pairs[0::GROUPS].mean(axis=0), atol=1e-14)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_the_maps_that_a_plan_counts_are_those_held(antithetic):
+    """Beside the draw and a copy of it; never more, and as many where there are enough antithetic pairs for all groups."""
+    for count in (1, 2, 3, 4, 8, 12, 50):
+        moments, most = Moments(antithetic), 0
+        for _ in range(count):
+            moments.add(torch.ones(1, 2, 2, 2))
+            held = [moments._mean, moments._squares, moments._waiting, *moments._sums]
+            most = max(most, sum(one is not None for one in held))
+        spare = maps_held(count) - 2 - most
+        assert spare >= 0
+        if antithetic and count >= 2 * GROUPS + 2:
+            assert spare == 0
 
 
 def test_one_draw_has_no_standard_error():

@@ -12,6 +12,14 @@ GROUPS = 5
 """Groups of draws: a peak is looked for in all but one of them and read in that one. Each is a map held in memory."""
 
 
+def maps_held(draws: int) -> int:
+    """Maps in memory while a lesion's map is taken from so many draws: its `Moments`, the draw, and a reduction's copy.
+
+    Moments hold a mean, a sum per group and, from two draws on, squares and the half of an antithetic pair that waits.
+    """
+    return 3 + min(draws, GROUPS) + (2 if draws > 1 else 0)
+
+
 @dataclass(eq=False)
 class Moments:
     """Mean, standard error and group means of the draws of one map.

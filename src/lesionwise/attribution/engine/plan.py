@@ -8,7 +8,7 @@ from functools import partial
 from lesionwise.attribution.engine.allocation import FEWEST_UNITS, full_draws
 from lesionwise.attribution.engine.cost import Cost, dense_cost, local_cost
 from lesionwise.attribution.engine.method import AbstractMethod
-from lesionwise.attribution.engine.moments import GROUPS
+from lesionwise.attribution.engine.moments import maps_held
 from lesionwise.attribution.engine.options import RunOptions
 from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
@@ -90,7 +90,7 @@ def plan_sites(scene: Scene, sites: Sequence[Site], method: AbstractMethod, opti
     ways = _Ways("exact" if options.statistics in ("auto", "split") else options.statistics, Cost())
     if reached:
         typical = reached[usual([len(site.voxels) for site in reached])]
-        own = _maps_held(method.draws_per_lesion) * _bytes(scene, typical)
+        own = maps_held(method.draws_per_lesion) * _bytes(scene, typical)
         chosen = partial(_ways, scene, typical, method, options, budget - own)
         ways = Workload().run(chosen, scene.grid.window)
     return _plan(scene, sites, method, ways, budget)
@@ -161,7 +161,7 @@ def _plan(scene: Scene, sites: Sequence[Site], method: AbstractMethod, ways: _Wa
     main, full = ways.main, ways.full
     linear = scene.target.is_linear(scene.spec)
     needed = max(main.peak_bytes(main.batch), 0 if full is None else full.peak_bytes(full.batch))
-    maps = _maps_held(method.draws_per_lesion) + (0 if full is None else _maps_held(ways.full_draws))
+    maps = maps_held(method.draws_per_lesion) + (0 if full is None else maps_held(ways.full_draws))
     groups = grouped(sites, scene, budget=budget - needed, maps=maps, shared=method.shares_draws)
     by_number = {site.number: site for site in sites}
     views = scene.views_per_draw or scene.runner.views
@@ -251,11 +251,6 @@ def _seeds(method: AbstractMethod, site: Site) -> int:
     if method.seeds_per_lesion is not None:
         voxels = min(method.seeds_per_lesion, voxels)
     return -(-voxels // method.voxels_per_seed)
-
-
-def _maps_held(draws: int) -> int:
-    """Maps that one lesion holds: the draw, what a reduction copies, mean, sums of groups; squares from two draws on."""
-    return 3 + min(draws, GROUPS) + (draws > 1)
 
 
 def _bytes(scene: Scene, site: Site) -> int:

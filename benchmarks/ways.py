@@ -1,13 +1,22 @@
 """Which way of a convolution is fastest for which layer and box: what the rules in `sparse/convolutions.py` rest on.
 
 `python -m benchmarks.ways`: milliseconds of processor time, one thread, four items of n^3 voxels.
+`python -m benchmarks.ways --whole`: one whole window of 96^3 by PyTorch's own choice of kernels and by `lesionwise/kernels.py`.
 """
 
+import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 
 import torch
+from monai.networks.nets import DynUNet, UNet
+from torch import Tensor, nn
 
 from lesionwise.attribution.sparse.convolutions import Convolutions, gathering_way, scattering_way
+from lesionwise.kernels import QuickConvolutions
+from lesionwise.models.zoo import load_model
 
 LAYERS = (
     (2, 64, 1, 1), (32, 2, 3, 2), (16, 2, 3, 1), (32, 32, 3, 1), (64, 32, 3, 2), (128, 64, 3, 1), (256, 128, 3, 1),
@@ -19,6 +28,9 @@ LAYERS = (
 def main() -> None:
     """Prints a table in Markdown."""
     torch.set_num_threads(1)
+    if "--whole" in sys.argv:
+        whole_windows()
+        return
     print("| convolution | n | plain | channels-last | matrix | rule |\n|---|---|---|---|---|---|")
     for kind in ("scatter", "gather"):
         for first, second, kernel, stride in LAYERS:
@@ -36,14 +48,49 @@ def row(kind: str, first: int, second: int, kernel: int, stride: int, n: int) ->
     found = []
     for way in ("plain", "channels-last", "matrix"):
         run_fn = getattr(Convolutions(frozenset([weight.data_ptr()]), way), kind)  # type: ignore[arg-type]
-        times = []
-        for _ in range(3):
-            began = time.thread_time()
-            run_fn(x, weight, [stride] * 3, [1] * 3, 1)
-            times.append(time.thread_time() - began)
-        found.append(f"{1000 * min(times[1:]):.2f}")
+        found.append(f"{milliseconds([partial(run_fn, x, weight, [stride] * 3, [1] * 3, 1)], times=3)[0]:.2f}")
     rule = (scattering_way if kind == "scatter" else gathering_way)(weight, 4 * n**3)
     return f"| {kind} ({first}, {second}) {kernel}^3 by {stride} | {n} | {' | '.join(found)} | {rule} |"
+
+
+def whole_windows() -> None:
+    """Prints a table in Markdown: networks by PyTorch's own choice of kernels and by the quick convolutions, in turn."""
+    networks: dict[str, nn.Module] = {
+        "the built-in U-Net, 24-48-96-128-160": load_model("builtin").network,
+        "U-Net of the published size, 32-64-128-256-512": UNet(
+            3, 2, 2, (32, 64, 128, 256, 512), (2,) * 4, norm="batch"
+        ),
+        "DynUNet, 16-32-64-128, residual": DynUNet(
+            3, 2, 2, [3] * 4, [1, 2, 2, 2], [2] * 3, filters=[16, 32, 64, 128], res_block=True
+        ),
+    }
+    window = torch.randn(1, 2, 96, 96, 96, generator=torch.Generator().manual_seed(0))
+    print("| network | usual, ms | quick, ms | largest difference, of the largest logit |\n|---|---|---|---|")
+    for name, network in networks.items():
+        ways = [partial(_run, network.eval(), window, quick) for quick in (False, True)]
+        usual, quick = milliseconds(ways, times=7)
+        one, other = (way() for way in ways)
+        print(
+            f"| {name} | {usual:.0f} | {quick:.0f} | {float((one - other).abs().max() / one.abs().max()):.1e} |",
+            flush=True,
+        )
+
+
+def _run(network: nn.Module, window: Tensor, quick: bool) -> Tensor:
+    with torch.no_grad(), QuickConvolutions() if quick else nullcontext():
+        logits: Tensor = network(window)
+        return logits
+
+
+def milliseconds(ways: Sequence[Callable[[], object]], *, times: int) -> list[float]:
+    """Processor time of each, the shortest of so many runs in turn, the first not counted."""
+    found: list[list[float]] = [[] for _ in ways]
+    for _ in range(times):
+        for own, way_fn in zip(found, ways, strict=True):
+            began = time.thread_time()
+            way_fn()
+            own.append(1000 * (time.thread_time() - began))
+    return [min(own[1:]) for own in found]
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lesionwise.errors import InputError
 from lesionwise.geometry.box import Box
+from lesionwise.kernels import QuickConvolutions
 from lesionwise.network import frozen, full_resolution
 from lesionwise.segmenter import Placement, Spec
 from lesionwise.types import Shape
@@ -178,7 +179,7 @@ def predict(
     importance = grid.importance.to(device=x.device, dtype=x.dtype)
     fused: Tensor | None = None
     held = frozen(network) if isinstance(network, torch.nn.Module) else nullcontext()
-    with held, torch.no_grad():
+    with held, torch.no_grad(), QuickConvolutions():
         for done, members in enumerate(_batches(chosen, batch)):
             stack = torch.cat([padded[(..., *grid.boxes[n].slices)] for n in members])
             logits = full_resolution(network(stack), stack.shape[2:])

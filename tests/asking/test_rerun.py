@@ -160,6 +160,25 @@ def test_it_computes_what_the_change_reaches_and_the_lesion_reads():
         assert counter.get_total_flops() < share * whole.get_total_flops(), (learn, share)
 
 
+def test_a_network_that_takes_other_steps_with_a_graph_is_recorded_without_one():
+    class TwoWays(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv3d(2, 2, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(x * 1.0 if torch.is_grad_enabled() else x)
+
+    network = TwoWays().double().eval()
+    reference, (_, _, small, *_) = inputs()
+    rerun = Rerun(network, reference, wanted=WANTED)
+    with torch.no_grad():
+        expected = network(small[None])[0]
+    found = rerun.logits([small])[0]
+    torch.testing.assert_close(found[(..., *WANTED.slices)], expected[(..., *WANTED.slices)], rtol=0, atol=1e-10)
+    assert not rerun.refused
+
+
 def test_a_network_that_does_something_else_is_run_whole():
     class Fickle(nn.Module):
         def __init__(self):

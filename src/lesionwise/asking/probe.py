@@ -15,6 +15,7 @@ from lesionwise.attribution.engine.site import Site, VoxelSet, centred, locate
 from lesionwise.attribution.target import AbstractTarget, target_named
 from lesionwise.geometry.box import Box, triple
 from lesionwise.inpainting import inpaint, local_mean
+from lesionwise.kernels import QuickConvolutions
 from lesionwise.norms import HeldNetwork, Statistics, normalises_by_itself
 from lesionwise.segmenter import AbstractSegmenter, Placement, full_resolution
 from lesionwise.types import MaskArray
@@ -216,19 +217,29 @@ class Probe:
         return torch.from_numpy(np.where(self.head, filled, 0.0)).to(self.base)
 
     def read(
-        self, inputs: Sequence[Tensor], *, freeze_norm: bool = False, like: Tensor | None = None
+        self,
+        inputs: Sequence[Tensor],
+        *,
+        freeze_norm: bool = False,
+        like: Tensor | None = None,
+        boxes: Sequence[Box | None] | None = None,
     ) -> list[tuple[Reading, ...]]:
         """What the network says about each lesion, for each input.
 
         Layers are computed where an input differs from `like` (the unchanged scan; one that most inputs resemble makes
         it faster, and changes nothing). `freeze_norm` keeps the instance-normalisation statistics of the unchanged scan,
-        window by window.
+        window by window. `boxes` says where an input differs from the unchanged scan at most; None: found by comparison.
         """
-        found = self.logits(inputs, freeze_norm=freeze_norm, like=like)
+        found = self.logits(inputs, freeze_norm=freeze_norm, like=like, boxes=boxes)
         return [tuple(self._reading(*pair) for pair in zip(row, self.sites, strict=True)) for row in found]
 
     def logits(
-        self, inputs: Sequence[Tensor], *, freeze_norm: bool = False, like: Tensor | None = None
+        self,
+        inputs: Sequence[Tensor],
+        *,
+        freeze_norm: bool = False,
+        like: Tensor | None = None,
+        boxes: Sequence[Box | None] | None = None,
     ) -> list[tuple[Float[Tensor, "outputs _"], ...]]:
         """Fused logits (float64) at the voxels of each region, in the order of its site's voxels, for each input."""
         count = self.model.spec.classes * self.model.spec.members
@@ -236,7 +247,8 @@ class Probe:
             [torch.zeros((count, *site.readout.source.shape), dtype=torch.float64) for site in self.sites]
             for _ in inputs
         ]
-        changed = [changed_box(x, self.base) for x in inputs]
+        told = [None] * len(inputs) if boxes is None else boxes
+        changed = [changed_box(x, self.base) if box is None else box for x, box in zip(inputs, told, strict=True)]
         unlike = changed if like is None else [changed_box(x, like) for x in inputs]
         with torch.no_grad():
             for window in self.windows:
@@ -309,7 +321,8 @@ class Probe:
         return self.read([self.base])[0]
 
     def _run(self, network: nn.Module, crop: Tensor) -> Tensor:
-        return full_resolution(network(crop[None].to(self.device)), crop.shape[1:])[0].cpu()
+        with QuickConvolutions():
+            return full_resolution(network(crop[None].to(self.device)), crop.shape[1:])[0].cpu()
 
     def _crop(self, x: Tensor, window: int) -> Tensor:
         """One window of an input on the box; zeros where the volume ends."""

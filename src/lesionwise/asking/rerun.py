@@ -23,8 +23,10 @@ from lesionwise.attribution.engine.workload import is_out_of_memory
 from lesionwise.attribution.sparse.activations import RULES, in_place, pointwise
 from lesionwise.attribution.sparse.convolutions import Convolutions
 from lesionwise.attribution.sparse.footprint import CALLS, Footprint, convolved
-from lesionwise.attribution.sparse.local import LocalTensor, UncompiledMode, input_box
+from lesionwise.attribution.sparse.local import LocalTensor, input_box
+from lesionwise.attribution.sparse.outline import Outline
 from lesionwise.geometry.box import Box
+from lesionwise.kernels import QuickConvolutions, UncompiledMode
 from lesionwise.segmenter import full_resolution
 
 _aten = torch.ops.aten
@@ -86,18 +88,15 @@ class Rerun:
     ) -> None:
         self._network, self._reference, self._wanted = network, reference, wanted
         self._convolutions = Convolutions.of(network)
-        self._footprint = self._learnt() if learn else Footprint()
-        self._tape = _Tape()
+        self._footprint, self._tape = Footprint(), _Tape()
         self.refused = False
-        window = reference[None].clone()  # a first layer that works in place must not touch the reference
-        with torch.no_grad(), self._tape:
-            logits = self._forward(window)
-        self.before = logits[0]
+        self._taught = learn
+        self.before = self._learnt() if learn else self._recorded()
 
     def logits(
         self, versions: Sequence[Float[Tensor, "channels i j k"]], *, boxes: Sequence[Box] | None = None
     ) -> list[Float[Tensor, "outputs i j k"]]:
-        """Logits of windows of the reference's size; beyond `wanted` they may be those of the reference.
+        """Logits of windows of the reference's size; beyond `wanted` they may be anything.
 
         `boxes` say where each differs from the reference, where that is known. Small changes at one place are run in one
         pass.
@@ -119,12 +118,24 @@ class Rerun:
             try:
                 with _Replay(self._tape, self._footprint, self._convolutions, items=len(versions)):
                     found = self._forward(lies)
-                return list(found.dense() if isinstance(found, Changed) else found)
+                return list(self._filled(found) if isinstance(found, Changed) else found)
             except (NotImplementedError, RuntimeError, TypeError, IndexError) as error:
                 if is_out_of_memory(error):
                     raise
                 self.refused = True
+            if self._taught:  # with a graph some functions take other steps than without: recorded anew without one
+                self._taught, self.refused = False, False
+                self.before = self._recorded()
+                return self._changed(versions, box)
         return [self._forward(x[None].clone())[0] for x in versions]
+
+    def _filled(self, found: Changed) -> Tensor:
+        """The logits as an ordinary tensor; 0 beyond what is wanted where that has been told apart."""
+        if not self._footprint.learnt:
+            return found.dense()
+        whole = found.before.new_zeros(found.shape)
+        whole[(..., *self._wanted.slices)] = found.cut(self._wanted)
+        return whole
 
     @property
     def nbytes(self) -> int:
@@ -134,12 +145,24 @@ class Rerun:
     def _forward(self, x: Tensor) -> Tensor:
         return full_resolution(self._network(x), x.shape[2:])
 
-    def _learnt(self) -> Footprint:
+    def _recorded(self) -> Tensor:
+        """The logits of the reference; what every layer gave goes onto a new tape."""
+        self._tape = _Tape()
+        window = self._reference[None].clone()  # a first layer that works in place must not touch the reference
+        with torch.no_grad(), QuickConvolutions(), self._tape:
+            return self._forward(window)[0]
+
+    def _learnt(self) -> Tensor:
+        """The same, and the footprint learns what the wanted logits depend on, by a graph that holds no values."""
         footprint = Footprint()
         with frozen(self._network):
-            graph = Runner(self._network, "local").forward(self._reference[None], footprint)
+            graph = Runner(self._network, "local").forward(
+                self._reference[None], footprint, outline=Outline(), watching=self._tape
+            )
             graph.learn([self._wanted])
-        return Footprint() if footprint.refused else footprint
+        if not footprint.refused:
+            self._footprint = footprint
+        return graph.values[0]
 
 
 class _Tape(UncompiledMode):
@@ -307,22 +330,23 @@ def _unchanged(before: Tensor) -> Changed:
 
 
 def _spatial(x: Any) -> Tensor | None:
-    return x if isinstance(x, Tensor) and x.ndim == 5 and x.is_floating_point() else None
+    """What is kept of an operation's output: the values, without the graph that may come to lead to them."""
+    return x.detach() if isinstance(x, Tensor) and x.ndim == 5 and x.is_floating_point() else None
 
 
 def _compared(found: Any, before: Tensor | None) -> Any:
     if before is None or not isinstance(found, Tensor) or found.shape != before.shape:
         return found
-    box = _around((found != before).flatten(0, 1).any(dim=0))
+    box = around((found != before).flatten(0, 1).any(dim=0))
     return Changed(before, found[(..., *box.slices)], box)
 
 
 def changed_box(x: Float[Tensor, "channels i j k"], reference: Float[Tensor, "channels i j k"]) -> Box:
     """The smallest box outside which both are equal; empty if they are equal everywhere."""
-    return _around((x != reference).any(dim=0))
+    return around((x != reference).any(dim=0))
 
 
-def _around(mask: Tensor) -> Box:
+def around(mask: Tensor) -> Box:
     """The smallest box that holds a mask (i, j, k)."""
     if not bool(mask.any()):
         return _NOWHERE

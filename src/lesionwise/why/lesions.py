@@ -35,10 +35,21 @@ class Effort:
 
     def passes(self, channels: int) -> int:
         """Changed scans that one lesion may cost: a margin on every dial, two changes of context, Shapley, the scan."""
-        dials = channels + 2 if channels > 1 else 2
-        players = len(PARTS) * channels
-        sampled = max(self.evaluations, 4 * players) if self.evaluations else 0
-        return 1 + dials * MOST_PASSES + 2 + len(self.fills) * sampled
+        return 1 + self._dials(channels) * MOST_PASSES + 2 + self._coalitions(channels)
+
+    def whole_passes(self, channels: int) -> int:
+        """Those of them that cost about as much as whole windows where a change of the lesion is followed through the layers.
+
+        The scan, two changes of context, a check of every margin, Shapley, and about two for all that is searched.
+        """
+        return 1 + 2 + self._dials(channels) + self._coalitions(channels) + 2
+
+    def _dials(self, channels: int) -> int:
+        return channels + 2 if channels > 1 else 2
+
+    def _coalitions(self, channels: int) -> int:
+        sampled = max(self.evaluations, 4 * len(PARTS) * channels) if self.evaluations else 0
+        return len(self.fills) * sampled
 
 
 USUAL = Effort()
@@ -118,18 +129,21 @@ def why_scan(
 
 
 def cost_of(scan: Scan, chosen: Sequence[Instance], effort: Effort) -> str:
-    """What is about to be spent, from one timed pass of the first lesion's windows."""
-    question = Question.about(scan, chosen[0])
+    """What is about to be spent, from one timed pass of the windows of one lesion, the one that fewest windows meet."""
+    questions = [Question.about(scan, one) for one in chosen]
+    quickest = min(questions, key=lambda one: len(one.probe.windows))
     begun = time.perf_counter()
-    question.ask_plainly(question.base)
-    seconds = (time.perf_counter() - begun) / max(len(question.probe.windows), 1)
-    passes = effort.passes(len(scan.channels))
-    windows = sum(len(Question.about(scan, one).probe.windows) for one in chosen)
-    minutes = passes * windows * seconds / 60
+    quickest.ask_plainly(quickest.base)
+    seconds = (time.perf_counter() - begun) / max(len(quickest.probe.windows), 1)
+    windows, channels = sum(len(one.probe.windows) for one in questions), len(scan.channels)
+    minutes = {
+        passes: passes * windows * seconds / 60 for passes in (effort.passes(channels), effort.whole_passes(channels))
+    }
     stability = f" Whether it is stable: maps of {effort.stability} draws besides." if effort.stability else ""
     return (
-        f"Why: up to {passes} changed scans for each of {len(chosen)} lesions, {windows} windows in all, at most "
-        f"{minutes:.0f} min if every pass were run whole.{stability}"
+        f"Why: up to {effort.passes(channels)} changed scans for each of {len(chosen)} lesions, {windows} windows in all: about "
+        f"{max(minutes[effort.whole_passes(channels)], 1):.0f} min of one core where a change can be followed through the "
+        f"layers, at most {max(minutes[effort.passes(channels)], 1):.0f} where it cannot.{stability}"
     )
 
 

@@ -62,8 +62,9 @@ def find_margins(question: Question, dials: Sequence[Dial]) -> Mapping[str, Marg
     passes = dict.fromkeys(brackets, 0)
     for number in range(ROUNDS):
         points = {dial.name: _points(brackets[dial.name], dial, first=number == 0) for dial in dials}
-        inputs = [dial.make_fn(value) for dial in dials for value in points[dial.name]]
-        answers = iter(question.ask(inputs))
+        turned = [(dial, value) for dial in dials for value in points[dial.name]]
+        inputs = [dial.make_fn(value) for dial, value in turned]
+        answers = iter(question.ask(inputs, boxes=[dial.box for dial, _ in turned]))
         for dial in dials:
             told = [(value, next(answers).found != was) for value in points[dial.name]]
             passes[dial.name] += len(told)

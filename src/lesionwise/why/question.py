@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lesionwise.asking.probe import Probe, Reading
+from lesionwise.asking.rerun import changed_box
 from lesionwise.asking.scan import Scan
 from lesionwise.geometry.box import Box
 from lesionwise.instances.instance import Instance
@@ -60,11 +61,16 @@ class Question:
         )
         return cls(scan, instance, rule, region, probe.keeping())
 
-    def ask(self, inputs: Sequence[Tensor]) -> list[Answer]:
-        """The answers for some changed inputs (channels, i, j, k) on the probe's box; only what changed is computed."""
+    def ask(self, inputs: Sequence[Tensor], *, boxes: Sequence[Box] | None = None) -> list[Answer]:
+        """The answers for some changed inputs (channels, i, j, k) on the probe's box; only what changed is computed.
+
+        `boxes` says where each was changed at most, where that is known.
+        """
         answers: list[Answer] = []
         for start in range(0, len(inputs), AT_ONCE):
-            answers += [self._answer(*row) for row in self.probe.read(inputs[start : start + AT_ONCE])]
+            some = slice(start, start + AT_ONCE)
+            read = self.probe.read(inputs[some], boxes=None if boxes is None else boxes[some])
+            answers += [self._answer(*row) for row in read]
         self.passes += len(inputs)
         return answers
 
@@ -108,6 +114,11 @@ class Question:
         """The input with healthy tissue in place of the lesion and of one voxel around it."""
         rng = self.scan.rng(self.instance.label, 20)
         return self.probe.inpainted(self.lesion.numpy(), rng=rng)
+
+    @cached_property
+    def filled_box(self) -> Box:
+        """The part of the probe's box in which `healthy` differs from the scan."""
+        return changed_box(self.healthy, self.base)
 
     @cached_property
     def contrast(self) -> Tensor:

@@ -1,7 +1,7 @@
 """One forward pass of a few windows, and its vector-Jacobian products by the way that the schedule says."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
@@ -16,6 +16,7 @@ from lesionwise.attribution.sparse.footprint import Footprint, Watched, WindowPa
 from lesionwise.attribution.sparse.local import LocalActivation, LocalCotangent
 from lesionwise.attribution.sparse.outline import Outline
 from lesionwise.geometry.box import Box
+from lesionwise.kernels import QuickConvolutions
 from lesionwise.norms import Held, Statistics
 from lesionwise.segmenter import MeanOfViews, full_resolution
 
@@ -82,6 +83,7 @@ class Runner:
             if not isinstance(windows, Tensor) and footprint is not None:
                 stack.enter_context(Watched(footprint, self.convolutions))
                 return _dense(self._forward(windows.activation(), at))
+            stack.enter_context(QuickConvolutions())
             return self._forward(_whole(windows), at)
 
     def forward(
@@ -91,22 +93,27 @@ class Runner:
         *,
         at: Pass | None = None,
         outline: Outline | None = None,
+        watching: AbstractContextManager | None = None,
     ) -> "WindowPass":
         """Logits with the graph that leads to them. A `footprint` is filled by whole windows, and kept to by a `WindowPart`.
 
         `at` says which window this is, and asks for one of its views; None runs all views and holds no statistics.
         An `outline` makes a graph without values, from which a footprint can learn but no derivative can be taken.
+        `watching` is entered for as long as the network runs.
         """
         leaf = windows.detach() if isinstance(windows, Tensor) else windows.activation()
         leaf.requires_grad_(True)
         watched = None
         if footprint is not None and self.strategy == "local" and not footprint.refused:
             watched = Watched(footprint, self.convolutions, outline)
-        with torch.enable_grad(), outline or nullcontext(), watched or nullcontext(), ExitStack() as stack:
+        quick = QuickConvolutions() if isinstance(windows, Tensor) else nullcontext()
+        with torch.enable_grad(), quick, outline or nullcontext(), watched or nullcontext(), ExitStack() as stack:
             if self.recompute and outline is None:
                 stack.enter_context(recomputing(self.network))
-            # A copy, so that a first layer that works in place does not touch the leaf.
-            return WindowPass(self, leaf, self._forward(leaf.clone(), at), watched, footprint)
+            copy = leaf.clone()  # so that a first layer that works in place does not touch the leaf
+            with watching or nullcontext():
+                logits = self._forward(copy, at)
+            return WindowPass(self, leaf, logits, watched, footprint)
 
     def _forward(self, windows: Tensor, at: Pass | None) -> Tensor:
         context = nullcontext() if self.autocast is None else torch.autocast(windows.device.type, dtype=self.autocast)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from lesionwise.attribution.sparse.convolutions import Convolutions
-from lesionwise.attribution.sparse.local import LocalActivation, UncompiledMode, cut, input_box, window
+from lesionwise.attribution.sparse.local import LocalActivation, cut, input_box, window
 from lesionwise.attribution.sparse.outline import Outline
 from lesionwise.geometry.box import Box
+from lesionwise.kernels import UncompiledMode
 from lesionwise.types import Shape
 
 _aten = torch.ops.aten

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lesionwise.attribution.sparse.convolutions import Convolutions
@@ -27,14 +26,6 @@ Rule = Callable[..., Any]
 
 COTANGENT_RULES: dict[Any, Rule] = {}
 ACTIVATION_RULES: dict[Any, Rule] = {}
-
-
-class UncompiledMode(TorchDispatchMode):
-    """A mode that is never compiled. PyTorch would import its compiler (seconds) to keep it out of an ordinary one."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
 
 class LocalTensor(torch.Tensor):

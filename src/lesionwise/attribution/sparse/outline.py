@@ -7,6 +7,7 @@ their shapes alone, so that a single number, expanded to the shape, stands for e
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import _disable_current_modes
 
 
 class Outline(saved_tensors_hooks):
@@ -24,7 +25,8 @@ class Outline(saved_tensors_hooks):
         return self._addresses.get(x.data_ptr(), x.data_ptr())
 
     def _pack(self, x: Tensor) -> Tensor:
-        stand_in = x.new_zeros(()).expand(x.shape)
+        with _disable_current_modes():  # what watches the network's operations does not see these
+            stand_in = x.new_zeros(()).expand(x.shape)
         self._kept.append(stand_in)  # alive, so that no address is used twice
         self._addresses[x.data_ptr()] = stand_in.data_ptr()
         storage = x.untyped_storage()

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from monai.networks.nets import DynUNet, UNet
 from torch import Tensor, nn
 
@@ -62,6 +63,21 @@ def whole_windows() -> None:
         ),
         "DynUNet, 16-32-64-128, residual": DynUNet(
             3, 2, 2, [3] * 4, [1, 2, 2, 2], [2] * 3, filters=[16, 32, 64, 128], res_block=True
+        ),
+        "nnU-Net, five stages, 32-64-128-256-320": PlainConvUNet(
+            2,
+            5,
+            (32, 64, 128, 256, 320),
+            nn.Conv3d,
+            3,
+            (1, 2, 2, 2, 2),
+            2,
+            2,
+            2,
+            conv_bias=True,
+            norm_op=nn.InstanceNorm3d,
+            norm_op_kwargs={"affine": True},
+            nonlin=nn.LeakyReLU,
         ),
     }
     window = torch.randn(1, 2, 96, 96, 96, generator=torch.Generator().manual_seed(0))

@@ -1,7 +1,8 @@
 """Which way of a convolution is fastest for which layer and box: what the rules in `sparse/convolutions.py` rest on.
 
 `python -m benchmarks.ways`: milliseconds of processor time, one thread, four items of n^3 voxels.
-`python -m benchmarks.ways --whole`: one whole window of 96^3 by PyTorch's own choice of kernels and by `lesionwise/kernels.py`.
+`python -m benchmarks.ways --whole`: one whole window of 96^3 by PyTorch's own choice of kernels and by `lesionwise/kernels.py`,
+and the built-in U-Net's layers of such a window by the kernels that there are, on which the rule of `kernels.py` rests.
 """
 
 import sys
@@ -19,6 +20,7 @@ from lesionwise.attribution.sparse.convolutions import Convolutions, gathering_w
 from lesionwise.kernels import QuickConvolutions
 from lesionwise.models.zoo import load_model
 
+_aten = torch.ops.aten
 LAYERS = (
     (2, 64, 1, 1), (32, 2, 3, 2), (16, 2, 3, 1), (32, 32, 3, 1), (64, 32, 3, 2), (128, 64, 3, 1), (256, 128, 3, 1),
     (128, 768, 3, 2), (320, 320, 3, 1), (512, 256, 3, 1), (64, 128, 2, 2),
@@ -90,6 +92,32 @@ def whole_windows() -> None:
             f"| {name} | {usual:.0f} | {quick:.0f} | {float((one - other).abs().max() / one.abs().max()):.1e} |",
             flush=True,
         )
+    print(
+        "\n| layer | voxels of its input | usual | oneDNN | columns | channels last, with the copy |\n|---|---|---|---|---|---|"
+    )
+    edge = 96
+    for module in load_model("builtin").network.modules():
+        if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+            print(layer_row(module, edge), flush=True)
+            edge = edge * module.stride[0] if module.transposed else edge // module.stride[0]
+
+
+def layer_row(layer: nn.Conv3d | nn.ConvTranspose3d, edge: int) -> str:
+    """One layer on edge^3 voxels by every kernel that it has, milliseconds of processor time."""
+    x = torch.randn(1, layer.in_channels, edge, edge, edge, generator=torch.Generator().manual_seed(0))
+    weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+    stride, padding, dilation = layer.stride, layer.padding, layer.dilation
+    if layer.transposed:
+        kernel, more = list(layer.kernel_size), layer.output_padding
+        columns = partial(_aten.slow_conv_transpose3d, x, weight, kernel, bias, stride, padding, more, dilation)
+        ways: dict[str, Callable[[], object]] = {"columns": columns}
+    else:
+        ways = {"oneDNN": partial(_aten.mkldnn_convolution, x, weight, bias, padding, stride, dilation, 1)}
+    ways |= {"usual": lambda: layer(x), "last": lambda: layer(x.contiguous(memory_format=torch.channels_last_3d))}
+    with torch.no_grad():
+        found = dict(zip(ways, milliseconds(list(ways.values()), times=6), strict=True))
+    cells = [f"{found[way]:.0f}" if way in found else "n/a" for way in ("usual", "oneDNN", "columns", "last")]
+    return f"| {layer.in_channels} to {layer.out_channels}, {type(layer).__name__} | {edge}^3 | {' | '.join(cells)} |"
 
 
 def _run(network: nn.Module, window: Tensor, quick: bool) -> Tensor:

@@ -24,7 +24,6 @@ from lesionwise.attribution.sparse.activations import RULES, in_place, pointwise
 from lesionwise.attribution.sparse.convolutions import Convolutions
 from lesionwise.attribution.sparse.footprint import CALLS, Footprint, convolved
 from lesionwise.attribution.sparse.local import LocalTensor, input_box
-from lesionwise.attribution.sparse.outline import Outline
 from lesionwise.geometry.box import Box
 from lesionwise.kernels import QuickConvolutions, UncompiledMode
 from lesionwise.segmenter import full_resolution
@@ -76,6 +75,10 @@ class Changed(LocalTensor):
         return found
 
 
+class _OtherSteps(NotImplementedError):
+    """The network calls other operations than those on the tape."""
+
+
 class Rerun:
     """Logits of a network on changed versions of one window, exact on the box that is `wanted`.
 
@@ -90,7 +93,7 @@ class Rerun:
         self._convolutions = Convolutions.of(network)
         self._footprint, self._tape = Footprint(), _Tape()
         self.refused = False
-        self._taught = learn
+        self._has_graph = learn
         self.before = self._learnt() if learn else self._recorded()
 
     def logits(
@@ -122,10 +125,10 @@ class Rerun:
             except (NotImplementedError, RuntimeError, TypeError, IndexError) as error:
                 if is_out_of_memory(error):
                     raise
-                self.refused = True
-            if self._taught:  # with a graph some functions take other steps than without: recorded anew without one
-                self._taught, self.refused = False, False
-                self.before = self._recorded()
+                # With a graph some functions take other steps than without: then the tape is recorded anew without one.
+                self.refused = not (self._has_graph and isinstance(error, _OtherSteps))
+            if not self.refused:
+                self._has_graph, self.before = False, self._recorded()
                 return self._changed(versions, box)
         return [self._forward(x[None].clone())[0] for x in versions]
 
@@ -156,10 +159,8 @@ class Rerun:
         """The same, and the footprint learns what the wanted logits depend on, by a graph that holds no values."""
         footprint = Footprint()
         with frozen(self._network):
-            graph = Runner(self._network, "local").forward(
-                self._reference[None], footprint, outline=Outline(), watching=self._tape
-            )
-            graph.learn([self._wanted])
+            runner = Runner(self._network, "local")
+            graph = runner.learnt(self._reference[None], footprint, [self._wanted], watching=self._tape)
         if not footprint.refused:
             self._footprint = footprint
         return graph.values[0]
@@ -217,8 +218,8 @@ class _Replay(UncompiledMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func in _SAME:
             return args[0] if isinstance(args[0], Changed) else func(*args, **(kwargs or {}))
-        if self._tape.called[self._number] is not func:
-            raise NotImplementedError("The network does something else than for the reference.")
+        if self._tape.called[self._number : self._number + 1] != [func]:
+            raise _OtherSteps("The network does something else than for the reference.")
         before, self._number = _repeated(self._tape.kept[self._number], self._items), self._number + 1
         limit = None
         if func in CALLS and args[0].ndim == 5:

@@ -132,9 +132,10 @@ def cost_of(scan: Scan, chosen: Sequence[Instance], effort: Effort) -> str:
     """What is about to be spent, from one timed pass of the windows of one lesion, the one that fewest windows meet."""
     questions = [Question.about(scan, one) for one in chosen]
     quickest = min(questions, key=lambda one: len(one.probe.windows))
-    begun = time.perf_counter()
+    clock = time.process_time if scan.device == "cpu" else time.perf_counter
+    begun = clock()
     quickest.ask_plainly(quickest.base)
-    seconds = (time.perf_counter() - begun) / max(len(quickest.probe.windows), 1)
+    seconds = (clock() - begun) / max(len(quickest.probe.windows), 1)
     windows, channels = sum(len(one.probe.windows) for one in questions), len(scan.channels)
     minutes = {
         passes: passes * windows * seconds / 60 for passes in (effort.passes(channels), effort.whole_passes(channels))

@@ -9,7 +9,6 @@ from lesionwise.attribution.engine.scene import Scene
 from lesionwise.attribution.engine.site import Site
 from lesionwise.attribution.engine.workload import Pass, Workload
 from lesionwise.attribution.sparse.footprint import Footprint
-from lesionwise.attribution.sparse.outline import Outline
 from lesionwise.geometry.box import Box
 
 
@@ -49,20 +48,11 @@ def learn(
 
 
 def learn_pass(scene: Scene, at: Pass, boxes: Sequence[Box], footprint: Footprint) -> Float[Tensor, "1 outputs i j k"]:
-    """Logits of one window in one view, as it is; the footprint learns what the logits in `boxes` depend on.
-
-    The graph holds no values. Where a network cannot be followed that way, it is run once more with them.
-    """
+    """Logits of one window in one view, as it is; the footprint learns what the logits in `boxes` depend on."""
     inputs = scene.window(at[0])[None]
     if scene.runner.strategy != "local":
         return scene.runner.logits(inputs, at=at)
-    for outline in (Outline(), None):
-        graph = scene.runner.forward(inputs, footprint, at=at, outline=outline)
-        graph.learn(boxes)
-        if not footprint.refused or outline is None:
-            return graph.values
-        footprint.forget()
-    raise AssertionError("unreachable")
+    return scene.runner.learnt(inputs, footprint, boxes, at=at).values
 
 
 def outputs_of(scene: Scene) -> int:

@@ -115,6 +115,27 @@ class Runner:
                 logits = self._forward(copy, at)
             return WindowPass(self, leaf, logits, watched, footprint)
 
+    def learnt(
+        self,
+        windows: Float[Tensor, "batch channels i j k"],
+        footprint: Footprint,
+        boxes: Sequence[Box],
+        *,
+        at: Pass | None = None,
+        watching: AbstractContextManager | None = None,
+    ) -> "WindowPass":
+        """A pass from which the footprint learns what the logits in `boxes` depend on; `watching` sees the network run once.
+
+        The graph holds no values. Where a network cannot be followed that way, it is run once more with them.
+        """
+        graph = self.forward(windows, footprint, at=at, outline=Outline(), watching=watching)
+        graph.learn(boxes)
+        if footprint.refused:
+            footprint.forget()
+            graph = self.forward(windows, footprint, at=at)
+            graph.learn(boxes)
+        return graph
+
     def _forward(self, windows: Tensor, at: Pass | None) -> Tensor:
         context = nullcontext() if self.autocast is None else torch.autocast(windows.device.type, dtype=self.autocast)
         held = nullcontext() if self.held is None or at is None else Held(self.held.setdefault(at, Statistics()))

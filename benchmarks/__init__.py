@@ -1,1 +1,5 @@
-"""Benchmarks: run `python -m benchmarks` (or `make bench`)."""
+"""Benchmarks. Their processes keep freed memory, as those of the commands do."""
+
+from lesionwise.allocator import keep_freed_memory
+
+keep_freed_memory()

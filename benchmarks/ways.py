@@ -17,7 +17,7 @@ from monai.networks.nets import DynUNet, UNet
 from torch import Tensor, nn
 
 from lesionwise.attribution.sparse.convolutions import Convolutions, gathering_way, scattering_way
-from lesionwise.kernels import QuickConvolutions
+from lesionwise.kernels import QuickConvolutions, _by_phases
 from lesionwise.models.zoo import load_model
 
 _aten = torch.ops.aten
@@ -93,7 +93,7 @@ def whole_windows() -> None:
             flush=True,
         )
     print(
-        "\n| layer | voxels of its input | usual | oneDNN | columns | channels last, with the copy |\n|---|---|---|---|---|---|"
+        "\n| layer | voxels of its input | usual | oneDNN | phases | channels last, with both copies |\n|---|---|---|---|---|---|"
     )
     edge = 96
     for module in load_model("builtin").network.modules():
@@ -108,15 +108,15 @@ def layer_row(layer: nn.Conv3d | nn.ConvTranspose3d, edge: int) -> str:
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     stride, padding, dilation = layer.stride, layer.padding, layer.dilation
     if layer.transposed:
-        kernel, more = list(layer.kernel_size), layer.output_padding
-        columns = partial(_aten.slow_conv_transpose3d, x, weight, kernel, bias, stride, padding, more, dilation)
-        ways: dict[str, Callable[[], object]] = {"columns": columns}
+        phases = partial(_by_phases, x, weight, bias, stride, padding, layer.output_padding)
+        ways: dict[str, Callable[[], object]] = {"phases": phases}
     else:
         ways = {"oneDNN": partial(_aten.mkldnn_convolution, x, weight, bias, padding, stride, dilation, 1)}
-    ways |= {"usual": lambda: layer(x), "last": lambda: layer(x.contiguous(memory_format=torch.channels_last_3d))}
+    ways["usual"] = lambda: layer(x)
+    ways["last"] = lambda: layer(x.contiguous(memory_format=torch.channels_last_3d)).contiguous()
     with torch.no_grad():
         found = dict(zip(ways, milliseconds(list(ways.values()), times=6), strict=True))
-    cells = [f"{found[way]:.0f}" if way in found else "n/a" for way in ("usual", "oneDNN", "columns", "last")]
+    cells = [f"{found[way]:.0f}" if way in found else "n/a" for way in ("usual", "oneDNN", "phases", "last")]
     return f"| {layer.in_channels} to {layer.out_channels}, {type(layer).__name__} | {edge}^3 | {' | '.join(cells)} |"
 
 

@@ -1,12 +1,14 @@
 """Whole windows by the quick convolutions: the values of PyTorch's own choice, and what they leave alone."""
 
+from itertools import product
+
 import pytest
 import torch
 from monai.networks.nets import UNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lesionwise.kernels import QuickConvolutions, has_kernels
+from lesionwise.kernels import QuickConvolutions, _by_phases, has_kernels
 
 LAYERS = {
     "first": nn.Conv3d(2, 8, 3, stride=2, padding=1),
@@ -29,7 +31,7 @@ def test_this_build_has_them():
 def test_values_are_those_of_the_usual_way(name, items, layout):
     layer = LAYERS[name]
     channels = layer.in_channels
-    x = torch.randn(items, channels, 18, 17, 16, generator=torch.Generator().manual_seed(0)).contiguous(
+    x = torch.randn(items, channels, 22, 21, 20, generator=torch.Generator().manual_seed(0)).contiguous(
         memory_format=layout
     )
     with torch.no_grad():
@@ -42,6 +44,21 @@ def test_values_are_those_of_the_usual_way(name, items, layout):
     # neither is nearer to double precision than single precision allows
     error = [float((found - true).abs().max() / true.abs().max()) for found in (quick, usual)]
     assert max(error) < 1e-5, error
+
+
+def test_phases_of_every_stride_padding_and_kernel():
+    generator, compared = torch.Generator().manual_seed(2), 0
+    for width, stride, padding, more in product((1, 2, 3, 4, 5), (1, 2, 3), (0, 1, 2), (0, 1, 2)):
+        if more < stride and (4 - 1) * stride - 2 * padding + width + more > 0:  # what PyTorch allows
+            geometry = [(stride, 1, stride), (padding, 0, padding), (more, 0, more)]
+            x, weight = (
+                torch.randn(2, 3, 4, 5, 4, generator=generator),
+                torch.randn(3, 2, width, 2, width, generator=generator),
+            )
+            usual = nn.functional.conv_transpose3d(x, weight, torch.ones(2), *geometry)
+            torch.testing.assert_close(_by_phases(x, weight, torch.ones(2), *geometry), usual, rtol=1e-4, atol=1e-5)
+            compared += 1
+    assert compared == 89, compared
 
 
 def test_derivatives_are_those_of_the_usual_way():

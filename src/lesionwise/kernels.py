@@ -8,18 +8,20 @@ gives equal bytes; values agree with those of PyTorch's own choice up to the rou
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _aten = torch.ops.aten
 
 _FEW_OUTPUTS = 4
-"""Channels up to which a transposed convolution is quickest as one product whose columns are added up."""
-_MANY_VOXELS = 4096
-"""Voxels from which a transposed convolution is quicker with the channels last in memory, the copy included."""
+"""Output channels up to which a transposed convolution is quickest by the phases of its stride."""
+_MANY_VOXELS = 8192
+"""Voxels of its input from which it is."""
 
 
 class UncompiledMode(TorchDispatchMode):
@@ -50,13 +52,39 @@ def _convolution(
 ) -> Tensor:  # fmt: skip
     if not transposed:
         return _aten.mkldnn_convolution.default(x, weight, bias, padding, stride, dilation, groups)
-    if groups == 1 and weight.shape[1] <= _FEW_OUTPUTS:
-        return _aten.slow_conv_transpose3d.default(
-            x, weight, list(weight.shape[2:]), bias, stride, padding, output_padding, dilation
-        )
-    if x.shape[2:].numel() >= _MANY_VOXELS:
-        x = x.contiguous(memory_format=torch.channels_last_3d)
+    few = groups == 1 and weight.shape[1] <= _FEW_OUTPUTS and x.shape[2:].numel() >= _MANY_VOXELS
+    if few and all(step == 1 for step in dilation):
+        return _by_phases(x, weight, bias, stride, padding, output_padding)
     return _aten.convolution.default(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+
+
+def _by_phases(
+    x: Float[Tensor, "batch inputs i j k"], weight: Float[Tensor, "inputs outputs a b c"], bias: Tensor | None,
+    stride: Sequence[int], padding: Sequence[int], output_padding: Sequence[int],
+) -> Float[Tensor, "batch outputs i2 j2 k2"]:  # fmt: skip
+    """A transposed convolution as an ordinary one with outputs * prod(stride) channels, one for each phase of the stride.
+
+    An output's phase is its place modulo the stride. Outputs of one phase read their inputs through the same part of the
+    kernel: along an axis output `stride * q + phase` is a sum, over offsets, of input `q + offset` times the kernel's value at
+    `phase + padding - stride * offset`. (Shi et al., CVPR 2016, "sub-pixel convolution".)
+    """
+    outputs, around, size, used = weight.shape[1], [], [], []
+    for axis, (step, pad) in enumerate(zip(stride, padding, strict=True)):
+        before, width = x.shape[2 + axis], weight.shape[2 + 2 * axis]
+        first, last = -((width - 1 - pad) // step), (step - 1 + pad) // step
+        place = torch.arange(step)[:, None] + pad - step * torch.arange(first, last + 1)
+        weight = weight.movedim(2 + 2 * axis, -1)
+        values = weight[..., place.clamp(0, width - 1)] * ((place >= 0) & (place < width))
+        weight = values.movedim((-2, -1), (2 + 2 * axis, 3 + 2 * axis))  # from (..., width) to (..., phase, offset)
+        size.append((before - 1) * step - 2 * pad + width + output_padding[axis])
+        steps = -(-size[axis] // step)
+        around.append(max(-first, steps + last - before, 0))
+        used.append(slice(first + around[axis], first + around[axis] + steps))
+    one, each = [1] * 3, None if bias is None else bias.repeat_interleave(prod(stride))
+    phases = weight.permute(1, 2, 4, 6, 0, 3, 5, 7).flatten(0, 3).contiguous()
+    found = _aten.mkldnn_convolution.default(x, phases, each, around, one, one, 1)
+    found = found[:, :, *used].unflatten(1, (outputs, *stride)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return found.flatten(6, 7).flatten(4, 5).flatten(2, 3)[:, :, : size[0], : size[1], : size[2]].contiguous()
 
 
 @lru_cache(maxsize=1)
@@ -68,7 +96,7 @@ def has_kernels() -> bool:
         usual = _aten.convolution.default(x, weight, bias, one, none, one, False, none, 1)
         quick = _aten.mkldnn_convolution.default(x, weight, bias, none, one, one, 1)
         turned = _aten.convolution.default(x, weight, bias, one, none, one, True, none, 1)
-        columns = _aten.slow_conv_transpose3d.default(x, weight, [2] * 3, bias, one, none, none, one)
-        return torch.allclose(usual, quick) and torch.allclose(turned, columns)
+        phases = _by_phases(x, weight, bias, one, none, none)
+        return torch.allclose(usual, quick) and torch.allclose(turned, phases)
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return False

@@ -1,5 +1,7 @@
 """The weights that ship: small, honest about themselves, and able to find a plain lesion."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from lesionwise.geometry.volume import Volume
 from lesionwise.metrics import dice
 from lesionwise.models import builtin
 from lesionwise.models.folds import CrossValidated
+from lesionwise.network import answer
 from lesionwise.phantom import synthesise
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.windows import WindowGrid, predict, probability
@@ -82,3 +85,17 @@ def test_what_learnt_from_synthetic_patients_only_still_ships() -> None:
     before = builtin.load("builtin-synthetic")
     assert "no real scan" in before.spec.card["data"]
     assert before.fingerprint != builtin.load("builtin").fingerprint
+
+
+@pytest.mark.parametrize("name", builtin.names())
+def test_what_is_taken_as_fitting_does_fit(name: str) -> None:
+    model = builtin.load(name)
+    for part in getattr(model, "parts", (model,)):
+        found = answer(part.network, channels=len(part.spec.channels), window=part.spec.window)
+        assert found.shape == (1, part.spec.outputs, *part.spec.window)
+
+
+def test_loading_what_ships_does_not_import_the_compiler() -> None:
+    code = "import sys; from lesionwise.models import builtin; builtin.load('builtin'); print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from lesionwise import __version__
+from lesionwise.allocator import keep_freed_memory
 from lesionwise.errors import InputError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     if not WAITING & os.environ.keys():
         os.environ["OMP_WAIT_POLICY"] = "passive"
+    keep_freed_memory()
     try:
         result = app(
             args=list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="lesionwise"

@@ -21,6 +21,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from lesionwise.allocator import keep_freed_memory
 from lesionwise.cohort.within import Step, listening, tell, through
 from lesionwise.errors import InputError, MissingExtraError
 
@@ -324,6 +325,7 @@ def _serve(pipe: Connection, threads: int, gpu: str | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     limit_threads(threads)
+    keep_freed_memory()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     while True:
         try:
@@ -351,6 +353,7 @@ def _on_cluster(unit_fn: UnitFn, task: Any) -> Any:
     granted = _number("SLURM_CPUS_PER_TASK")
     if granted is not None:
         limit_threads(min(granted, usable_cores()))
+    keep_freed_memory()
     return _guarded(unit_fn, task)
 
 

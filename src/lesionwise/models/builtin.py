@@ -40,9 +40,9 @@ def load(name: str, options: Mapping[str, str] | None = None) -> AbstractSegment
     """
     of_folds = WEIGHTS / f"{name}{folds.SUFFIX}"
     if of_folds.is_file():
-        return folds.load(of_folds, options=options)
+        return folds.load(of_folds, options=options, fits=True)
     description = WEIGHTS / f"{name}.toml"
     if not description.is_file():
         shipped = ", ".join(names()) or "none"
         raise ModelFileError(f"Expected the shipped model {name} in {WEIGHTS}, found {shipped}.")
-    return load_pair(description, description.with_suffix(".safetensors"))
+    return load_pair(description, description.with_suffix(".safetensors"), fits=True)

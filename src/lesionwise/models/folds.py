@@ -28,6 +28,7 @@ from lesionwise.io.files import write_whole
 from lesionwise.models.architecture import build, load_weights
 from lesionwise.models.members import Members
 from lesionwise.models.statedict import load_pair, parse_toml, spec_of, spec_table
+from lesionwise.network import take_as_fitting
 from lesionwise.segmenter import AbstractSegmenter, Placement, Segmenter, Spec
 
 OPTIONS = {"fold": "the number of one network (the one that has not seen the patient, else all)"}
@@ -100,12 +101,14 @@ def claims(path: Path) -> bool:
     return (path / INDEX).is_file() if path.is_dir() else path.name.endswith(SUFFIX)
 
 
-def load(path: Path, *, trust: bool = False, options: Mapping[str, str] | None = None) -> AbstractSegmenter:
-    """Reads all networks. `trust` is not needed: nothing in this format can run.
+def load(
+    path: Path, *, trust: bool = False, options: Mapping[str, str] | None = None, fits: bool = False
+) -> AbstractSegmenter:
+    """Reads all networks. `trust` is not needed: nothing in this format can run; `fits` as for `load_pair`, of a file.
 
     Raises ModelFileError if a fold is missing or differs in layout, InputError for a `fold` that is not there.
     """
-    model = _of_file(path) if path.is_file() else _of_folder(path)
+    model = _of_file(path, fits=fits) if path.is_file() else _of_folder(path)
     wanted = (options or {}).get("fold")
     if wanted is None:
         return model
@@ -169,7 +172,7 @@ def description(path: Path) -> dict[str, Any]:
         return parse_toml(archive["description"].tobytes(), where=str(path))
 
 
-def _of_file(path: Path) -> CrossValidated:
+def _of_file(path: Path, *, fits: bool) -> CrossValidated:
     with _opened(path) as archive:
         arrays = {name: archive[name] for name in archive.files if name != "description"}
     table = description(path)
@@ -190,6 +193,8 @@ def _of_file(path: Path) -> CrossValidated:
         state = {k.removeprefix(start): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(start)}
         state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
         network = load_weights(build(class_name, arguments, where=str(path)), state, where=f"{path}, fold {fold}")
+        if fits:
+            take_as_fitting(network, channels=len(spec.channels), outputs=spec.outputs, window=spec.window)
         parts.append(Segmenter(network.eval(), replace(spec, threshold=threshold, min_size_vox=size)))
     return _checked(parts, held_out, contents, where=path)
 

@@ -31,6 +31,7 @@ from lesionwise.io.files import write_text, write_whole
 from lesionwise.models.architecture import build, checked, load_weights
 from lesionwise.models.archive import Archive
 from lesionwise.models.checkpoint import read_saved
+from lesionwise.network import take_as_fitting, without_in_place
 from lesionwise.segmenter import AbstractSegmenter, FixedNormalisation, Segmenter, Spec
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
@@ -59,8 +60,8 @@ def load(path: Path, *, trust: bool = False, options: Mapping[str, str] | None =
     return load_pair(description_file, weights_file)
 
 
-def load_pair(description_file: Path, weights_file: Path) -> Segmenter:
-    """The segmenter that a TOML describes, with the weights of a file."""
+def load_pair(description_file: Path, weights_file: Path, *, fits: bool = False) -> Segmenter:
+    """The segmenter that a TOML describes, with the weights of a file; `fits` says that the two are known to belong together."""
     table = read_toml(description_file)
     network = table.get("network", {})
     if not isinstance(network, Mapping) or "class" not in network:
@@ -70,8 +71,11 @@ def load_pair(description_file: Path, weights_file: Path) -> Segmenter:
     spec = spec_of(table, where=description_file)
     module = build(str(network["class"]), network.get("arguments", {}), where=str(description_file))
     load_weights(module, read_weights(weights_file), where=str(weights_file))
-    where = str(description_file)
-    module = checked(module, channels=len(spec.channels), classes=spec.classes, window=spec.window, where=where)
+    if fits:
+        take_as_fitting(without_in_place(module), channels=len(spec.channels), outputs=spec.outputs, window=spec.window)
+    else:
+        where = str(description_file)
+        module = checked(module, channels=len(spec.channels), classes=spec.classes, window=spec.window, where=where)
     return Segmenter(module, spec)
 
 

@@ -53,13 +53,14 @@ def find_head(image: Volume) -> MaskArray:
     solid = ndimage.binary_opening(bright, _ball(2.0, sizes))
     solid = solid if solid.any() else bright
     solid = _largest_component(solid)
+    (own,) = ndimage.find_objects(solid.astype(np.int8))  # a closing stays within the box that holds what is closed
     pad = np.ceil(4.0 / sizes).astype(int) + 1
-    padded = np.pad(solid, [(p, p) for p in pad])
+    padded = np.pad(solid[own], [(p, p) for p in pad])
     # A closing with a ball: its distances run between voxel centres, as a structuring element's do.
     near = ndimage.distance_transform_edt(~padded, sampling=sizes) <= 4.0
     closed = ndimage.distance_transform_edt(near, sampling=sizes) > 4.0
-    inner = (closed | padded)[tuple(slice(p, -p) for p in pad)]
-    return ndimage.binary_fill_holes(inner) & np.any(image.data != 0, axis=0)
+    solid[own] |= closed[tuple(slice(p, -p) for p in pad)]
+    return ndimage.binary_fill_holes(solid) & np.any(image.data != 0, axis=0)
 
 
 def check_skull_stripped(head: MaskArray, image: Volume, *, what: str) -> None:

@@ -52,6 +52,9 @@ def test_two_processes_say_what_one_does_and_what_is_finished_is_kept(why, out):
     code, _, _ = why("--device", "cpu", "--workers", "2", "--no-resume")
     assert code == 0
     pd.testing.assert_frame_equal(tables(out), alone, rtol=1e-4)
+    one = str(alone["lesion"].max())
+    assert why("--device", "cpu", "--lesions", one, "--no-resume")[0] == 0
+    pd.testing.assert_frame_equal(tables(out), alone, rtol=1e-4)  # what was asked before is not lost
 
 
 def test_a_scan_that_cannot_be_asked_is_left_out(why, out, cohort):

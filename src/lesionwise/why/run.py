@@ -57,8 +57,8 @@ def run_why(
 
     Lesions are shared out over the runner's processes; each is kept as soon as it is finished, so that an interrupted run
     goes on. A scan that cannot be asked, wholly or in part, is in `runner.left_out` with the reason, and its table holds the
-    lesions that could; the others go on. `say` is told the cost before, from one timed pass. Raises InputError if no scan
-    can be used.
+    lesions that could, and those that earlier runs asked the same about; the others go on. `say` is told the cost before,
+    from one timed pass. Raises InputError if no scan can be used.
     """
     outputs, damaged = require_usable(plan.out)
     runner.left_out |= {one.name.stem: one.reason for one in damaged}
@@ -76,23 +76,30 @@ def run_why(
         _announce(plan, [one for one in tables if not (runner.resume and is_finished(one.unit))], say)
     result = runner.run([table.unit for table in tables], stage=WORK)
     _scan.cache_clear()
-    done = [
-        (table.unit.name, read_frame(table.path))
-        for table, outcome in zip(tables, result.outcomes, strict=True)
-        if outcome.status in ("done", "kept")
+    answered = [
+        table for table, outcome in zip(tables, result.outcomes, strict=True) if outcome.status in ("done", "kept")
     ]
+    asked = {table.path for table in tables}
+    before = [_unit(plan, output, one.label, version) for output in outputs for one in _lesions_of(output)]
+    answered += [one for one in before if one.path not in asked and is_finished(one.unit)]
+    done = [(table.unit.name, read_frame(table.path)) for table in answered]
     found: dict[ScanName, pd.DataFrame] = {}
     for output in outputs:
         rows = [row for name, frame in done if name == output.name for row in frame.to_dict(orient="records")]
+        rows.sort(key=lambda row: int(row["lesion"]))
         if rows or not chosen[output.name]:
             table = found[output.name] = pd.DataFrame(rows, columns=None if rows else ["lesion", "outcome"])
             write_why(ScanFiles(plan.out, output.name), table, WrittenAs.of(output))
     return found
 
 
+def _lesions_of(output: ScanOutput) -> list[_Listed]:
+    return [_Listed.of(row) for row in output.lesions.to_dict(orient="records")]
+
+
 def _chosen(output: ScanOutput, plan: WhyPlan) -> list[_Listed]:
-    listed = [_Listed.of(row) for row in output.lesions.to_dict(orient="records")]
-    return [one for one in select(listed, plan.lesions, seed=settings_of(plan.out).seed) if one.outcome != "TN"]
+    chosen = select(_lesions_of(output), plan.lesions, seed=settings_of(plan.out).seed)
+    return [one for one in chosen if one.outcome != "TN"]
 
 
 def _unit(plan: WhyPlan, output: ScanOutput, label: int, version: str) -> TableUnit:

@@ -1,5 +1,5 @@
 """Benchmarks. Their processes keep freed memory, as those of the commands do."""
 
-from lesionwise.allocator import keep_freed_memory
+from lesionwise.memory import keep_freed_memory
 
 keep_freed_memory()

@@ -15,8 +15,8 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from lesionwise import __version__
-from lesionwise.allocator import keep_freed_memory
 from lesionwise.errors import InputError
+from lesionwise.memory import keep_freed_memory
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": (

@@ -21,9 +21,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from lesionwise.allocator import keep_freed_memory
 from lesionwise.cohort.within import Step, listening, tell, through
 from lesionwise.errors import InputError, MissingExtraError
+from lesionwise.memory import keep_freed_memory
 
 RETRIES = 2
 """How often a unit is done again after its process died."""

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +15,7 @@ from lesionwise.cohort.engines import (
     usable_threads,
 )
 from lesionwise.errors import InputError
-
-MEMORY_SHARE = 0.6
-"""Of free memory that attributions may hold; the rest is for images, the network and maps on their way to disk."""
+from lesionwise.memory import MEMORY_SHARE, free_memory_bytes
 
 
 def engine_for(
@@ -61,21 +58,3 @@ def memory_per_process(processes: int, *, device: str) -> int | None:
     if device.startswith("cuda"):
         return None
     return int(MEMORY_SHARE * free_memory_bytes() / processes)
-
-
-def free_memory_bytes() -> int:
-    """Memory that this process may still take: the machine's, or what is left of its control group's limit."""
-    bounds = [8 << 30]
-    with suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                bounds = [int(line.split()[1]) * 1024]
-    with suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        bounds.append(limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    per_cpu, cpus = os.environ.get("SLURM_MEM_PER_CPU", ""), os.environ.get("SLURM_CPUS_ON_NODE", "")
-    if os.environ.get("SLURM_MEM_PER_NODE", "").isdigit():
-        bounds.append(int(os.environ["SLURM_MEM_PER_NODE"]) << 20)
-    elif per_cpu.isdigit() and cpus.isdigit():
-        bounds.append((int(per_cpu) * int(cpus)) << 20)
-    return max(min(bounds), 1 << 28)

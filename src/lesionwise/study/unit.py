@@ -12,6 +12,7 @@ from lesionwise.errors import InputError
 from lesionwise.io.bids import BidsScan
 from lesionwise.io.cases import HEAD_FOUND, read_scan_case
 from lesionwise.io.derivative import ScanFiles, read_why
+from lesionwise.memory import MEMORY_SHARE
 from lesionwise.models.reference import ModelRef
 from lesionwise.segmenter import AbstractSegmenter
 from lesionwise.store import part_path
@@ -22,7 +23,6 @@ from lesionwise.triage.scan import TriageScan
 from lesionwise.units import Explained, Settings, explain_case
 from lesionwise.units.keys import stored
 from lesionwise.units.record import is_recorded, written
-from lesionwise.units.work import MEMORY_SHARE
 from lesionwise.why.finished import explain_why
 
 

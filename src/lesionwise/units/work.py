@@ -23,6 +23,7 @@ from lesionwise.instances.instance import Instance
 from lesionwise.instances.matching import select
 from lesionwise.io.derivative import ScanFiles, read_saliency, write_saliency
 from lesionwise.measures import effect_regions
+from lesionwise.memory import MEMORY_SHARE, free_memory_bytes
 from lesionwise.saliency import SaliencyMap
 from lesionwise.segmenter import AbstractSegmenter, Placement
 from lesionwise.types import ProgressFn
@@ -32,9 +33,6 @@ from lesionwise.units.packing import near, rounded
 from lesionwise.units.prediction import Prediction, find_lesions, model_facts, predict_case
 from lesionwise.units.record import remove_stale_maps, save_prediction, save_table
 from lesionwise.units.settings import Settings, map_units
-
-MEMORY_SHARE = 0.6
-"""Fraction of the free memory that explaining may take."""
 
 
 def explain_case(
@@ -148,7 +146,7 @@ def _explain(
         say(f"{len(maps)} of {len(wanted)} maps are there already and are kept.")
     if not todo:
         return maps
-    memory_bytes = memory_bytes or int(MEMORY_SHARE * free_memory_bytes(settings.device))
+    memory_bytes = memory_bytes or int(MEMORY_SHARE * free_bytes(settings.device))
     voxel_sets = [instance.voxels for instance, _ in todo]
     opened = Session.open(model.network, model.spec, placement, voxel_sets, method, settings.run_options(memory_bytes))
     started = time.perf_counter()
@@ -195,16 +193,9 @@ def _readable(path: Path) -> SaliencyMap | None:
     return found if "Statistics" in found.provenance else None
 
 
-def free_memory_bytes(device: str) -> int:
-    """Memory that is free now: the GPU's for a GPU, else the machine's."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 8 << 30
+def free_bytes(device: str) -> int:
+    """Memory that is free now: the GPU's for a GPU, else what this process may still take."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.startswith("cuda") else free_memory_bytes()
 
 
 def _as_map(attribution: Attribution, explained: Explained, instance: Instance, key: str) -> SaliencyMap:

@@ -8,7 +8,7 @@ import pytest
 
 PAGES = """
 import resource, sys
-from lesionwise.allocator import keep_freed_memory
+from lesionwise.memory import keep_freed_memory
 arranged = keep_freed_memory() if sys.argv[1] == "kept" else False
 count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt * resource.getpagesize()
 b"1" * 2**26

@@ -1,7 +1,8 @@
 """Networks with instance norm: whole-volume autograd, the exact engine and the split map beside one another.
 
-`python -m benchmarks.split [--draws 50] [--window 64] [--shape 160]`: one process, one thread, processor time. MONAI's
-DynUNet 16-32-64 with residual blocks and instance norm (the published "nnU-Net"), random weights, a random scan.
+`python -m benchmarks.split [--draws 50] [--window 64] [--shape 160] [--model RUN]`: one process, one thread, processor time.
+MONAI's DynUNet 16-32-64 with residual blocks and instance norm (the published "nnU-Net"), random weights, or a model of
+such norms that was trained; a random scan.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from torch import nn
 
 from benchmarks.scene import Bench, random_scan
 from lesionwise.attribution import RunOptions, Session, SmoothGrad, attribute
+from lesionwise.models.zoo import load_model
 
 
 def network() -> nn.Module:
@@ -34,11 +36,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name, value in (("draws", 50), ("window", 64), ("shape", 160), ("lesions", 25)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--model", default=None)
     given = parser.parse_args()
     torch.set_num_threads(1)
     scan = random_scan(given.lesions, (given.shape,) * 3)
     spec = replace(scan.spec, window=(given.window,) * 3)
-    bench = replace(scan, network=network(), spec=spec)
+    chosen = network() if given.model is None else load_model(given.model).network
+    bench = replace(scan, network=chosen, spec=spec)
     forward_s, backward_s = whole_volume(bench)
     print(f"Whole-volume autograd: {forward_s:.1f} s forward, {backward_s:.1f} s per derivative (processor time).")
     for lesions in (1, given.lesions):

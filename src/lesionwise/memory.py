@@ -1,7 +1,7 @@
 """Memory of this process: what it may still take, and that what it frees stays with it.
 
 glibc gives blocks above 32 MiB back to the system as soon as they are freed, and asks for them again at the next layer: the
-system then clears every page. A 96^3 window of 16 channels is 57 MB; of a DynUNet's processor time a third goes there.
+system then clears every page. A 96^3 window of 16 channels is 57 MB; of a DynUNet's processor time nearly half went there.
 """
 
 import ctypes

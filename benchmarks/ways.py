@@ -17,7 +17,7 @@ from monai.networks.nets import DynUNet, UNet
 from torch import Tensor, nn
 
 from lesionwise.attribution.sparse.convolutions import Convolutions, gathering_way, scattering_way
-from lesionwise.kernels import QuickConvolutions, _by_phases
+from lesionwise.kernels import QuickConvolutions, by_phases
 from lesionwise.models.zoo import load_model
 
 _aten = torch.ops.aten
@@ -108,7 +108,7 @@ def layer_row(layer: nn.Conv3d | nn.ConvTranspose3d, edge: int) -> str:
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     stride, padding, dilation = layer.stride, layer.padding, layer.dilation
     if layer.transposed:
-        phases = partial(_by_phases, x, weight, bias, stride, padding, layer.output_padding)
+        phases = partial(by_phases, x, weight, bias, stride, padding, layer.output_padding)
         ways: dict[str, Callable[[], object]] = {"phases": phases}
     else:
         ways = {"oneDNN": partial(_aten.mkldnn_convolution, x, weight, bias, padding, stride, dilation, 1)}

@@ -8,7 +8,7 @@ from monai.networks.nets import UNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lesionwise.kernels import QuickConvolutions, _by_phases, has_kernels
+from lesionwise.kernels import QuickConvolutions, by_phases, has_kernels
 
 LAYERS = {
     "first": nn.Conv3d(2, 8, 3, stride=2, padding=1),
@@ -56,7 +56,7 @@ def test_phases_of_every_stride_padding_and_kernel():
                 torch.randn(3, 2, width, 2, width, generator=generator),
             )
             usual = nn.functional.conv_transpose3d(x, weight, torch.ones(2), *geometry)
-            torch.testing.assert_close(_by_phases(x, weight, torch.ones(2), *geometry), usual, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(by_phases(x, weight, torch.ones(2), *geometry), usual, rtol=1e-4, atol=1e-5)
             compared += 1
     assert compared == 89, compared
 

@@ -54,11 +54,11 @@ def _convolution(
         return _aten.mkldnn_convolution.default(x, weight, bias, padding, stride, dilation, groups)
     few = groups == 1 and weight.shape[1] <= _FEW_OUTPUTS and x.shape[2:].numel() >= _MANY_VOXELS
     if few and all(step == 1 for step in dilation):
-        return _by_phases(x, weight, bias, stride, padding, output_padding)
+        return by_phases(x, weight, bias, stride, padding, output_padding)
     return _aten.convolution.default(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
 
 
-def _by_phases(
+def by_phases(
     x: Float[Tensor, "batch inputs i j k"], weight: Float[Tensor, "inputs outputs a b c"], bias: Tensor | None,
     stride: Sequence[int], padding: Sequence[int], output_padding: Sequence[int],
 ) -> Float[Tensor, "batch outputs i2 j2 k2"]:  # fmt: skip
@@ -96,7 +96,7 @@ def has_kernels() -> bool:
         usual = _aten.convolution.default(x, weight, bias, one, none, one, False, none, 1)
         quick = _aten.mkldnn_convolution.default(x, weight, bias, none, one, one, 1)
         turned = _aten.convolution.default(x, weight, bias, one, none, one, True, none, 1)
-        phases = _by_phases(x, weight, bias, one, none, none)
+        phases = by_phases(x, weight, bias, one, none, none)
         return torch.allclose(usual, quick) and torch.allclose(turned, phases)
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return False

@@ -126,7 +126,8 @@ def local_cost(
     """
     at = (site.windows[0], scene.runner.views - 1)
     statistics: dict[Pass, Statistics] | None = {} if held else None
-    runner = replace(scene.runner, strategy="local", together=1, recompute=False, held=statistics)
+    together = _VOXELS_TOGETHER if voxelwise else 1
+    runner = replace(scene.runner, strategy="local", together=together, recompute=False, held=statistics)
     footprint, running = Footprint(), scene.running(runner)
     try:
         box = scene.in_window(at[0], site.readout.source)[0]
@@ -141,9 +142,7 @@ def local_cost(
         probe = _probe(scene, site, at[0], logits, voxelwise)
         nbytes = 2 * footprint.held_bytes
         # Either voxels behind one graph or draws of one window: both at once no longer fit into a processor's cache.
-        together = _VOXELS_TOGETHER if voxelwise else 1
         batch = 1 if voxelwise else next((n for n in (_MOST_DRAWS, _MOST_DRAWS // 2) if n * nbytes <= budget), 1)
-        runner = replace(runner, together=together)
         forward_s = backward_s = math.inf
         for attempt in range(3):  # the first prepares: weights are laid out, libraries loaded
             within = footprint.within

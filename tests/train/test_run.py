@@ -20,6 +20,7 @@ from lesionwise.errors import InputError
 from lesionwise.io.bids import find_scans
 from lesionwise.io.cases import read_case
 from lesionwise.models.zoo import load_model
+from lesionwise.train import learner
 from lesionwise.train.recipe import Recipe
 from lesionwise.train.run import train
 
@@ -58,6 +59,37 @@ def test_mixed_precision_trains_and_leaves_single_precision_weights(blobs, tmp_p
     trained = train(blobs, tmp_path, replace(RECIPE, epochs=1, precision="bf16-mixed"), device="cpu")
     assert trained.finished
     assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} <= {torch.float32, torch.int64}
+
+
+class SpoiltLoss(torch.nn.Module):
+    """A loss whose gradient is not a number from call `first` to call `last`."""
+
+    def __init__(self, first, last):
+        super().__init__()
+        self.first, self.last, self.calls = first, last, 0
+
+    def forward(self, logits, mask):
+        self.calls += 1
+        spoilt = self.first <= self.calls <= self.last
+        return (logits.float() ** 2).mean() * (float("nan") if spoilt else 1.0)
+
+
+def test_a_step_without_a_finite_gradient_is_left_out_and_counted(blobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(learner, "loss_of", lambda recipe: SpoiltLoss(2, 2))
+    train(blobs, tmp_path, RECIPE, device="cpu")
+    rows = list(csv.DictReader((tmp_path / "curves.csv").open()))
+    assert [row["skipped_steps"] for row in rows] == ["1", "0"]
+    assert all(np.isfinite(float(row["loss"])) for row in rows)
+    weights = load_file(tmp_path / "model.safetensors").values()
+    assert all(bool(torch.isfinite(value.float()).all()) for value in weights)
+
+
+def test_training_that_diverged_stops_with_one_sentence_and_keeps_what_was_before(blobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(learner, "loss_of", lambda recipe: SpoiltLoss(4, 99))
+    with pytest.raises(InputError, match="diverged: 3 of 3 steps of epoch 1.*--precision 32-true"):
+        train(blobs, tmp_path, RECIPE, device="cpu")
+    assert len(list(csv.DictReader((tmp_path / "curves.csv").open()))) == 1
+    assert (tmp_path / "last.ckpt").is_file()
 
 
 def test_it_learns(blobs, tmp_path):

@@ -119,9 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         typer.echo(f"lesionwise: {error}", err=True)
         code = 2
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo(
-            "lesionwise: interrupted; what was finished is kept, and the same command goes on from there.", err=True
-        )
         code = 130
     except MemoryError:
         typer.echo(

@@ -1,5 +1,6 @@
 """The training loop's parts for PyTorch Lightning. Importing this module needs the extra `train`."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from lesionwise.errors import InputError
 from lesionwise.metrics import normalised_dice
 from lesionwise.segmenter import Spec
 from lesionwise.train.loss import DiceCrossEntropyLoss, PublishedLoss
@@ -50,6 +52,7 @@ class Learner(pl.LightningModule):
         self.best = {"ndsc": -1.0, "threshold": 0.5, "epoch": -1.0, "stale": 0.0}
         self.best_weights: dict[str, Tensor] = {}
         self.losses: list[Tensor] = []
+        self.skipped = 0
         self.rate = recipe.learning_rate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,6 +76,16 @@ class Learner(pl.LightningModule):
         self.log("loss", loss, prog_bar=False)
         return loss
 
+    def on_after_backward(self) -> None:
+        """Leaves a step out whose gradient is not finite, as reduced precision can bring about; one of them would spoil
+        every weight. Where a gradient scaler watches (16-mixed) that is its task."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            self.skipped += 1
+            self.zero_grad(set_to_none=True)
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Moves the averaged weights."""
         if self.average is not None:
@@ -90,9 +103,16 @@ class Learner(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Adds a row to the curves; validates when it is time."""
-        row = {"epoch": float(self.current_epoch), "loss": float(torch.stack(self.losses).mean())}
-        row["learning_rate"] = self.rate
-        self.losses = []
+        loss = float(torch.stack(self.losses).nanmean())
+        if not math.isfinite(loss) or 2 * self.skipped > len(self.losses):
+            raise InputError(
+                f"Training diverged: {self.skipped} of {len(self.losses)} steps of epoch {self.current_epoch} had no finite "
+                f"gradient and the mean loss is {loss:.3g}. Expected --precision 32-true or a --learning-rate below "
+                f"{self.recipe.learning_rate:g}; the folder keeps the epochs before."
+            )
+        row = {"epoch": float(self.current_epoch), "loss": loss, "learning_rate": self.rate}
+        row["skipped_steps"] = float(self.skipped)
+        self.losses, self.skipped = [], 0
         last = self.current_epoch + 1 >= self.recipe.epochs
         if (self.current_epoch + 1) % self.recipe.validate_every == 0 or last:
             ndsc, threshold = self.validate()

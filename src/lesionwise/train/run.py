@@ -185,14 +185,14 @@ def write_best(
 
 
 def write_curves(path: Path, curves: Sequence[Mapping[str, float]]) -> None:
-    """One row per epoch: epoch, loss, learning_rate, val_ndsc, val_threshold (empty where not validated)."""
+    """One row per epoch: epoch, loss, learning_rate, val_ndsc, val_threshold (empty where not validated), skipped_steps
+    (whose gradient was not finite)."""
     stream = io.StringIO()
-    writer = csv.DictWriter(
-        stream, ["epoch", "loss", "learning_rate", "val_ndsc", "val_threshold"], lineterminator="\n"
-    )
+    columns = ["epoch", "loss", "learning_rate", "val_ndsc", "val_threshold", "skipped_steps"]
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
     for row in curves:
-        writer.writerow({**row, "epoch": int(row["epoch"])})
+        writer.writerow({**row, "epoch": int(row["epoch"]), "skipped_steps": int(row.get("skipped_steps", 0))})
     write_text(path, stream.getvalue())
 
 

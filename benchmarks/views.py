@@ -1,9 +1,10 @@
 """What a draw costs where a model has forty views: one nnU-Net alone, five of them mirrored, and the latter spread.
 
-`python -m benchmarks.views [--window 64] [--shape 96] [--lesions 3] [--rounds 3] [--statistics fixed exact]`: one process, one thread, processor time. An nnU-Net of
-four stages, 16-32-64-128, with instance norms and random weights; five such folds with eight mirrors each are forty networks.
-A random scan. A draw's price is the difference between runs of few and of more draws, in turn and the median of the rounds;
-"learning" is what the first draw waits for: the prediction and what the lesion depends on, in every view.
+`python -m benchmarks.views [--window 64] [--shape 96] [--lesions 3] [--rounds 3] [--statistics fixed exact]`: one process,
+one thread, processor time. An nnU-Net of four stages, 16-32-64-128, with instance norms and random weights; five such folds
+with eight mirrors each are forty networks. A random scan. A draw's price is the difference between runs of few and of more
+draws, the median of the rounds; "learning" is what the first draw waits for: the prediction and what the lesion depends on,
+in every view.
 """
 
 import argparse

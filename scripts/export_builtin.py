@@ -103,7 +103,7 @@ def ships(
         "not_for": "diagnosis, treatment, or any decision about a person",
         "documentation": "docs/model-card.md",
         "steps": training["steps"],
-        "start": training["start"],
+        **({"start": training["start"]} if training["start"] else {}),
     }
     return replace(
         spec,

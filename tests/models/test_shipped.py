@@ -70,15 +70,34 @@ def test_flair_alone_is_enough_and_said(model: AbstractSegmenter) -> None:
     assert dice(mask, case.reference) > 0.3
 
 
-def test_the_networks_of_the_folds_ship_in_one_file_and_leave_every_patient_out_once() -> None:
-    path = builtin.WEIGHTS / "builtin-folds.folds.npz"
-    assert path.stat().st_size <= 20_000_000
-    model = builtin.load("builtin-folds")
+@pytest.mark.parametrize(
+    ("name", "networks", "size"), [("builtin-folds", 5, 20_000_000), ("dynunet-folds", 3, 4_000_000)]
+)
+def test_the_networks_of_the_folds_ship_in_one_file_and_leave_every_patient_out_once(
+    name: str, networks: int, size: int
+) -> None:
+    path = builtin.WEIGHTS / f"{name}.folds.npz"
+    assert path.stat().st_size <= size
+    model = builtin.load(name)
     assert isinstance(model, CrossValidated)
     subjects = [name for fold in model.held_out for name in fold]
     assert len(subjects) == len(set(subjects)) == 14
-    assert len(model.parts) == 5
+    assert len(model.parts) == networks
     assert all(len(hashes) >= 2 for hashes in model.contents)
+
+
+def test_a_network_that_normalises_by_the_window_ships_without_a_receptive_field_and_takes_flair_alone() -> None:
+    part = builtin.load("dynunet-folds", {"fold": "0"})
+    assert part.spec.receptive_field_vox is None
+    assert part.spec.window == (64, 64, 64)
+    case = synthesise(11, size="small", n_lesions=12, lesion_contrast=0.7, mimics=False).case()
+    alone = replace(case, image=Volume(case.image.data[:1], case.image.affine, ("FLAIR",)))
+    asked = part.for_case(alone)
+    x = asked.place(alone).input
+    grid = WindowGrid.of(part.spec, alone.image.shape)
+    blank = predict(part.network, torch.cat([x, torch.zeros_like(x)], dim=1), grid)
+    assert torch.allclose(predict(asked.network, x, grid), blank, atol=1e-4)
+    assert dice(probability(blank, part.spec).numpy() > part.spec.threshold, case.reference) > 0.4
 
 
 def test_what_learnt_from_synthetic_patients_only_still_ships() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from monai.networks.nets import UNet
 from torch import nn
 
@@ -34,6 +35,15 @@ def network() -> nn.Module:
     torch.manual_seed(0)
     return UNet(
         3, 2, 2, channels=(32, 64, 128, 256, 512), strides=(2, 2, 2, 2), norm="batch", num_res_units=0
+    ).eval()  # fmt: skip
+
+
+def plain_nnunet(features: tuple[int, ...]) -> nn.Module:
+    """A plain nnU-Net with instance norms and random weights: features of each stage, two convolutions a stage."""
+    stages = len(features)
+    return PlainConvUNet(
+        2, stages, features, nn.Conv3d, 3, (1, *(2,) * (stages - 1)), 2, 2, 2, conv_bias=True,
+        norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU,
     ).eval()  # fmt: skip
 
 

@@ -14,10 +14,9 @@ from itertools import product
 from statistics import median
 
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
-from benchmarks.scene import Bench, random_scan
+from benchmarks.scene import Bench, plain_nnunet, random_scan
 from lesionwise.attribution import SmoothGrad, attribute, plan_attribution
 from lesionwise.models.nnunet import FusedViews
 
@@ -29,12 +28,7 @@ def folds(count: int) -> list[nn.Module]:
     made: list[nn.Module] = []
     for fold in range(count):
         torch.manual_seed(fold)
-        made.append(
-            PlainConvUNet(
-                2, 4, (16, 32, 64, 128), nn.Conv3d, 3, (1, 2, 2, 2), 2, 2, 2, conv_bias=True,
-                norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU,
-            ).eval()
-        )  # fmt: skip
+        made.append(plain_nnunet((16, 32, 64, 128)))
     return made
 
 

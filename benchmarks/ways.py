@@ -12,10 +12,10 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from monai.networks.nets import DynUNet, UNet
 from torch import Tensor, nn
 
+from benchmarks.scene import plain_nnunet
 from lesionwise.attribution.sparse.convolutions import Convolutions, gathering_way, scattering_way
 from lesionwise.kernels import QuickConvolutions, by_phases
 from lesionwise.models.zoo import load_model
@@ -66,21 +66,7 @@ def whole_windows() -> None:
         "DynUNet, 16-32-64-128, residual": DynUNet(
             3, 2, 2, [3] * 4, [1, 2, 2, 2], [2] * 3, filters=[16, 32, 64, 128], res_block=True
         ),
-        "nnU-Net, five stages, 32-64-128-256-320": PlainConvUNet(
-            2,
-            5,
-            (32, 64, 128, 256, 320),
-            nn.Conv3d,
-            3,
-            (1, 2, 2, 2, 2),
-            2,
-            2,
-            2,
-            conv_bias=True,
-            norm_op=nn.InstanceNorm3d,
-            norm_op_kwargs={"affine": True},
-            nonlin=nn.LeakyReLU,
-        ),
+        "nnU-Net, five stages, 32-64-128-256-320": plain_nnunet((32, 64, 128, 256, 320)),
     }
     window = torch.randn(1, 2, 96, 96, 96, generator=torch.Generator().manual_seed(0))
     print("| network | usual, ms | quick, ms | largest difference, of the largest logit |\n|---|---|---|---|")

@@ -1,7 +1,7 @@
 """Puts trained weights into the package: half precision on disk, and a TOML that says how to run them.
 
     python scripts/export_builtin.py --folds RUN --all ALL      # RUN: train --fold all; ALL: train --validation 0
-    python scripts/export_builtin.py --folds RUN --name dynunet --window 64
+    python scripts/export_builtin.py --folds RUN --name dynunet
 
 Threshold, smallest lesion and calibration come from RUN's patients, each judged by the network that has not seen them
 (RUN/out-of-fold.json); ALL's own patients judge nothing. Writes weights/NAME.toml + .safetensors, if there is an ALL, and
@@ -29,6 +29,9 @@ from lesionwise.train.operating_point import VoxelCalibration, calibrated_probab
 
 SOURCES = "open MS data (doi:10.1007/s12021-017-9348-7), MSLesSeg (doi:10.1038/s41597-025-05250-y), MS3SEG (figshare 30393475)"
 
+WINDOW = (96, 96, 96)
+"""Of prediction, in voxels, where a network does not depend on its window."""
+
 
 def main() -> None:
     """Reads the command line, writes the weights."""
@@ -36,7 +39,6 @@ def main() -> None:
     parser.add_argument("--folds", type=Path, required=True)
     parser.add_argument("--all", type=Path)
     parser.add_argument("--name", default="builtin")
-    parser.add_argument("--window", type=int, default=96, help="Side of the window of prediction, in voxels.")
     parser.add_argument("--to", type=Path, default=Path("src/lesionwise/models/weights"))
     arguments = parser.parse_args()
     folds = load_model(arguments.folds)
@@ -46,11 +48,12 @@ def main() -> None:
     class_name, layout = table["network"]["class"], table["network"]["arguments"]
     facts = json.loads((arguments.folds / "out-of-fold.json").read_text())
     calibration = VoxelCalibration(**facts["calibration"])
+    by_window = normalises_by_itself(folds.parts[0].network)
     described = partial(
         ships,
         calibration=calibration,
-        window=arguments.window,
-        reach=None if normalises_by_itself(folds.parts[0].network) else receptive_field_vox(class_name, layout),
+        window=folds.spec.window if by_window else WINDOW,
+        reach=None if by_window else receptive_field_vox(class_name, layout),
         training=training(table["recipe"]),
     )
     if arguments.all is not None:
@@ -86,7 +89,7 @@ def ships(
     point: dict[str, Any],
     *,
     calibration: VoxelCalibration,
-    window: int,
+    window: tuple[int, int, int],
     reach: tuple[int, int, int] | None,
     training: dict[str, Any],
 ) -> Spec:
@@ -108,7 +111,7 @@ def ships(
     return replace(
         spec,
         name=name,
-        window=(window,) * 3,
+        window=window,
         threshold=round(calibrated_probability(point["threshold"], calibration), 4),
         min_size_vox=point["min_size_vox"],
         receptive_field_vox=reach,

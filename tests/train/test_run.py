@@ -86,7 +86,7 @@ def test_a_step_without_a_finite_gradient_is_left_out_and_counted(blobs, tmp_pat
 
 def test_training_that_diverged_stops_with_one_sentence_and_keeps_what_was_before(blobs, tmp_path, monkeypatch):
     monkeypatch.setattr(learner, "loss_of", lambda recipe: SpoiltLoss(4, 99))
-    with pytest.raises(InputError, match=r"diverged: 3 of 3 steps of epoch 1.*--precision 32-true"):
+    with pytest.raises(InputError, match=r"diverged: 3 of 3 steps of epoch 1 .*--precision 32-true, in a new folder"):
         train(blobs, tmp_path, RECIPE, device="cpu")
     assert len(list(csv.DictReader((tmp_path / "curves.csv").open()))) == 1
     assert (tmp_path / "last.ckpt").is_file()

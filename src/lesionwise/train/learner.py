@@ -103,12 +103,13 @@ class Learner(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Adds a row to the curves; validates when it is time."""
-        loss = float(torch.stack(self.losses).nanmean())
-        if not math.isfinite(loss) or 2 * self.skipped > len(self.losses):
+        losses = torch.stack(self.losses)
+        loss = float(losses[torch.isfinite(losses)].mean())  # no number where none is finite
+        if not math.isfinite(loss) or 2 * self.skipped > len(losses):
             raise InputError(
-                f"Training diverged: {self.skipped} of {len(self.losses)} steps of epoch {self.current_epoch} had no finite "
-                f"gradient and the mean loss is {loss:.3g}. Expected --precision 32-true or a --learning-rate below "
-                f"{self.recipe.learning_rate:g}; the folder keeps the epochs before."
+                f"Training diverged: {self.skipped} of {len(losses)} steps of epoch {self.current_epoch} had no finite "
+                f"gradient. Expected a --learning-rate below {self.recipe.learning_rate:g}, or --precision 32-true, in a new "
+                f"folder; this one keeps the epochs before."
             )
         row = {"epoch": float(self.current_epoch), "loss": loss, "learning_rate": self.rate}
         row["skipped_steps"] = float(self.skipped)

@@ -233,3 +233,14 @@ def test_preset_is_the_published_one(bright_model):
     assert (chosen["target"], chosen["connectivity"], chosen["threshold"]) == ("logit", 18, 0.4)
     method = chosen["method"]
     assert (method.reduce, method.n_samples, method.max_voxels, method.noise_rule) == ("max", 50, None, "published")
+
+
+def test_an_interrupt_that_reaches_the_outermost_door_is_told_once(monkeypatch, capsys):
+    from lesionwise.cli import main as door
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(door, "app", interrupted)
+    assert door.main(["explain"]) == 130
+    assert capsys.readouterr().err.count("goes on from there") == 1
